@@ -1,0 +1,164 @@
+"""What decides the contents of a recording, checked once and stored with it."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: its text is one line that says what would be right."""
+
+    @classmethod
+    def flag(cls, name: str, value: Any, expected: str) -> "InputError":
+        """Name the flag, its value and what would be right."""
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        return cls(f"--{name}={'' if value is None else value}: {expected}")
+
+
+def _field(default: Any, help: str, **kwargs: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help}, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """One study: data, network, training and what is recorded of it.
+
+    A field is the flag of the same name of `train_dynamics.train`, except `num_seeds`, which is `--seeds`.
+    Two configurations are equal if they give the same recording; where the data lies (`data_dir`) plays no part.
+
+    Raises:
+        InputError: If a value is out of range or the values contradict each other.
+
+    Example:
+        >>> StudyConfig(hidden_sizes=(32, 16), layers=("fc2",)).layer_names
+        ('fc1', 'fc2', 'fc3')
+    """
+
+    dataset: str = _field(
+        "mini_mnist",
+        "Data set: mini_mnist, which is embedded, or the name of any TFDS image classification set "
+        "(mnist, fashion_mnist, cifar10, NAME/CONFIG, NAME:VERSION).",
+    )
+    data_dir: str | None = _field(
+        None,
+        "Directory of prepared TFDS data sets; TFDS's own default if empty.",
+        compare=False,
+    )
+    split: str = _field("train", "Split of the data set to train on and to record.")
+    num_examples: int | None = _field(
+        None, "Number of examples, drawn uniformly without replacement; all of the split if empty."
+    )
+    subset_seed: int = _field(0, "Seed of that draw; every training seed sees the same examples.")
+    pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
+    pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
+    hidden_sizes: tuple[int, ...] = _field(
+        (8,), "Widths of the hidden layers, in units, comma separated; empty for a linear model."
+    )
+    learning_rate: float = _field(0.01, "Learning rate of SGD.")
+    momentum: float = _field(0.0, "Momentum of SGD, in [0, 1); 0 is plain SGD.")
+    nesterov: bool = _field(False, "Whether the momentum is Nesterov's.")
+    batch_size: int = _field(128, "Examples in a batch; the last batch of an epoch holds what is left.")
+    epochs: int = _field(30, "Passes over the examples.")
+    num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
+    first_seed: int = _field(0, "The first seed; the others follow it.")
+    layers: tuple[str, ...] = _field(("fc2",), "Layers whose per-example gradients are recorded, comma separated.")
+    gradient_layout: str = _field(
+        "factored",
+        "How gradients are stored: 'factored' as activation and cotangent, exact and small, "
+        "or 'dense' as [in, out] for every example.",
+    )
+
+    def __post_init__(self) -> None:
+        def require(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise InputError.flag(flag_name(name), getattr(self, name), expected)
+
+        def require_int(name: str, least: int, most: float = math.inf) -> None:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            bound = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+            require(name, whole and least <= value <= most, f"must be a whole number, {bound}")
+
+        def require_float(name: str, holds: bool, expected: str) -> None:
+            require(name, math.isfinite(getattr(self, name)) and holds, expected)
+
+        require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
+        require("split", bool(self.split), "must name a split, for example train or test")
+        if self.num_examples is not None:
+            require_int("num_examples", 1)
+        for name in ("batch_size", "epochs", "num_seeds"):
+            require_int(name, 1)
+        for name in ("subset_seed", "first_seed"):
+            require_int(name, 0, 2**31 - 1)
+        require("num_seeds", self.first_seed + self.num_seeds <= 2**31, "the last seed must be below 2147483648")
+        require(
+            "hidden_sizes",
+            all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
+            "must be positive whole numbers, comma separated, for example 32,16",
+        )
+        require_float("pixel_mean", True, "must be a finite number")
+        require_float("pixel_std", self.pixel_std > 0, "must be a positive number")
+        require_float("learning_rate", self.learning_rate > 0, "must be a positive number")
+        require_float("momentum", 0 <= self.momentum < 1, "must be at least 0 and below 1")
+        require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
+        known = ", ".join(self.layer_names)
+        require(
+            "layers",
+            bool(self.layers) and set(self.layers) <= set(self.layer_names),
+            f"must be one or more of {known}, comma separated",
+        )
+        require("layers", len(set(self.layers)) == len(self.layers), "names a layer twice")
+        require("gradient_layout", self.gradient_layout in ("factored", "dense"), "must be factored or dense")
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the network's layers, from input to output."""
+        return tuple(f"fc{k + 1}" for k in range(len(self.hidden_sizes) + 1))
+
+    @property
+    def seeds(self) -> range:
+        """The seeds, one for each training run."""
+        return range(self.first_seed, self.first_seed + self.num_seeds)
+
+    def iterations_per_epoch(self, num_examples: int) -> int:
+        """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
+        return math.ceil(num_examples / self.batch_size)
+
+    def num_iterations(self, num_examples: int) -> int:
+        """Updates in the whole run."""
+        return self.epochs * self.iterations_per_epoch(num_examples)
+
+    def differences(self, other: "StudyConfig") -> list[str]:
+        """Name the flags in which two configurations give different recordings, with both values."""
+        return [
+            f"--{flag_name(field.name)} {_show(getattr(self, field.name))} instead of "
+            f"{_show(getattr(other, field.name))}"
+            for field in dataclasses.fields(self)
+            if field.compare and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StudyConfig":
+        """Undo `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            InputError: If a field is missing, unknown or out of range.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(set(values) ^ names))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def flag_name(field: str) -> str:
+    """Name the flag that sets a field."""
+    return "seeds" if field == "num_seeds" else field
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,126 @@
+"""Exact per-example gradients: the definition, and the two factors that a dense layer's gradient is made of."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+Parameters = dict[str, Any]
+"""A network's weights: a dict of arrays by layer, `{"fc1": {"kernel": [in, out], "bias": [out]}, ...}`."""
+
+
+def forward(model: nn.Module, parameters: Parameters, images: Float[Array, "n ..."]) -> Float[Array, "n c"]:
+    """Compute logits in full float32; left alone, recent GPUs would multiply in TF32."""
+    with jax.default_matmul_precision("highest"):
+        return model.apply({"params": parameters}, images)
+
+
+def example_loss(
+    model: nn.Module, parameters: Parameters, image: Float[Array, "..."], label: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Compute the softmax cross-entropy of one example, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(forward(model, parameters, image[None])[0], label)
+
+
+def kernel_gradients(
+    model: nn.Module,
+    parameters: Parameters,
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    layers: tuple[str, ...],
+) -> dict[str, Float[Array, "n i o"]]:
+    """Compute d loss_n / d kernel for every example and each named layer: the definition.
+
+    This is the gradient that each single example asks for, not its share of the batch gradient: the mean over
+    examples is the gradient of the mean loss.
+
+    Args:
+        model: A Linen module that maps a batch of images to logits.
+        parameters: Its weights.
+        images: Inputs, as the network sees them.
+        labels: Class of each example.
+        layers: Names of layers that have a kernel.
+
+    Returns:
+        For each layer the gradients, in nats per unit of weight.
+
+    Example:
+        >>> kernel_gradients(model, parameters, images, labels, ("fc2",))["fc2"].shape
+        (6000, 8, 10)
+    """
+
+    def loss_of_kernels(
+        kernels: dict[str, Array], image: Float[Array, "..."], label: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        changed = {name: {**parameters[name], "kernel": kernel} for name, kernel in kernels.items()}
+        return example_loss(model, {**parameters, **changed}, image, label)
+
+    kernels = {name: parameters[name]["kernel"] for name in layers}
+    return jax.vmap(jax.grad(loss_of_kernels), (None, 0, 0))(kernels, images, labels)
+
+
+class Evaluation(NamedTuple):
+    """What one pass over the examples gives, without touching the weights."""
+
+    loss: Float[Array, " n"]
+    prediction: Int[Array, " n"]
+    activation: dict[str, Float[Array, "n i"]]
+    cotangent: dict[str, Float[Array, "n o"]]
+
+
+def evaluate(
+    model: nn.Module,
+    parameters: Parameters,
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    layers: tuple[str, ...],
+) -> Evaluation:
+    """Evaluate every example, with the two factors of its gradient at each named dense layer.
+
+    For a dense layer y = x W + b the gradient of an example is the outer product of its activation x and its
+    cotangent d loss / d y (Goodfellow, "Efficient Per-Example Gradient Computations", 2015), exactly. The cotangent is
+    the gradient with respect to a zero added to the layer's output.
+
+    Args:
+        model: A Linen module that maps a batch of images to logits; `layers` name plain `nn.Dense` modules in it.
+        parameters: Its weights.
+        images: Inputs, as the network sees them.
+        labels: Class of each example.
+        layers: Names of the layers to take factors of.
+
+    Returns:
+        Loss in nats, predicted class, and for each layer its input and the gradient of the loss at its output.
+
+    Example:
+        >>> found = evaluate(model, parameters, images, labels, ("fc2",))
+        >>> found.activation["fc2"].shape, found.cotangent["fc2"].shape
+        ((6000, 8), (6000, 10))
+    """
+    zeros = {name: jnp.zeros(parameters[name]["kernel"].shape[-1]) for name in layers}
+
+    def one(image: Float[Array, "..."], label: Int[Array, ""]) -> tuple[dict[str, Array], tuple]:
+        def loss_of_zeros(zeros: dict[str, Array]) -> tuple[Float[Array, ""], tuple]:
+            activation = {}
+
+            def add_zero(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+                output = call(*args, **kwargs)
+                name = context.module.name
+                if name in zeros and context.method_name == "__call__":
+                    activation[name] = args[0][0]
+                    output = output + zeros[name]
+                return output
+
+            with nn.intercept_methods(add_zero):
+                logits = forward(model, parameters, image[None])[0]
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+            prediction = jnp.argmax(logits).astype(np.min_scalar_type(len(logits) - 1))
+            return loss, (loss, prediction, activation)
+
+        return jax.grad(loss_of_zeros, has_aux=True)(zeros)
+
+    cotangent, (loss, prediction, activation) = jax.vmap(one)(images, labels)
+    return Evaluation(loss, prediction, activation, cotangent)

@@ -1,0 +1,249 @@
+"""Seeds over devices, blocks in a loop: computes one block while the one before is being stored."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
+from train_dynamics import training
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.datasets import Dataset, load_dataset, standardise
+from train_dynamics.recording import Recorder, Recording, check_unused_or_same
+
+BLOCK_BYTES = 256 * 1024**2
+BLOCK_ITERATIONS = 50
+
+
+def deal(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
+    """Deal seeds out to devices in order, as evenly as equal rows allow; the last seed fills the last row.
+
+    Example:
+        >>> deal([0, 1, 2], 2)
+        array([[0, 1],
+               [2, 2]], dtype=int32)
+    """
+    rows = math.ceil(len(seeds) / num_devices)
+    padded = [*seeds, *[seeds[-1]] * (rows * num_devices - len(seeds))]
+    return np.array(padded, np.int32).reshape(num_devices, rows)
+
+
+def collect(tree: Any, num_seeds: int) -> Any:
+    """Bring `[device, s, ...]` arrays to the host as `[s, ...]`, without those that only filled a row.
+
+    One CPU device's memory is used as it is, without a copy.
+    """
+
+    def on_host(array: jax.Array) -> np.ndarray:
+        shards = [np.asarray(shard.data)[0] for shard in sorted(array.addressable_shards, key=lambda s: s.index)]
+        return (shards[0] if len(shards) == 1 else np.concatenate(shards))[:num_seeds]
+
+    return jax.tree.map(on_host, tree)
+
+
+class Sweep:
+    """All seeds of a configuration on the given devices, compiled once.
+
+    Arrays on the devices have leading axes `[device, s]`; on the host, `[s]`.
+
+    Args:
+        config: The configuration.
+        dataset: The examples.
+        block_length: Iterations in a block.
+        devices: Devices to use, as far as there are seeds for them.
+    """
+
+    def __init__(
+        self, config: StudyConfig, dataset: Dataset, block_length: int, devices: Sequence[jax.Device]
+    ) -> None:
+        self.config = config
+        self.block_length = block_length
+        devices = list(devices)[: config.num_seeds]
+        self.seeds = deal(config.seeds, len(devices))
+        study = training.build_study(config, dataset.num_classes)
+        self._images = jnp.asarray(standardise(dataset.images, config.pixel_mean, config.pixel_std))
+        self._labels = jnp.asarray(dataset.labels)
+        pmap = functools.partial(jax.pmap, devices=devices)
+
+        initial = functools.partial(training.initial_state, study)
+        self._initial = pmap(jax.vmap(initial, (0, None)), in_axes=(0, None))
+        block = functools.partial(training.run_block, study)
+        shared = (0, 0, 0, None, None)
+        self._run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
+        shapes = record_shapes(config, dataset)
+        leading = (self.seeds.shape[1], block_length)
+        self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), shapes))
+
+    def initial_state(self) -> training.State:
+        """Draw the weights of all seeds."""
+        return self._initial(self.seeds, self._images[0])
+
+    def restored_state(self, state: training.State) -> training.State:
+        """Deal a state from the host out to the devices."""
+        return jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state)
+
+    def empty_records(self) -> training.Record:
+        """Make room for the records of a block, `[device, s, t, ...]`."""
+        return self._empty(np.zeros(len(self.seeds)))
+
+    def batches(self, start: int) -> Int[np.ndarray, "device s t b"]:
+        """List the batches of the block that begins at iteration `start`."""
+        span = (len(self._labels), start, start + self.block_length)
+        return np.stack([[training.batch_indices(self.config, int(seed), *span) for seed in row] for row in self.seeds])
+
+    def run(
+        self, state: training.State, records: training.Record, start: int
+    ) -> tuple[training.State, training.Record]:
+        """Run the block that begins at iteration `start`; the memory of `records` is used up for the new ones."""
+        return self._run(state, records, self.batches(start), self._images, self._labels)
+
+
+def record_shapes(config: StudyConfig, dataset: Dataset) -> training.Record:
+    """Give shape and type of everything in one seed's record of one iteration."""
+    study = training.build_study(config, dataset.num_classes)
+    images = jax.ShapeDtypeStruct(dataset.images.shape, np.float32)
+    labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
+
+    def record(images: jax.Array, labels: jax.Array) -> training.Record:
+        state = training.initial_state(study, jnp.int32(0), images[0])
+        return training.record(study, state.parameters, images, labels)
+
+    return jax.eval_shape(record, images, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will record.
+
+    Attributes:
+        num_iterations: Updates, `T`.
+        block_length: Iterations in a block.
+        record_bytes: Bytes that one iteration of all seeds takes.
+    """
+
+    num_iterations: int
+    block_length: int
+    record_bytes: int
+
+    @property
+    def num_records(self) -> int:
+        """Records of each seed."""
+        return self.num_iterations + 1
+
+    def bytes_from(self, start: int) -> int:
+        """Bytes that the records from iteration `start` on take."""
+        return (self.num_records - start) * self.record_bytes
+
+
+def plan(config: StudyConfig, dataset: Dataset) -> Plan:
+    """Divide a run into equal blocks of about an epoch, of bounded size.
+
+    Equal blocks need one compiled program. The last one computes a few iterations beyond the end, fewer than there
+    are blocks, which are not recorded.
+    """
+    num_examples = len(dataset.labels)
+    num_iterations = config.num_iterations(num_examples)
+    leaves = jax.tree.leaves(record_shapes(config, dataset))
+    record_bytes = config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
+    most = max(1, min(most, BLOCK_BYTES // record_bytes))
+    num_blocks = math.ceil((num_iterations + 1) / most)
+    return Plan(num_iterations, math.ceil((num_iterations + 1) / num_blocks), record_bytes)
+
+
+def train(
+    config: StudyConfig,
+    path: Path,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
+
+    Args:
+        config: The configuration.
+        path: Directory of the recording.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+
+    Raises:
+        InputError: If the data cannot be read, or the directory or the room on its disk will not do.
+    """
+    began = time.monotonic()
+    header = check_unused_or_same(path, config)
+    if header is not None and (path / "dataset").is_dir():
+        found = Recording(path)
+        dataset = Dataset(found.images, found.labels, found.ids, found.class_names)
+        done = found.num_records
+    else:
+        dataset, done = load_dataset(config), 0
+    todo = plan(config, dataset)
+    if header is not None:
+        todo = dataclasses.replace(todo, block_length=header["block_length"])
+    if done == todo.num_records:
+        say(f"{path} already holds all {done} records of {config.num_seeds} seeds; nothing to do")
+        return
+    devices = list(devices or jax.local_devices())
+    say(
+        f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
+        f"{len(dataset.labels)} examples of {config.dataset}, {config.num_seeds} seeds, "
+        f"{todo.num_records} records on {len(devices)} {devices[0].platform} device(s)"
+    )
+    _check_room(path, todo, done, say)
+    if done:
+        say(f"Going on from iteration {done}")
+
+    sweep = Sweep(config, dataset, todo.block_length, devices)
+    recorder = Recorder(path, config, dataset, todo.block_length)
+    state = sweep.initial_state()
+    if done:
+        like = collect(state, config.num_seeds)
+        state = sweep.restored_state(recorder.restore_state(done - todo.block_length, like))
+    rooms = [sweep.empty_records(), sweep.empty_records()]
+    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
+    with contextlib.closing(recorder), bar:
+        for start in range(done, todo.num_records, todo.block_length):
+            state, records = sweep.run(state, rooms.pop(0), start)
+            length = min(todo.block_length, todo.num_records - start)
+            record = jax.tree.map(lambda array: array[:, :length], collect(records, config.num_seeds))
+            recorder.save(start, record, collect(state, config.num_seeds))
+            rooms.append(records)
+            bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
+            bar.update(length)
+            del records, record
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+
+
+def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
+    return (dataset.images[0].size, *config.hidden_sizes, dataset.num_classes)
+
+
+def _check_room(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+    """Say how much room the recording will take and stop if there is less."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    needed = todo.bytes_from(done)
+    say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    if needed > free:
+        raise InputError.flag(
+            "recording",
+            path,
+            f"needs {_size(needed)}, but only {_size(free)} are free; choose another disk, fewer epochs, "
+            "seeds, examples or layers",
+        )
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes for people."""
+    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
+    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"

@@ -1,0 +1,161 @@
+"""One training run as pure functions: start, update, record, and a block of iterations in one scan."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from train_dynamics import gradients
+from train_dynamics.config import StudyConfig
+from train_dynamics.gradients import Parameters
+from train_dynamics.models import MLP
+
+Record = dict[str, Any]
+"""What is written down at one iteration, by name: see `record`."""
+
+
+class State(NamedTuple):
+    """All that training goes on from."""
+
+    parameters: Parameters
+    optimizer: optax.OptState
+
+
+class Study(NamedTuple):
+    """What stays the same for every seed and iteration.
+
+    Attributes:
+        model: The network.
+        optimizer: The rule of the updates.
+        layers: Layers whose gradients are recorded.
+        output_layer: The layer whose output is the logits; its cotangent is always recorded, because the class
+            probabilities follow from it.
+        input_layer: The layer whose activation is the images themselves, which are stored once.
+        dense: Whether gradients are stored as [in, out] and not as factors.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    layers: tuple[str, ...]
+    output_layer: str
+    input_layer: str
+    dense: bool
+
+
+def build_study(config: StudyConfig, num_classes: int) -> Study:
+    """Build the network and the optimizer that a configuration names."""
+    return Study(
+        model=MLP(config.hidden_sizes, num_classes),
+        optimizer=optax.sgd(config.learning_rate, config.momentum or None, config.nesterov),
+        layers=config.layers,
+        output_layer=config.layer_names[-1],
+        input_layer=config.layer_names[0],
+        dense=config.gradient_layout == "dense",
+    )
+
+
+def initial_state(study: Study, seed: Int[Array, ""], image: Float[Array, "..."]) -> State:
+    """Draw the weights of a seed, a function of the seed alone."""
+    parameters = study.model.init(jax.random.key(seed), image[None])["params"]
+    return State(parameters, study.optimizer.init(parameters))
+
+
+def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int, stop: int) -> Int[np.ndarray, "t b"]:
+    """List the examples of each batch of the iterations from `start` up to `stop`.
+
+    Every epoch is a fresh permutation, a function of the seed and the epoch alone, so that any iteration can be
+    continued from. The last batch of an epoch is padded with -1, which stands for no example.
+
+    Example:
+        >>> batch_indices(StudyConfig(batch_size=2), seed=0, num_examples=3, start=0, stop=2)
+        array([[2, 0],
+               [1, -1]], dtype=int32)
+    """
+    per_epoch = config.iterations_per_epoch(num_examples)
+    epochs = range(start // per_epoch, -(-stop // per_epoch))
+    order = np.full((len(epochs), per_epoch * config.batch_size), -1, np.int32)
+    for row, epoch in zip(order, epochs, strict=True):
+        row[:num_examples] = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    first = epochs.start * per_epoch
+    return order.reshape(-1, config.batch_size)[start - first : stop - first]
+
+
+def update(
+    study: Study, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
+) -> State:
+    """Take one optimizer step down the mean loss over the batch."""
+
+    def mean_loss(parameters: Parameters) -> Float[Array, ""]:
+        logits = gradients.forward(study.model, parameters, images[batch])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
+        return jnp.sum(jnp.where(batch >= 0, losses, 0)) / jnp.sum(batch >= 0)
+
+    descent, optimizer = study.optimizer.update(jax.grad(mean_loss)(state.parameters), state.optimizer, state.parameters)
+    return State(optax.apply_updates(state.parameters, descent), optimizer)
+
+
+def record(
+    study: Study, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]
+) -> Record:
+    """Write down what every example does to the weights as they are.
+
+    Returns:
+        A dict with
+
+        - `parameters`: the weights;
+        - `loss` [n], in nats, and `prediction` [n], the likeliest class;
+        - `cotangent`: {layer: [n, o]}, of the output layer always, of the other recorded layers if factored;
+        - `activation`: {layer: [n, i]}, of the recorded layers if factored, except the input layer;
+        - `gradient`: {layer: [n, i, o]}, of the recorded layers if dense.
+    """
+    factored = () if study.dense else study.layers
+    found = gradients.evaluate(study.model, parameters, images, labels, tuple({*factored, study.output_layer}))
+    return {
+        "parameters": parameters,
+        "loss": found.loss,
+        "prediction": found.prediction,
+        "cotangent": found.cotangent,
+        "activation": {name: found.activation[name] for name in factored if name != study.input_layer},
+        "gradient": gradients.kernel_gradients(study.model, parameters, images, labels, study.layers)
+        if study.dense
+        else {},
+    }
+
+
+def step(
+    study: Study, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
+) -> tuple[State, Record]:
+    """Record the state as it is, then update it; neither uses anything of the other."""
+    return update(study, state, batch, images, labels), record(study, state.parameters, images, labels)
+
+
+def run_block(
+    study: Study,
+    state: State,
+    records: Record,
+    batches: Int[Array, "t b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> tuple[State, Record]:
+    """Take one step for each batch and write its record into row `t` of `records`.
+
+    The records are carried through the scan, and not stacked by it, so that a caller can hand in the memory of an
+    earlier block: fresh memory costs a quarter of the time of a block.
+
+    Returns:
+        The state after the last update, and the records, with a leading axis `t`.
+    """
+
+    def write(carry: tuple[State, Record], x: tuple[Array, Array]) -> tuple[tuple[State, Record], None]:
+        state, records = carry
+        t, batch = x
+        state, now = step(study, state, batch, images, labels)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=0)
+        return (state, jax.tree.map(put, records, now)), None
+
+    return jax.lax.scan(write, (state, records), (jnp.arange(len(batches)), batches))[0]
