@@ -74,7 +74,7 @@ class StudyConfig:
             if not holds:
                 raise InputError.flag(flag_name(name), getattr(self, name), expected)
 
-        def require_int(name: str, least: int, most: float = math.inf) -> None:
+        def require_int(name: str, least: int, most: int | float = math.inf) -> None:
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             bound = f"{least} or more" if most == math.inf else f"between {least} and {most}"

@@ -162,7 +162,8 @@ def _class_names(config: StudyConfig, builder: Any) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    image, label = (features[name] if name in features else None for name in ("image", "label"))
+    present = {name: features[name] for name in ("image", "label") if name in features}
+    image, label = present.get("image"), present.get("label")
     if (
         not isinstance(image, tfds.features.Image)
         or image.np_dtype != np.uint8

@@ -1,15 +1,21 @@
 """Networks, as Flax Linen modules."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
-def uniform_within_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, fan_in: int) -> jax.Array:
-    """Draw uniformly within 1/sqrt(fan in) on either side of zero."""
-    bound = fan_in**-0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def uniform_within(bound: float) -> nn.initializers.Initializer:
+    """Make an initialiser that draws uniformly from -bound to bound."""
+
+    def start(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return start
 
 
 class MLP(nn.Module):
@@ -36,11 +42,7 @@ class MLP(nn.Module):
         x = images.reshape(len(images), -1)
         sizes = (*self.hidden_sizes, self.num_classes)
         for k, size in enumerate(sizes):
-            fan_in = x.shape[-1]
-
-            def start(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, fan_in: int = fan_in) -> jax.Array:
-                return uniform_within_fan_in(key, shape, dtype, fan_in)
-
+            start = uniform_within(x.shape[-1] ** -0.5)
             x = nn.Dense(size, kernel_init=start, bias_init=start, name=f"fc{k + 1}")(x)
             if k < len(self.hidden_sizes):
                 x = nn.relu(x)

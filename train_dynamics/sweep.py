@@ -63,9 +63,7 @@ class Sweep:
         devices: Devices to use, as far as there are seeds for them.
     """
 
-    def __init__(
-        self, config: StudyConfig, dataset: Dataset, block_length: int, devices: Sequence[jax.Device]
-    ) -> None:
+    def __init__(self, config: StudyConfig, dataset: Dataset, block_length: int, devices: Sequence[jax.Device]) -> None:
         self.config = config
         self.block_length = block_length
         devices = list(devices)[: config.num_seeds]
@@ -214,7 +212,7 @@ def train(
         for start in range(done, todo.num_records, todo.block_length):
             state, records = sweep.run(state, rooms.pop(0), start)
             length = min(todo.block_length, todo.num_records - start)
-            record = jax.tree.map(lambda array: array[:, :length], collect(records, config.num_seeds))
+            record = jax.tree.map(lambda array, stop=length: array[:, :stop], collect(records, config.num_seeds))
             recorder.save(start, record, collect(state, config.num_seeds))
             rooms.append(records)
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")

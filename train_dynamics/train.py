@@ -40,7 +40,9 @@ def config_from_flags() -> StudyConfig:
     Raises:
         InputError: If a value is malformed, out of range or contradicts another.
     """
-    values: dict[str, Any] = {field.name: FLAGS[flag_name(field.name)].value for field in dataclasses.fields(StudyConfig)}
+    values: dict[str, Any] = {
+        field.name: FLAGS[flag_name(field.name)].value for field in dataclasses.fields(StudyConfig)
+    }
     try:
         values["hidden_sizes"] = tuple(int(size) for size in values["hidden_sizes"])
     except ValueError:

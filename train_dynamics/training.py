@@ -95,13 +95,13 @@ def update(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
         return jnp.sum(jnp.where(batch >= 0, losses, 0)) / jnp.sum(batch >= 0)
 
-    descent, optimizer = study.optimizer.update(jax.grad(mean_loss)(state.parameters), state.optimizer, state.parameters)
+    descent, optimizer = study.optimizer.update(
+        jax.grad(mean_loss)(state.parameters), state.optimizer, state.parameters
+    )
     return State(optax.apply_updates(state.parameters, descent), optimizer)
 
 
-def record(
-    study: Study, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]
-) -> Record:
+def record(study: Study, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Record:
     """Write down what every example does to the weights as they are.
 
     Returns:

@@ -1,0 +1,60 @@
+import os
+
+# Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TQDM_MININTERVAL"] = "0"
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from train_dynamics import sweep
+from train_dynamics.config import StudyConfig
+from train_dynamics.datasets import Dataset, load_dataset
+from train_dynamics.recording import Recording
+
+SMALL = StudyConfig(num_examples=50, batch_size=16, epochs=4, num_seeds=3, hidden_sizes=(5,))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file of a recording that holds data, by relative path; Orbax dates its metadata."""
+    return {
+        str(file.relative_to(directory)): file.read_bytes()
+        for file in directory.rglob("*")
+        if file.is_file() and file.name not in ("_CHECKPOINT_METADATA", "commit_success.txt")
+    }
+
+
+@pytest.fixture(scope="session")
+def device() -> list[jax.Device]:
+    return jax.local_devices()[:1]
+
+
+@pytest.fixture(scope="session")
+def small_dataset() -> Dataset:
+    return load_dataset(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device]) -> Path:
+    """A finished recording of the small study: 16 updates, in blocks of several sizes' worth."""
+    path = tmp_path_factory.mktemp("small") / "recording"
+    sweep.train(SMALL, path, device, say=silent)
+    return path
+
+
+@pytest.fixture
+def small(small_path: Path) -> Recording:
+    return Recording(small_path)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

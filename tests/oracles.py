@@ -1,0 +1,53 @@
+"""The slow, obviously right versions: loops in float64, one example at a time."""
+
+import math
+
+import numpy as np
+
+
+def forward(parameters: dict, image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Inputs of every layer and the logits, of one image."""
+    inputs, x = [], image.astype(np.float64).ravel()
+    for k, name in enumerate(sorted(parameters)):
+        if k:
+            x = np.maximum(x, 0)
+        inputs.append(x)
+        x = x @ parameters[name]["kernel"].astype(np.float64) + parameters[name]["bias"].astype(np.float64)
+    return inputs, x
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits - logits.max())
+    return e / e.sum()
+
+
+def backward(parameters: dict, image: np.ndarray, label: int) -> dict[str, np.ndarray]:
+    """Gradient of one example's cross-entropy with respect to every kernel, by the chain rule."""
+    names = sorted(parameters)
+    inputs, logits = forward(parameters, image)
+    delta = softmax(logits)
+    delta[label] -= 1
+    gradients = {}
+    for k in reversed(range(len(names))):
+        gradients[names[k]] = np.outer(inputs[k], delta)
+        if k:
+            delta = (parameters[names[k]]["kernel"].astype(np.float64) @ delta) * (inputs[k] > 0)
+    return gradients
+
+
+def agreement(probabilities: np.ndarray) -> list[float]:
+    """Mean over pairs of seeds of the Jensen-Shannon divergence, from its definition by Kullback-Leibler."""
+
+    def kl(p: np.ndarray, q: np.ndarray) -> float:
+        return sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True) if a > 0)
+
+    seeds, examples, _ = probabilities.shape
+    result = []
+    for n in range(examples):
+        found = []
+        for i in range(seeds):
+            for j in range(i):
+                p, q = probabilities[i, n].astype(np.float64), probabilities[j, n].astype(np.float64)
+                found.append(kl(p, (p + q) / 2) / 2 + kl(q, (p + q) / 2) / 2)
+        result.append(sum(found) / len(found))
+    return result

@@ -1,0 +1,110 @@
+"""Exactness: float32 rounding of a few additions is about 1e-6 of the largest entry, hence the one tolerance here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import oracles
+from train_dynamics import gradients
+from train_dynamics.models import MLP
+
+EXACT = 2e-6
+
+
+def close(found, expected):
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT * np.abs(expected).max())
+
+
+@pytest.fixture(params=[(8,), (32, 16, 10)], ids=["shallow", "deep"])
+def case(request, rng):
+    model = MLP(request.param, 10)
+    images = jnp.asarray(rng.normal(size=(40, 28, 28, 1)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, 40), jnp.int32)
+    parameters = model.init(jax.random.key(3), images[:1])["params"]
+    # Weights away from the start, so that probabilities differ.
+    parameters = jax.tree.map(lambda array: 2 * array, parameters)
+    return model, parameters, images, labels
+
+
+def test_definition_by_hand():
+    # Input a = 2, weights 0: p = (1/2, 1/2); label 0, so the cotangent is (-1/2, 1/2) and the gradient 2 (-1/2, 1/2).
+    parameters = {"fc1": {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}}
+    found = gradients.kernel_gradients(MLP((), 2), parameters, jnp.array([[2.0]]), jnp.array([0]), ("fc1",))
+    np.testing.assert_array_equal(found["fc1"], [[[-1.0, 1.0]]])
+
+
+def test_definition_against_one_example_at_a_time(case):
+    model, parameters, images, labels = case
+    layer = list(parameters)[-1]
+    found = gradients.kernel_gradients(model, parameters, images, labels, (layer,))[layer]
+    for n in range(len(labels)):
+
+        def loss(parameters, n=n):
+            logits = model.apply({"params": parameters}, images[n : n + 1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[n : n + 1])[0]
+
+        close(found[n], jax.grad(loss)(parameters)[layer]["kernel"])
+
+
+def test_definition_against_the_closed_form_in_float64(case):
+    model, parameters, images, labels = case
+    layers = tuple(parameters)
+    found = gradients.kernel_gradients(model, parameters, images, labels, layers)
+    host = jax.tree.map(np.asarray, parameters)
+    expected = [
+        oracles.backward(host, image, label)
+        for image, label in zip(np.asarray(images), np.asarray(labels), strict=True)
+    ]
+    for layer in layers:
+        close(found[layer], [one[layer] for one in expected])
+
+
+def test_factors_multiply_to_the_definition_in_every_layer(case):
+    model, parameters, images, labels = case
+    layers = tuple(parameters)
+    found = gradients.evaluate(model, parameters, images, labels, layers)
+    expected = gradients.kernel_gradients(model, parameters, images, labels, layers)
+    for layer in layers:
+        product = found.activation[layer][:, :, None] * found.cotangent[layer][:, None, :]
+        close(product, expected[layer])
+
+
+def test_loss_and_prediction_are_those_of_the_model(case):
+    model, parameters, images, labels = case
+    found = gradients.evaluate(model, parameters, images, labels, ("fc1",))
+    logits = model.apply({"params": parameters}, images)
+    close(found.loss, optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    np.testing.assert_array_equal(found.prediction, logits.argmax(-1))
+    assert found.prediction.dtype == np.uint8
+
+
+def test_mean_of_examples_is_the_gradient_of_the_mean_loss(case):
+    model, parameters, images, labels = case
+
+    def mean_loss(parameters):
+        logits = model.apply({"params": parameters}, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    expected = jax.grad(mean_loss)(parameters)
+    found = gradients.kernel_gradients(model, parameters, images, labels, tuple(parameters))
+    for layer in parameters:
+        close(found[layer].mean(axis=0), expected[layer]["kernel"])
+
+
+def test_examples_do_not_see_each_other(case):
+    model, parameters, images, labels = case
+    order = np.random.default_rng(1).permutation(len(labels))
+    one = gradients.evaluate(model, parameters, images, labels, ("fc2",))
+    other = gradients.evaluate(model, parameters, images[order], labels[order], ("fc2",))
+    close(other.cotangent["fc2"], one.cotangent["fc2"][order])
+    close(other.activation["fc2"], one.activation["fc2"][order])
+
+
+def test_matrix_products_are_at_the_highest_precision(case):
+    model, parameters, images, labels = case
+    text = str(jax.make_jaxpr(lambda p: gradients.evaluate(model, p, images, labels, tuple(parameters)))(parameters))
+    text += str(jax.make_jaxpr(lambda p: gradients.kernel_gradients(model, p, images, labels, ("fc1",)))(parameters))
+    assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 0

@@ -1,0 +1,33 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import oracles
+from train_dynamics.models import MLP
+
+
+@pytest.mark.parametrize("sizes", [(), (8,), (32, 16, 10)])
+def test_layers_are_named_and_start_uniformly_within_fan_in(sizes):
+    parameters = MLP(sizes, 10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    widths = (784, *sizes, 10)
+    assert list(parameters) == [f"fc{k + 1}" for k in range(len(sizes) + 1)]
+    for k, layer in enumerate(parameters.values()):
+        bound = widths[k] ** -0.5
+        assert layer["kernel"].shape == widths[k : k + 2]
+        assert layer["bias"].shape == widths[k + 1 : k + 2]
+        values = np.concatenate([layer["kernel"].ravel(), layer["bias"]])
+        assert np.abs(values).max() <= bound
+        # A uniform variable within the bound has this standard deviation, here to 5 of its standard errors.
+        assert abs(values.std() - bound / 3**0.5) < 5 * bound / len(values) ** 0.5
+        assert np.abs(layer["bias"]).max() > 0
+
+
+def test_forward_is_relu_between_affine_layers(rng):
+    images = jnp.asarray(rng.normal(size=(3, 4, 4, 1)), jnp.float32)
+    model = MLP((6, 5), 3)
+    variables = model.init(jax.random.key(1), images[:1])
+    expected = [
+        oracles.forward(jax.tree.map(np.asarray, variables["params"]), image)[1] for image in np.asarray(images)
+    ]
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-5, atol=1e-6)

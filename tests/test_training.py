@@ -1,0 +1,95 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.conftest import SMALL
+from train_dynamics import training
+from train_dynamics.config import StudyConfig
+from train_dynamics.datasets import standardise
+
+
+@pytest.fixture
+def arrays(small_dataset):
+    images = standardise(small_dataset.images, SMALL.pixel_mean, SMALL.pixel_std)
+    return jnp.asarray(images), jnp.asarray(small_dataset.labels)
+
+
+def test_an_epoch_is_a_permutation_and_its_last_batch_is_smaller():
+    batches = training.batch_indices(StudyConfig(), seed=3, num_examples=6000, start=0, stop=94)
+    assert batches.shape == (94, 128)
+    for epoch in (batches[:47], batches[47:]):
+        assert sorted(epoch[epoch >= 0]) == list(range(6000))
+        assert [(row >= 0).sum() for row in epoch] == [128] * 46 + [112]
+    assert (batches[:47] != batches[47:]).any()
+
+
+def test_batches_depend_on_seed_and_iteration_alone():
+    whole = training.batch_indices(SMALL, seed=1, num_examples=50, start=0, stop=16)
+    for start, stop in [(0, 3), (3, 4), (2, 9), (7, 16)]:
+        np.testing.assert_array_equal(training.batch_indices(SMALL, 1, 50, start, stop), whole[start:stop])
+    assert (training.batch_indices(SMALL, 2, 50, 0, 16) != whole).any()
+    other = dataclasses.replace(SMALL, learning_rate=1.0, hidden_sizes=(3,), num_seeds=1, first_seed=1)
+    np.testing.assert_array_equal(training.batch_indices(other, 1, 50, 0, 16), whole)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov):
+    images, labels = arrays
+    config = dataclasses.replace(SMALL, momentum=momentum, nesterov=nesterov, learning_rate=0.1)
+    study = training.build_study(config, 10)
+    state = training.initial_state(study, jnp.int32(0), images[0])
+    expected, velocity = state.parameters, jax.tree.map(jnp.zeros_like, state.parameters)
+    for batch in ([4, 7, 9, 1], [2, -1, -1, -1], [0, 30, 40, -1]):
+        chosen = np.array([n for n in batch if n >= 0])
+
+        def loss(parameters, chosen=chosen):
+            logits = study.model.apply({"params": parameters}, images[chosen])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen]).mean()
+
+        gradient = jax.grad(loss)(expected)
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
+        descent = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient) if nesterov else velocity
+        expected = jax.tree.map(lambda p, d: p - 0.1 * d, expected, descent)
+        state = training.update(study, state, jnp.array(batch), images, labels)
+    # Three updates: float32 rounding, of weights below 1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.parameters, expected)
+
+
+def test_observing_does_not_disturb(arrays):
+    images, labels = arrays
+    study = training.build_study(SMALL, 10)
+    start = training.initial_state(study, jnp.int32(0), images[0])
+    batches = jnp.asarray(training.batch_indices(SMALL, 0, len(labels), 0, 16))
+    shapes = jax.eval_shape(lambda: training.record(study, start.parameters, images, labels))
+    room = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
+    recorded, _ = jax.jit(lambda *args: training.run_block(study, *args))(start, room, batches, images, labels)
+
+    @jax.jit
+    def unobserved(state):
+        return jax.lax.scan(lambda state, b: (training.update(study, state, b, images, labels), None), state, batches)[
+            0
+        ]
+
+    # Four epochs. Compiled apart, the two programs may add in another order; rounding stays below 1e-6.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), recorded, unobserved(start))
+
+
+def test_a_record_is_of_the_state_before_the_update(arrays):
+    images, labels = arrays
+    study = training.build_study(SMALL, 10)
+    state = training.initial_state(study, jnp.int32(5), images[0])
+    after, record = training.step(study, state, jnp.arange(16), images, labels)
+    assert record["parameters"] is state.parameters
+    assert (after.parameters["fc1"]["bias"] != state.parameters["fc1"]["bias"]).any()
+
+
+def test_the_start_depends_on_the_seed_alone(arrays):
+    images, _ = arrays
+    study = training.build_study(SMALL, 10)
+    one, same, other = (training.initial_state(study, jnp.int32(seed), images[0]).parameters for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert (one["fc1"]["kernel"] != other["fc1"]["kernel"]).any()

@@ -1,0 +1,75 @@
+"""Which examples are typical: those on which networks from different seeds agree."""
+
+import itertools
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " n"]:
+    """Compute the ensemble agreement (AGR) of each example: low is typical, high is atypical.
+
+    The mean Jensen-Shannon divergence between the class probabilities of two networks, over all pairs of distinct
+    seeds; after the "agreement" of Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in
+    Machine Learning" (2019). It is *not* a measure of correctness: an example that all seeds get wrong in the same way
+    is typical.
+
+    Args:
+        probabilities: Class probabilities that seed `s` gives example `n`; they sum to 1 over `c`.
+
+    Returns:
+        Divergence in nats, between 0 (all alike) and ln 2 (no class in common).
+
+    Raises:
+        ValueError: If there are fewer than two seeds.
+
+    Example:
+        >>> agreement(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        array([0.69314718])
+    """
+    if len(probabilities) < 2:
+        raise ValueError("agreement needs at least two seeds")
+    p = probabilities.astype(np.float64)
+    entropies = entropy(p)
+    pairs = list(itertools.combinations(range(len(p)), 2))
+    total = np.zeros(p.shape[1])
+    for i, j in pairs:
+        total += entropy((p[i] + p[j]) / 2) - (entropies[i] + entropies[j]) / 2
+    return np.maximum(total / len(pairs), 0)  # rounding can leave equal distributions a hair below zero
+
+
+def entropy(p: Float[np.ndarray, "... c"]) -> Float[np.ndarray, "..."]:
+    """Compute the Shannon entropy of distributions over the last axis, in nats, with 0 ln 0 = 0.
+
+    Example:
+        >>> entropy(np.array([0.5, 0.5]))
+        0.6931471805599453
+    """
+    return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=-1)
+
+
+def ranks(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Rank examples by score: 0 for the lowest; of equal ones the first comes first.
+
+    Example:
+        >>> ranks(np.array([0.3, 0.1, 0.3]))
+        array([1, 0, 2])
+    """
+    result = np.empty(len(scores), np.int64)
+    result[np.argsort(scores, kind="stable")] = np.arange(len(scores))
+    return result
+
+
+def chunks(rank: Int[np.ndarray, " n"], num_chunks: int = 10) -> Int[np.ndarray, " n"]:
+    """Divide a ranking into chunks of equal size, to within one example; chunk 0 holds the lowest ranks.
+
+    Raises:
+        ValueError: If there are fewer examples than chunks.
+
+    Example:
+        >>> chunks(np.array([3, 0, 1, 2]), num_chunks=2)
+        array([1, 0, 0, 1])
+    """
+    if len(rank) < num_chunks:
+        raise ValueError(f"{num_chunks} chunks need at least as many examples, and there are {len(rank)}")
+    return rank * num_chunks // len(rank)

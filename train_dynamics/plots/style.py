@@ -1,0 +1,42 @@
+"""One look for all figures: colours told apart by colour-blind readers and in grey, and how a figure is saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+matplotlib.use("agg")
+
+BLUE, GREEN, ORANGE = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito (2008)
+SEQUENCE = "viridis"
+RC = {
+    "figure.figsize": (7.0, 4.2),
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "train_dynamics",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the project's style."""
+    with matplotlib.rc_context(RC):
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the same figure gives the same bytes."""
+    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)
