@@ -122,9 +122,9 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
     try:
+        if len(argv) > 1:
+            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
         recording = Recording(RECORDING.value)
         output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
         analyze(recording, output)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 Parameters = dict[str, Any]
 """A network's weights: a dict of arrays by layer, `{"fc1": {"kernel": [in, out], "bias": [out]}, ...}`."""
@@ -67,7 +67,7 @@ class Evaluation(NamedTuple):
     """What one pass over the examples gives, without touching the weights."""
 
     loss: Float[Array, " n"]
-    prediction: Int[Array, " n"]
+    prediction: Integer[Array, " n"]
     activation: dict[str, Float[Array, "n i"]]
     cotangent: dict[str, Float[Array, "n o"]]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
@@ -51,7 +51,9 @@ class Block:
     def _open(self, name: str) -> ts.TensorStore:
         path = self.path / f"record.{name}"
         try:
-            return ts.open({"driver": "zarr3", "kvstore": f"file://{path}/"}, read=True).result()
+            return ts.open(
+                {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}, read=True
+            ).result()
         except ValueError as error:
             raise RecordingError(f"{self.path}: the array {path.name} cannot be read: {error}") from error
 
@@ -156,7 +158,7 @@ class Recording:
         """Read the loss of each example after `t` updates, in nats."""
         return self._block(t).read("loss", t)
 
-    def predictions(self, t: int) -> Int[np.ndarray, "s n"]:
+    def predictions(self, t: int) -> Integer[np.ndarray, "s n"]:
         """Read the likeliest class of each example after `t` updates."""
         return self._block(t).read("prediction", t)
 

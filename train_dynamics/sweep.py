@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -196,7 +197,7 @@ def train(
         f"{len(dataset.labels)} examples of {config.dataset}, {config.num_seeds} seeds, "
         f"{todo.num_records} records on {len(devices)} {devices[0].platform} device(s)"
     )
-    _check_room(path, todo, done, say)
+    _check_disk(path, todo, done, say)
     if done:
         say(f"Going on from iteration {done}")
 
@@ -226,9 +227,13 @@ def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
     return (dataset.images[0].size, *config.hidden_sizes, dataset.num_classes)
 
 
-def _check_room(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
-    """Say how much room the recording will take and stop if there is less."""
+def _check_disk(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+    """Say how much room the recording will take, and stop if there is less or it cannot be written."""
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError.flag("recording", path, f"cannot be written in {existing}: {error.strerror}") from error
     free = shutil.disk_usage(existing).free
     needed = todo.bytes_from(done)
     say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")

@@ -55,9 +55,9 @@ def config_from_flags() -> StudyConfig:
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"{argv[1]!r} is no flag; flags look like --epochs=30")
     try:
+        if len(argv) > 1:
+            raise InputError(f"{argv[1]!r} is no flag; flags look like --epochs=30")
         config = config_from_flags()
         logging.set_verbosity(logging.ERROR)  # Orbax notes every save, JAX every device that is not there
         from train_dynamics import sweep  # imports JAX, which takes seconds that a typing error should not

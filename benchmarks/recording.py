@@ -1,0 +1,88 @@
+"""Time the recorder against its floor, interleaved in one run, on the default study.
+
+    python benchmarks/recording.py [--rounds=7] [--directory=recordings]
+
+The floor is the first layer's matrix product for all seeds, [6000, 784] @ [784, 80], alone. "Compute" is the update and
+the record of all seeds, nothing stored. "Train" is the whole command in a process of its own: start, imports,
+compilation, data, compute, and 6.9 GB stored to the disk that --directory is on.
+"""
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from train_dynamics import sweep
+from train_dynamics.config import StudyConfig
+from train_dynamics.datasets import load_dataset, standardise
+
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that floor and compute take turns.", lower_bound=1)
+DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - began
+
+
+def main(_) -> None:
+    config = StudyConfig()
+    dataset = load_dataset(config)
+    plan = sweep.plan(config, dataset)
+    devices = jax.local_devices()
+    swept = sweep.Sweep(config, dataset, plan.block_length, devices)
+    state = swept.initial_state()
+    rooms = [swept.empty_records(), swept.empty_records()]
+
+    images = jnp.asarray(
+        standardise(dataset.images, config.pixel_mean, config.pixel_std).reshape(len(dataset.labels), -1)
+    )
+    kernels = jnp.asarray(np.random.default_rng(0).normal(size=(images.shape[1], 8 * config.num_seeds)), jnp.float32)
+    product = jax.jit(lambda x, w: jnp.matmul(x, w, precision="highest"))
+
+    def floor() -> jax.Array:
+        for _ in range(plan.block_length):
+            result = product(images, kernels)
+        return result
+
+    def compute() -> jax.Array:
+        nonlocal state
+        state, records = swept.run(state, rooms.pop(0), 0)
+        rooms.append(records)
+        return records["loss"]
+
+    for warm_up in (floor, compute, floor, compute):
+        timed(warm_up)
+    rounds = [(timed(floor), timed(compute)) for _ in range(ROUNDS.value)]
+    floors, computes = ([1000 * t / plan.block_length for t in column] for column in zip(*rounds, strict=True))
+    print(f"{len(devices)} {devices[0].device_kind} device(s), jax {jax.__version__}, {config.num_seeds} seeds")
+    print(f"{'ms an iteration':30} {'median':>8} {'min':>8} {'max':>8}")
+    for name, values in (("floor: one matrix product", floors), ("compute: update and record", computes)):
+        print(f"{name:30} {statistics.median(values):8.2f} {min(values):8.2f} {max(values):8.2f}")
+    ratio = statistics.median(c / f for f, c in zip(floors, computes, strict=True))
+    print(f"compute / floor                {ratio:8.2f}   (target: at most 2.0)")
+
+    Path(DIRECTORY.value).mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
+    try:
+        command = [sys.executable, "-m", "train_dynamics.train", f"--recording={directory / 'recording'}"]
+        seconds = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    finally:
+        shutil.rmtree(directory)
+    own = statistics.median(computes) / 1000 * plan.num_records
+    print(f"train, the whole command       {seconds:8.1f} s; its compute alone {own:.1f} s")
+    print(f"train / its compute            {seconds / own:8.2f}   (target: at most 1.5)")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,155 @@
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.datasets import load_dataset, standardise, subset
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "tfds"
+needs_mnist = pytest.mark.skipif(not (MNIST / "mnist").is_dir(), reason="no prepared TFDS mnist beside the checkout")
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+    stream = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(stream, "png")
+    stream.seek(0)
+    return stream
+
+
+def prepare(directory: Path, features: dict, rows: list[dict]) -> StudyConfig:
+    """Store a data set of the given features, as TFDS would, and give the configuration that reads it."""
+
+    class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(rows)
+
+    Toy(data_dir=directory, file_format="array_record").download_and_prepare()
+    return StudyConfig(dataset="toy", data_dir=str(directory), batch_size=1)
+
+
+IMAGE = tfds.features.Image(shape=(3, 3, 1))
+
+
+def test_mini_mnist_is_6000_and_1000_distinct_examples():
+    train, test = load_dataset(StudyConfig()), load_dataset(StudyConfig(split="test"))
+    for dataset, size, available in [(train, 6000, 60000), (test, 1000, 10000)]:
+        assert dataset.images.shape == (size, 28, 28, 1)
+        assert dataset.images.dtype == np.uint8
+        assert len(set(dataset.ids.tolist())) == size
+        assert dataset.ids.min() >= 0 and dataset.ids.max() < available
+        # Drawn uniformly: mean of the indices within 4 standard errors of the middle.
+        assert abs(dataset.ids.mean() - available / 2) < 4 * available / 12**0.5 / size**0.5
+        assert set(dataset.labels.tolist()) == set(range(10))
+    assert train.class_names == tuple("0123456789")
+
+
+@needs_mnist
+def test_mini_mnist_is_a_subset_of_mnist_and_the_same_code_path_draws_it():
+    mini = load_dataset(StudyConfig())
+    drawn = load_dataset(StudyConfig(dataset="mnist", data_dir=str(MNIST), num_examples=6000))
+    np.testing.assert_array_equal(mini.ids, drawn.ids)
+    np.testing.assert_array_equal(mini.images, drawn.images)
+    np.testing.assert_array_equal(mini.labels, drawn.labels)
+
+
+@needs_mnist
+def test_subset_seed_draws_other_examples():
+    of = {
+        seed: load_dataset(
+            StudyConfig(dataset="mnist", data_dir=str(MNIST), split="test", num_examples=500, subset_seed=seed)
+        )
+        for seed in (0, 1)
+    }
+    assert len(set(of[0].ids) & set(of[1].ids)) < 100
+
+
+def test_subset_is_sorted_distinct_and_whole_if_not_asked():
+    drawn = subset(1000, 100, seed=3)
+    assert (np.diff(drawn) > 0).all() and drawn[0] >= 0 and drawn[-1] < 1000
+    np.testing.assert_array_equal(drawn, subset(1000, 100, seed=3))
+    np.testing.assert_array_equal(subset(4, None, seed=3), [0, 1, 2, 3])
+
+
+def test_standardise_by_hand():
+    # (0 - 0.5) / 0.25 = -2, (1 - 0.5) / 0.25 = 2, (51/255 - 0.5) / 0.25 = -1.2
+    np.testing.assert_allclose(standardise(np.array([0, 255, 51], np.uint8), 0.5, 0.25), [-2, 2, -1.2], rtol=1e-6)
+    assert standardise(np.array([7], np.uint8), 0.1307, 0.3081).dtype == np.float32
+
+
+def test_any_prepared_set_reads_without_tensorflow(tmp_path, rng):
+    images = rng.integers(0, 256, (5, 3, 3, 1)).astype(np.uint8)
+    rows = [{"image": png(images[n]), "label": n % 2, "id": f"row {n}"} for n in range(5)]
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+    dataset = load_dataset(prepare(tmp_path, {"image": IMAGE, "label": label, "id": tfds.features.Text()}, rows))
+    np.testing.assert_array_equal(dataset.images, images)
+    assert dataset.labels.tolist() == [0, 1, 0, 1, 0]
+    assert dataset.ids.tolist() == [f"row {n}" for n in range(5)]
+    assert dataset.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("features", "row"),
+    [
+        ({"image": IMAGE}, {}),
+        ({"image": IMAGE, "label": np.float32}, {"label": 0.5}),
+        ({"image": IMAGE, "label": tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))}, {"label": [0]}),
+        ({"picture": IMAGE, "label": tfds.features.ClassLabel(num_classes=2)}, {"label": 0}),
+    ],
+    ids=["no label", "regression", "many labels", "no image"],
+)
+def test_features_of_another_kind_are_refused(tmp_path, features, row):
+    name = "picture" if "picture" in features else "image"
+    config = prepare(tmp_path, features, [{name: png(np.zeros((3, 3, 1), np.uint8)), **row}])
+    with pytest.raises(InputError, match="--dataset=toy: must have a feature 'image'"):
+        load_dataset(config)
+
+
+def test_images_of_several_sizes_are_refused(tmp_path):
+    features = {"image": tfds.features.Image(shape=(None, None, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    rows = [{"image": png(np.zeros((side, side, 1), np.uint8)), "label": 0} for side in (2, 3)]
+    with pytest.raises(InputError, match="--dataset=toy: needs images of one size"):
+        load_dataset(prepare(tmp_path, features, rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "no_such_set"}, "--dataset=no_such_set: is neither prepared in .* nor known to TFDS"),
+        ({"split": "validation"}, "--split=validation: mini_mnist has the splits test, train"),
+        ({"num_examples": 6001}, "--num_examples=6001: mini_mnist has 6000 examples in split train"),
+        ({"num_examples": 100}, "--batch_size=128: must be at most the 100 examples"),
+        ({"data_dir": "no/such/place"}, "--data_dir=no/such/place: must be a directory"),
+    ],
+)
+def test_what_there_is_not_is_refused(change, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_dataset(StudyConfig(**change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("default")  # urllib3 leaves a socket to the refused proxy behind
+def test_a_dead_network_is_told_within_half_a_minute(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: refused
+    began = time.monotonic()
+    with pytest.raises(InputError) as error:
+        load_dataset(StudyConfig(dataset="fashion_mnist", data_dir=str(tmp_path)))
+    assert time.monotonic() - began < 30
+    for part in ("--dataset=fashion_mnist: looked for it in", str(tmp_path), "cannot be reached", "tfds build"):
+        assert part in str(error.value)
+    assert not any(tmp_path.rglob("*.*"))

@@ -1,0 +1,74 @@
+"""The wheel, the flag files and the words of the README."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from train_dynamics.recording import Recording
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.flags"))
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_an_empty_directory(tmp_path):
+    """Installed from its wheel, into an environment that sees only the libraries of this one."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(wheel, check=True)
+    (built,) = tmp_path.glob("train_dynamics-*.whl")
+    names = zipfile.ZipFile(built).namelist()
+    assert any(name.endswith("data/README.md") for name in names)
+    assert not any(name.startswith(("tests/", "tools/", "benchmarks/")) for name in names)
+
+    target = tmp_path / "installed"
+    install = [*pip, "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), str(built)]
+    subprocess.run(install, check=True)
+    (tmp_path / "empty").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    arguments = ["--recording=out", "--num_examples=64", "--batch_size=32", "--epochs=1", "--seeds=2"]
+    for module, flags in [("train", arguments), ("analyze", ["--recording=out"])]:
+        command = [sys.executable, "-m", f"train_dynamics.{module}", *flags]
+        subprocess.run(command, check=True, cwd=tmp_path / "empty", env=environment)
+    where = "import train_dynamics; print(train_dynamics.__file__)"
+    found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path / "empty", env=environment, capture_output=True)
+    assert str(target) in found.stdout.decode()
+    assert Recording(tmp_path / "empty" / "out").num_records == 3
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_flag_files_say_what_they_cost_and_parse(path):
+    text = path.read_text()
+    for word in (f"./run.sh configs/{path.name}", "Expect: ", "on two cores"):
+        assert word in text
+    program = (
+        "from absl import flags; from train_dynamics import train; train.define_flags();"
+        f"flags.FLAGS(['train', '--flagfile={path}']); train.config_from_flags()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_readme_shows_what_there_is():
+    text = (ROOT / "README.md").read_text()
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) >= 4
+    for picture in pictures:
+        assert (ROOT / picture).is_file(), picture
+    for command in ("./run.sh", "./run.sh test"):
+        assert command in text
+
+
+def test_the_readme_program_runs(small_path, tmp_path):
+    text = (ROOT / "README.md").read_text()
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Recording(" in block)
+    assert len(program.splitlines()) <= 5
+    program = re.sub(r'Recording\("[^"]*"\)', f"Recording({str(small_path)!r})", program)
+    program = re.sub(r"t=\d+", "t=10", program)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5  # the rows of a [5, 10] gradient, give or take wrapping

@@ -1,0 +1,170 @@
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import oracles
+from tests.conftest import SMALL, silent
+from train_dynamics import gradients, sweep
+from train_dynamics.models import MLP
+from train_dynamics.recording import Block, Recording, RecordingError
+
+
+def host(parameters, seed):
+    return jax.tree.map(lambda array: array[seed], parameters)
+
+
+def test_it_is_complete(small):
+    assert small.num_iterations == 16
+    assert small.num_records == 17
+    assert small.finished
+    assert small.seeds.tolist() == [0, 1, 2]
+    assert [t for block in small.blocks() for t in range(block.start, block.stop)] == list(range(17))
+    for t in range(17):
+        assert small.loss(t).shape == small.predictions(t).shape == (3, 50)
+        assert small.gradients("fc2", t).shape == (3, 50, 5, 10)
+        assert small.parameters(t)["fc1"]["kernel"].shape == (3, 784, 5)
+    for block in small.blocks():
+        assert block.read("loss").shape == (3, block.stop - block.start, 50)
+        np.testing.assert_array_equal(
+            block.read("loss", slice(block.start + 1, None))[:, 0], small.loss(block.start + 1)
+        )
+
+
+def test_it_knows_its_data_and_configuration(small, small_dataset):
+    assert small.config == SMALL
+    np.testing.assert_array_equal(small.images, small_dataset.images)
+    np.testing.assert_array_equal(small.labels, small_dataset.labels)
+    np.testing.assert_array_equal(small.ids, small_dataset.ids)
+    assert small.class_names == small_dataset.class_names
+    header = json.loads((small.path / "config.json").read_text())
+    assert {"train-dynamics", "python", "jax", "flax", "optax", "orbax-checkpoint"} <= set(header["versions"])
+
+
+@pytest.mark.parametrize("t", [0, 7, 16])
+def test_what_is_stored_is_what_the_stored_weights_give(small, t):
+    images = small.inputs()
+    for s in range(3):
+        weights = host(small.parameters(t), s)
+        for n in range(0, 50, 7):
+            logits = oracles.forward(weights, images[n])[1]
+            p = oracles.softmax(logits)
+            gradient = oracles.backward(weights, images[n], small.labels[n])["fc2"]
+            np.testing.assert_allclose(small.gradients("fc2", t)[s, n], gradient, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(small.loss(t)[s, n], -np.log(p[small.labels[n]]), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(small.probabilities(t)[s, n], p, rtol=1e-5, atol=1e-9)
+            assert small.predictions(t)[s, n] == logits.argmax()
+
+
+def test_a_seed_starts_where_it_should_and_follows_its_batches(small):
+    """Replay two updates of seed 2 in float64, from its own start and batch order."""
+    from train_dynamics.training import batch_indices
+
+    expected = MLP(SMALL.hidden_sizes, 10).init(jax.random.key(2), jnp.asarray(small.inputs()[:1]))["params"]
+    jax.tree.map(np.testing.assert_array_equal, host(small.parameters(0), 2), jax.tree.map(np.asarray, expected))
+    for t, batch in enumerate(batch_indices(SMALL, 2, 50, 0, 4)):
+        before, after = host(small.parameters(t), 2), host(small.parameters(t + 1), 2)
+        batch = batch[batch >= 0]
+        assert len(batch) == (2 if t == 3 else 16)
+        mean = np.mean([oracles.backward(before, small.inputs()[n], small.labels[n])["fc2"] for n in batch], axis=0)
+        np.testing.assert_allclose(after["fc2"]["kernel"], before["fc2"]["kernel"] - 0.01 * mean, rtol=0, atol=1e-7)
+
+
+def test_probabilities_keep_the_label_where_it_is_unlikely(small, monkeypatch):
+    logits = np.array([[[0.0, 30.0, -30.0], [0.0, 2.0, 1.0]]])  # label 0 with p = 9e-14, label 1 with p = 0.67
+    p = np.exp(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+    label = np.eye(3)[[0, 1]]
+    stored = {"cotangent.fc2": (p - label).astype(np.float32), "loss": -np.log((p * label).sum(-1)).astype(np.float32)}
+    monkeypatch.setattr(Block, "read", lambda self, name, t: stored[name])
+    monkeypatch.setattr(Recording, "labels", np.array([0, 1]))
+    np.testing.assert_allclose(small.probabilities(0), p, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory, device):
+    """The same deeper study, recorded in both layouts."""
+    config = dataclasses.replace(SMALL, hidden_sizes=(7, 6), layers=("fc1", "fc2", "fc3"), epochs=1)
+    found = {}
+    for layout in ("factored", "dense"):
+        path = tmp_path_factory.mktemp("deep") / layout
+        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
+        found[layout] = Recording(path)
+    return found
+
+
+@pytest.mark.parametrize("layer", ["fc1", "fc2", "fc3"])
+def test_layouts_agree_with_each_other_and_the_definition(deep, layer):
+    for t in (0, 3):
+        factored, dense = (deep[layout].gradients(layer, t) for layout in ("factored", "dense"))
+        scale = np.abs(dense).max()
+        np.testing.assert_allclose(factored, dense, rtol=0, atol=2e-6 * scale)
+        for s in range(3):
+            expected = gradients.kernel_gradients(
+                MLP((7, 6), 10),
+                jax.tree.map(jnp.asarray, host(deep["dense"].parameters(t), s)),
+                jnp.asarray(deep["dense"].inputs()),
+                jnp.asarray(deep["dense"].labels),
+                (layer,),
+            )[layer]
+            np.testing.assert_allclose(dense[s], expected, rtol=0, atol=2e-6 * scale)
+
+
+def test_probabilities_come_out_of_either_layout(deep):
+    one, other = (deep[layout].probabilities(2) for layout in ("factored", "dense"))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-6)
+
+
+def test_the_images_are_not_stored_again_as_activations(deep):
+    block = next(deep["factored"].blocks())
+    assert block.has("cotangent.fc1") and not block.has("activation.fc1")
+    assert block.has("activation.fc2")
+
+
+def test_it_opens_without_jax(small_path):
+    program = (
+        "import sys; from train_dynamics.recording import Recording;"
+        f"r = Recording({str(small_path)!r});"
+        "print(r.gradients('fc2', 3).any(), r.parameters(3)['fc1']['bias'].shape);"
+        "assert 'jax' not in sys.modules and 'orbax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True (3, 5)\n"
+
+
+def test_what_was_not_recorded_is_refused(small):
+    with pytest.raises(KeyError, match="'fc1' was not recorded; recorded: fc2"):
+        small.gradients("fc1", 0)
+    for t in (-1, 17):
+        with pytest.raises(IndexError, match=f"iteration {t} is not among the 17 records"):
+            small.loss(t)
+
+
+def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
+    with pytest.raises(RecordingError, match="is not a directory"):
+        Recording(tmp_path / "missing")
+    with pytest.raises(RecordingError, match=r"is not a recording: it has no config\.json"):
+        Recording(tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "another program"}')
+    with pytest.raises(RecordingError, match="is not that of a recording"):
+        Recording(tmp_path)
+    header = json.loads((small_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
+    with pytest.raises(RecordingError, match="has format 99; this version reads up to"):
+        Recording(tmp_path)
+
+
+def test_a_hole_is_found(tmp_path, device, small_dataset, monkeypatch):
+    monkeypatch.setattr(sweep, "BLOCK_BYTES", 3 * sweep.plan(SMALL, small_dataset).record_bytes)
+    path = tmp_path / "recording"
+    sweep.train(SMALL, path, device, say=silent)
+    shutil.rmtree(path / "blocks" / "9")
+    with pytest.raises(RecordingError, match=r"is damaged: .*blocks/9 is missing"):
+        Recording(path)

@@ -1,0 +1,171 @@
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import SMALL, contents, silent
+from train_dynamics import sweep
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.recording import Recorder, Recording
+
+
+def final(path) -> dict:
+    recording = Recording(path)
+    assert recording.finished
+    return recording.parameters(recording.num_iterations)
+
+
+def record(config: StudyConfig, path, devices) -> Recording:
+    sweep.train(config, path, devices, say=silent)
+    return Recording(path)
+
+
+def same_weights(one: dict, other: dict, tolerance: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), one, other)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "devices", "rows"),
+    [
+        (range(4), 2, [[0, 1], [2, 3]]),
+        (range(3), 2, [[0, 1], [2, 2]]),
+        (range(7, 8), 1, [[7]]),
+        (range(5), 4, [[0, 1], [2, 3], [4, 4], [4, 4]]),
+    ],
+)
+def test_deal(seeds, devices, rows):
+    np.testing.assert_array_equal(sweep.deal(seeds, devices), rows)
+
+
+def test_a_seed_alone_is_the_same_as_among_others(small, tmp_path, device):
+    alone = record(dataclasses.replace(SMALL, first_seed=1, num_seeds=1), tmp_path / "alone", device)
+    for t in (0, 1, 4, 16):  # the start, one update, one epoch, the end
+        among = jax.tree.map(lambda array: array[1:2], small.parameters(t))
+        # The same operations on arrays of another shape: rounding, of weights below 1.
+        same_weights(alone.parameters(t), among, 1e-6)
+    np.testing.assert_allclose(alone.gradients("fc2", 4)[0], small.gradients("fc2", 4)[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_devices", [2, 3, 4])
+def test_seeds_divide_over_devices_that_do_or_do_not_divide_them(small, tmp_path, num_devices):
+    # Three seeds on two devices fill four places, on three three, and the fourth device stays unused.
+    spread = record(SMALL, tmp_path / "spread", jax.local_devices()[:num_devices])
+    assert spread.seeds.tolist() == [0, 1, 2]
+    same_weights(final(spread.path), final(small.path), 1e-6)
+    assert spread.gradients("fc2", 7).shape == small.gradients("fc2", 7).shape
+    np.testing.assert_allclose(spread.loss(16), small.loss(16), rtol=0, atol=1e-5)
+
+
+def test_the_step_compiles_once(small_dataset, device):
+    plan = sweep.plan(SMALL, small_dataset)
+    swept = sweep.Sweep(SMALL, small_dataset, 3, device)
+    state, records = swept.initial_state(), swept.empty_records()
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        names = []
+        patch.setattr("jax._src.interpreters.pxla.logger.log", lambda _, message, *args: names.append(str(args[0])))
+        for start in range(0, plan.num_records, 3):
+            state, records = swept.run(state, records, start)
+        jax.block_until_ready(state)
+    assert len([name for name in names if "run_block" in name or "_fun" in name]) <= 1, names
+
+
+def test_plan_divides_evenly_and_is_bounded(small_dataset, monkeypatch):
+    plan = sweep.plan(SMALL, small_dataset)
+    assert (plan.num_iterations, plan.num_records) == (16, 17)
+    weights = 784 * 5 + 5 + 5 * 10 + 10
+    per_example = 4 + 1 + 4 * (5 + 10)  # loss, prediction, activation and cotangent of fc2
+    assert plan.record_bytes == 3 * (4 * weights + 50 * per_example)
+    assert plan.bytes_from(10) == 7 * plan.record_bytes
+    monkeypatch.setattr(sweep, "BLOCK_BYTES", 5 * plan.record_bytes)
+    assert sweep.plan(SMALL, small_dataset).block_length == 5  # 17 records in four blocks of at most 5
+    monkeypatch.setattr(sweep, "BLOCK_BYTES", 1)
+    assert sweep.plan(SMALL, small_dataset).block_length == 1
+
+
+@pytest.fixture
+def blocks_of_three(monkeypatch, small_dataset):
+    monkeypatch.setattr(sweep, "BLOCK_BYTES", 3 * sweep.plan(SMALL, small_dataset).record_bytes)
+
+
+@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, momentum=0.9, nesterov=True)], ids=["sgd", "nag"])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, blocks_of_three, config):
+    whole = record(config, tmp_path / "whole", device)
+    save, saved = Recorder.save, []
+
+    def interrupted(self, start, *args):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(start)
+        save(self, start, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            record(config, tmp_path / "parts", device)
+    assert Recording(tmp_path / "parts").num_records == 6
+    lines = []
+    sweep.train(config, tmp_path / "parts", device, say=lines.append)
+    assert "Going on from iteration 6" in lines
+    one, other = contents(tmp_path / "whole"), contents(tmp_path / "parts")
+    assert len(one) > 20
+    assert one == other
+    assert whole.finished
+
+
+def test_block_length_changes_no_record(small, tmp_path, device, blocks_of_three):
+    other = record(SMALL, tmp_path / "other", device)
+    assert len(list(other.blocks())) == 6 > len(list(small.blocks()))
+    for t in range(17):
+        same_weights(other.parameters(t), small.parameters(t), 1e-6)
+        np.testing.assert_allclose(other.loss(t), small.loss(t), rtol=0, atol=1e-5)
+
+
+def test_a_finished_recording_is_left_alone(small_path, device):
+    before = contents(small_path)
+    times = {file: file.stat().st_mtime_ns for file in small_path.rglob("*")}
+    lines = []
+    sweep.train(SMALL, small_path, device, say=lines.append)
+    assert lines == [f"{small_path} already holds all 17 records of 3 seeds; nothing to do"]
+    assert contents(small_path) == before
+    assert {file: file.stat().st_mtime_ns for file in small_path.rglob("*")} == times
+
+
+def test_another_configuration_is_refused_by_the_differing_flags(small_path, device):
+    before = contents(small_path)
+    with pytest.raises(InputError) as error:
+        sweep.train(dataclasses.replace(SMALL, epochs=5, num_seeds=2), small_path, device, say=silent)
+    assert "--epochs 4 instead of 5" in str(error.value) or "--epochs 5 instead of 4" in str(error.value)
+    assert "--seeds" in str(error.value) and "--momentum" not in str(error.value)
+    assert contents(small_path) == before
+
+
+def test_too_little_room_is_told_before_the_start(tmp_path, device, monkeypatch):
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(sweep.shutil, "disk_usage", lambda _: usage(10**6, 3 * 10**5, 7 * 10**5))
+    with pytest.raises(InputError, match=r"--recording=.*needs 978\.7 kB, but only 700\.0 kB are free") as error:
+        sweep.train(SMALL, tmp_path / "full", device, say=silent)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "full").exists()
+
+
+def test_a_save_that_fails_ends_the_run(tmp_path, device, monkeypatch, blocks_of_three):
+    real = Recorder.save
+
+    def broken(self, start, record, state):
+        if start == 6:
+            (self.path / "blocks" / "6").mkdir()  # what Orbax may not replace
+        real(self, start, record, state)
+
+    monkeypatch.setattr(Recorder, "save", broken)
+    with pytest.raises(ValueError, match="6"):
+        record(SMALL, tmp_path / "broken", device)
+
+
+def test_a_skipped_save_is_a_failed_recording(tmp_path, device, monkeypatch, blocks_of_three):
+    from orbax.checkpoint import AsyncCheckpointer
+
+    monkeypatch.setattr(AsyncCheckpointer, "save", lambda *args, **kwargs: None)
+    with pytest.raises(RuntimeError, match="was not written"):
+        record(SMALL, tmp_path / "skipped", device)

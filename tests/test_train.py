@@ -1,0 +1,103 @@
+"""The command line, as a user types it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import SMALL
+from train_dynamics.config import StudyConfig
+from train_dynamics.recording import Recording
+
+ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
+
+
+def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"train_dynamics.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("command")
+    return directory / "recording", run("train", *ON_LITTLE, "--recording=recording", cwd=directory)
+
+
+def test_it_records_and_says_so(recorded):
+    path, done = recorded
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # quiet: not a terminal
+    first, second, last = done.stdout.splitlines()
+    assert first.startswith("Recording fc2 of a 784-5-10 network: 50 examples of mini_mnist, 3 seeds, 17 records on 1")
+    assert second.startswith("It will take 978.7 kB in recording, where ")
+    assert last.startswith("Recorded recording: ") and last.endswith(" s")
+    assert Recording(path).finished
+    assert Recording(path).config == SMALL
+
+
+def test_again_it_leaves_it_alone_and_other_flags_are_refused(recorded):
+    path, _ = recorded
+    again = run("train", *ON_LITTLE, f"--recording={path}")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == f"{path} already holds all 17 records of 3 seeds; nothing to do\n"
+    other = run("train", *ON_LITTLE, "--learning_rate=0.02", f"--recording={path}")
+    assert other.returncode == 1
+    assert "(--learning_rate 0.02 instead of 0.01); choose another directory" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+
+
+def test_the_default_flag_file_is_the_default_configuration(tmp_path):
+    flagfile = os.path.join(os.path.dirname(__file__), "..", "configs", "mini_mnist.flags")
+    program = (
+        "from absl import flags; from train_dynamics import train; train.define_flags();"
+        f"flags.FLAGS(['train', '--flagfile={flagfile}']); print(train.config_from_flags())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == str(StudyConfig()), done.stderr
+
+
+def test_help_reads_well():
+    done = run("train", "--help")
+    for flag in ("--recording", "--dataset", "--seeds", "--hidden_sizes", "--gradient_layout", "--learning_rate"):
+        assert flag in done.stdout
+    assert "(default: '8')" in done.stdout
+    assert "(default: '0.01')" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs=0"], "--epochs=0: must be a whole number, 1 or more"),
+        (["--epochs=many"], "flag --epochs=many: "),
+        (["--hidden_sizes=8,x"], "--hidden_sizes=8,x: must be whole numbers, comma separated"),
+        (["--hidden_sizes=-3"], "--hidden_sizes=-3: must be positive whole numbers"),
+        (["--layers=fc9"], "--layers=fc9: must be one or more of fc1, fc2"),
+        (["--dataset=no_such_set"], "--dataset=no_such_set: is neither prepared in"),
+        (["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
+        (["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
+        (["--gradient_layout=tight"], "--gradient_layout=tight: must be factored or dense"),
+        (["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written in /proc"),
+        (["--recording=file"], "--recording=file: exists and is not a directory"),
+        (["--recording=."], "--recording=.: holds other files and is not a recording"),
+        (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["--flagfile=missing.flags"], "missing.flags"),
+        (["recording"], "'recording' is no flag"),
+    ],
+)
+def test_bad_flags_end_with_one_clear_line(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("mine")
+    done = run("train", *arguments, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Pass --help")]
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
