@@ -1,5 +1,6 @@
 """The wheel, the flag files and the words of the README."""
 
+import ast
 import os
 import re
 import subprocess
@@ -39,6 +40,29 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path / "empty", env=environment, capture_output=True)
     assert str(target) in found.stdout.decode()
     assert Recording(tmp_path / "empty" / "out").num_records == 3
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_lanes_meet_in_the_recording_alone():
+    package = ROOT / "train_dynamics"
+    recording = {f"train_dynamics.{name}" for name in ("train", "sweep", "training", "gradients", "models")}
+    analysis = {f"train_dynamics.{name}" for name in ("analyze", "dynamics", "plots")}
+    for path in [package / "analyze.py", *package.glob("dynamics/*.py"), *package.glob("plots/*.py")]:
+        assert not imports(path) & (recording | {"jax", "flax", "optax"}), path
+    for name in recording:
+        assert not imports(package / f"{name.split('.')[1]}.py") & analysis, name
+    users_of_orbax = [path.name for path in package.rglob("*.py") if "orbax.checkpoint" in imports(path)]
+    assert users_of_orbax == ["recording.py"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
