@@ -51,3 +51,38 @@ def agreement(probabilities: np.ndarray) -> list[float]:
                 found.append(kl(p, (p + q) / 2) / 2 + kl(q, (p + q) / 2) / 2)
         result.append(sum(found) / len(found))
     return result
+
+
+def alignment(gradients: np.ndarray) -> tuple[list[float], list[float]]:
+    """Norm and cosine to the mean, of [n, i, o] gradients, one example at a time in float64."""
+    flat = [gradient.astype(np.float64).ravel() for gradient in gradients]
+    mean = sum(flat) / len(flat)
+    norms, cosines = [], []
+    for gradient in flat:
+        norms.append(math.sqrt(sum(x * x for x in gradient)))
+        lengths = norms[-1] * math.sqrt(sum(x * x for x in mean))
+        cosines.append(float(gradient @ mean) / lengths if lengths else 0.0)
+    return norms, cosines
+
+
+def forgetting(correct: np.ndarray) -> tuple[int, int, int]:
+    """First correct, last mistake and forgetting events of one example's [t] history, step by step."""
+    first, last, forgotten = len(correct), -1, 0
+    for t, now in enumerate(correct):
+        if now and first == len(correct):
+            first = t
+        if not now:
+            last = t
+        if t and correct[t - 1] and not now:
+            forgotten += 1
+    return first, last, forgotten
+
+
+def first_correct_share(correct: np.ndarray, t: int) -> float:
+    """Share of the columns of [t, n] with a correct entry up to and including t."""
+    return sum(any(history[: t + 1]) for history in correct.T) / correct.shape[1]
+
+
+def last_mistake_share(correct: np.ndarray, t: int) -> float:
+    """Share of the columns of [t, n] with no wrong entry from t on."""
+    return sum(all(history[t:]) for history in correct.T) / correct.shape[1]
