@@ -2,35 +2,36 @@
 # The main job, or the tests, in an environment of its own that is made on first use.
 #
 #   ./run.sh                train and analyse the default study
-#   ./run.sh FLAGFILE       the same for another configuration, for example configs/smoke.flags
+#   ./run.sh FLAGFILE       the same for another configuration, for example configs/smoke.flags,
+#                           recorded into recordings/ under the name of the file
 #   ./run.sh test [ARGS]    run the tests; ARGS go to pytest
 #
 # PYTHON names the interpreter to make the environment with (default: python3).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+fail() {
+  echo "run.sh: $1" >&2
+  exit 2
+}
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case ${1-} in
-  -h | --help) usage; exit 0 ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$here/run.sh"; exit 0 ;;
   test) ;;
   *)
-    flagfile=${1:-configs/mini_mnist.flags}
-    if [ $# -gt 1 ] || [ ! -f "$flagfile" ]; then
-      echo "run.sh: ${2-$flagfile}: ${2+one flag file at most}${2-no such flag file; see configs/}" >&2
-      exit 2
-    fi
+    [ $# -le 1 ] || fail "$2: one flag file at most"
+    flagfile=$(realpath -- "${1:-$here/configs/mini_mnist.flags}")
+    [ -f "$flagfile" ] || fail "$1: no such flag file; see configs/"
     ;;
 esac
+cd "$here"
 
 if [ ! -x .venv/bin/python ]; then
   python=${PYTHON:-python3}
-  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "run.sh: $python: needs Python 3.11 or newer; name one with PYTHON=... ./run.sh" >&2
-    exit 2
-  fi
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    fail "$python: needs Python 3.11 or newer; name one with PYTHON=... ./run.sh"
   echo "Making the environment .venv with $("$python" --version)"
-  "$python" -m venv .venv
+  "$python" -m venv .venv || { rm -f .venv/bin/python; fail "$python cannot make an environment; install its venv"; }
 fi
 made_from=$(cat pyproject.toml setup.cfg constraints.txt)
 if [ "$made_from" != "$(cat .venv/made_from 2>/dev/null)" ]; then

@@ -3,8 +3,9 @@ import os
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TQDM_MININTERVAL"] = "0"
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -42,11 +43,20 @@ def small_dataset() -> Dataset:
     return load_dataset(SMALL)
 
 
+@contextmanager
+def blocks_of(length: int, dataset: Dataset) -> Iterator[None]:
+    """Record the small study in blocks of so many iterations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "BLOCK_BYTES", length * sweep.plan(SMALL, dataset).record_bytes)
+        yield
+
+
 @pytest.fixture(scope="session")
-def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device]) -> Path:
-    """A finished recording of the small study: 16 updates, in blocks of several sizes' worth."""
+def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device], small_dataset: Dataset) -> Path:
+    """A finished recording of the small study: 16 updates, 17 records, in blocks of three and a last one of two."""
     path = tmp_path_factory.mktemp("small") / "recording"
-    sweep.train(SMALL, path, device, say=silent)
+    with blocks_of(3, small_dataset):
+        sweep.train(SMALL, path, device, say=silent)
     return path
 
 

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import shutil
 import struct
 
@@ -9,8 +10,11 @@ import pytest
 from tests import oracles
 from tests.conftest import SMALL, contents, silent
 from tests.test_train import run
-from train_dynamics import analyze, sweep
+from train_dynamics import analyze, results, sweep
 from train_dynamics.recording import Recording
+
+FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
+FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
 
 
 def rows(path):
@@ -19,15 +23,21 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def results(small_path, tmp_path_factory):
+def output(small_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("analysis") / "results"
     analyze.analyze(Recording(small_path), output)
     return output
 
 
-def test_scores_rank_all_examples_by_agreement_of_the_trained_networks(small, results):
-    table = rows(results / "scores.csv")
-    assert list(table[0]) == ["example", "id", "label", "agr", "rank", "chunk"]
+@pytest.fixture
+def history(small):
+    """Whether each seed classifies each example correctly at each iteration."""
+    return np.stack([small.predictions(t) == small.labels for t in range(17)], axis=1)
+
+
+def test_scores_rank_all_examples_by_agreement_of_the_trained_networks(small, output):
+    table = rows(output / "scores.csv")
+    assert list(table[0])[:6] == ["example", "id", "label", "agr", "rank", "chunk"]
     assert [int(row["example"]) for row in table] == list(range(50))
     assert [int(row["id"]) for row in table] == small.ids.tolist()
     assert [int(row["label"]) for row in table] == small.labels.tolist()
@@ -39,37 +49,63 @@ def test_scores_rank_all_examples_by_agreement_of_the_trained_networks(small, re
     assert [int(row["chunk"]) for row in table] == [r // 5 for r in rank]
 
 
-def test_curves_are_the_accuracy_of_each_group(small, results):
-    table = rows(results / "curves.csv")
+def test_scores_tell_when_an_example_was_learned_and_forgotten(history, output):
+    for n, row in enumerate(rows(output / "scores.csv")):
+        expected = np.mean([oracles.forgetting(history[s, :, n]) for s in range(3)], axis=0)
+        found = [float(row[name]) for name in ("first_correct", "last_mistake", "forgotten")]
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_every_curve_against_its_definition(small, history, output):
+    table = rows(output / "curves.csv")
     assert list(table[0]) == ["metric", "group", "iteration", "mean", "std"]
-    assert len(table) == 11 * 17
-    chunk = np.array([int(row["chunk"]) for row in rows(results / "scores.csv")])
+    metrics = ["accuracy", "alignment", "gradient_norm", "first_correct", "last_mistake"]
+    assert len(table) == len(metrics) * 11 * 17
+    found = {(row["metric"], row["group"], int(row["iteration"])): row for row in table}
+    chunk = np.array([int(row["chunk"]) for row in rows(output / "scores.csv")])
     members = {"all": np.arange(50), **{f"chunk_{k}": np.flatnonzero(chunk == k) for k in range(10)}}
-    for row in table:
-        assert row["metric"] == "accuracy"
-        correct = small.predictions(int(row["iteration"])) == small.labels
-        of_seeds = [correct[s, members[row["group"]]].mean() for s in range(3)]
-        assert float(row["mean"]) == pytest.approx(np.mean(of_seeds), rel=1e-8)
-        assert float(row["std"]) == pytest.approx(np.std(of_seeds), rel=1e-8, abs=1e-12)
+    for t in (0, 5, 16):
+        gradients = small.gradients("fc2", t)
+        norm, cosine = np.array([oracles.alignment(gradients[s]) for s in range(3)]).transpose(1, 0, 2)
+        for group, chosen in members.items():
+            of_seeds = {
+                "accuracy": [history[s, t, chosen].mean() for s in range(3)],
+                "alignment": [cosine[s, chosen].mean() for s in range(3)],
+                "gradient_norm": [norm[s, chosen].mean() for s in range(3)],
+                "first_correct": [oracles.first_correct_share(history[s][:, chosen], t) for s in range(3)],
+                "last_mistake": [oracles.last_mistake_share(history[s][:, chosen], t) for s in range(3)],
+            }
+            for metric, values in of_seeds.items():
+                row = found[metric, group, t]
+                # Gradients are summed in float32.
+                assert float(row["mean"]) == pytest.approx(np.mean(values), rel=1e-5, abs=1e-6), (metric, group)
+                assert float(row["std"]) == pytest.approx(np.std(values), rel=1e-4, abs=1e-6), (metric, group)
 
 
-def test_blocks_make_no_difference(small, results, tmp_path, device, monkeypatch, small_dataset):
-    monkeypatch.setattr(sweep, "BLOCK_BYTES", 3 * sweep.plan(SMALL, small_dataset).record_bytes)
-    sweep.train(SMALL, tmp_path / "recording", device, say=silent)
-    blocks = Recording(tmp_path / "recording")
-    assert len(list(blocks.blocks())) == 6
-    chunk = np.array([int(row["chunk"]) for row in rows(results / "scores.csv")])
-    np.testing.assert_allclose(analyze.accuracy_curves(blocks, chunk), analyze.accuracy_curves(small, chunk), atol=0.02)
+def test_layers_and_layouts(tmp_path, device):
+    config = dataclasses.replace(SMALL, hidden_sizes=(7, 6), layers=("fc1", "fc3"), epochs=1)
+    curves = {}
+    for layout in ("factored", "dense"):
+        path = tmp_path / layout
+        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
+        curves[layout] = results.compute(Recording(path)).curves
+    of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm")}
+    assert set(curves["dense"]) == {"accuracy", "first_correct", "last_mistake"} | of_layers
+    for metric, curve in curves["dense"].items():
+        np.testing.assert_allclose(curves["factored"][metric], curve, rtol=1e-4, atol=1e-5)
+    # fc1, whose activation is the images, against one example at a time.
+    norm, cosine = oracles.alignment(Recording(tmp_path / "factored").gradients("fc1", 2)[1])
+    np.testing.assert_allclose(curves["factored"]["fc1/gradient_norm"][1, 2, 0], np.mean(norm), rtol=1e-5)
+    np.testing.assert_allclose(curves["factored"]["fc1/alignment"][1, 2, 0], np.mean(cosine), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["accuracy", "chunk_accuracy", "examples_random", "examples_typical", "examples_atypical"]
-)
-def test_figures_are_pictures(results, name):
-    data = (results / "figures" / f"{name}.png").read_bytes()
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_pictures(output, name):
+    data = (output / "figures" / f"{name}.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width > 600 and height > 400
+    assert "</svg>" in (output / "figures" / f"{name}.svg").read_text()
 
 
 def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path):
@@ -77,11 +113,16 @@ def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path
     done = run("analyze", "--recording=copy", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "Results of copy are in copy/analysis\n"
-    assert (tmp_path / "copy" / "analysis" / "scores.csv").is_file()
+    about = json.loads((tmp_path / "copy" / "analysis" / "analysis.json").read_text())
+    assert about["recording"] == "copy"
     before = contents(tmp_path / "copy")
     assert run("analyze", f"--recording={tmp_path / 'copy'}", f"--output={tmp_path / 'other'}").returncode == 0
-    assert contents(tmp_path / "other").keys() == contents(tmp_path / "copy" / "analysis").keys()
     assert contents(tmp_path / "copy") == before
+    one, other = contents(tmp_path / "copy" / "analysis"), contents(tmp_path / "other")
+    assert {name: data for name, data in one.items() if name != "analysis.json"} == {
+        name: data for name, data in other.items() if name != "analysis.json"
+    }
+    assert run("analyze", "--recording=copy", cwd=tmp_path).returncode == 0  # replaces its own results
 
 
 def test_directories_that_will_not_do_get_one_clear_line(small_path, tmp_path, device):
@@ -89,22 +130,29 @@ def test_directories_that_will_not_do_get_one_clear_line(small_path, tmp_path, d
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text("[]")
     shutil.copytree(small_path, tmp_path / "unfinished")
-    shutil.rmtree(tmp_path / "unfinished" / "blocks" / "0")
+    shutil.rmtree(tmp_path / "unfinished" / "blocks" / "15")
+    shutil.copytree(small_path, tmp_path / "damaged")
+    shutil.rmtree(tmp_path / "damaged" / "blocks" / "3" / "record.cotangent.fc2" / "c")
     sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
     few = dataclasses.replace(SMALL, num_examples=8, batch_size=8)
     sweep.train(few, tmp_path / "few", device, say=silent)
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "scores.csv").write_text("mine")
     for arguments, message in [
         (["--recording=missing"], "missing is not a directory"),
         (["--recording=empty"], "empty is not a recording: it has no config.json"),
         (["--recording=foreign"], "is not that of a recording"),
         (["--recording=file"], "file is not a directory"),
-        (["--recording=unfinished"], "is unfinished: it holds 0 of 17 records; run the train command again"),
+        (["--recording=unfinished"], "is unfinished: it holds 15 of 17 records; run the train command again"),
+        (["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
         (["--recording=single"], "has one seed, and ranking by agreement needs two"),
         (["--recording=few"], "has 8 examples, and 10 chunks need one each"),
-        ([f"--recording={small_path}", "--output=file"], "--output=file: cannot be made"),
+        ([f"--recording={small_path}", "--output=file"], "--output=file: cannot be written"),
+        ([f"--recording={small_path}", "--output=used"], "--output=used: holds other files and no earlier analysis"),
         ([f"--recording={small_path}", "--outputs=x"], "Unknown command line flag 'outputs'"),
-        ([], "flag --recording=None: Flag --recording must have a value other than None"),
+        (["--recording="], "--recording=: must name a directory"),
+        ([], "recordings/mini_mnist is not a directory"),
     ]:
         before = contents(tmp_path)
         done = run("analyze", *arguments, cwd=tmp_path)

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -78,6 +80,30 @@ def test_subset_seed_draws_other_examples():
     assert len(set(of[0].ids) & set(of[1].ids)) < 100
 
 
+def test_the_embedded_set_is_found_whatever_the_flags(tmp_path):
+    for change in ({"data_dir": str(tmp_path)}, {"dataset": "mini_mnist:1.0.0"}):
+        assert len(load_dataset(StudyConfig(**change)).labels) == 6000
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_the_tool_builds_the_same_examples_and_leaves_other_files_alone(tmp_path):
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "mine").write_text("mine")
+    tool = Path(__file__).parents[1] / "tools" / "build_mini_mnist.py"
+    command = [sys.executable, str(tool), f"--data_dir={MNIST}", f"--output={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "downloads" / "mine").read_text() == "mine"
+    for split in ("train", "test"):
+        rows = tfds.builder_from_directory(tmp_path / "mini_mnist" / "1.0.0").as_data_source(split=split)
+        embedded = load_dataset(StudyConfig(split=split))
+        assert [row["id"] for row in rows] == embedded.ids.tolist()
+        assert [row["label"] for row in rows] == embedded.labels.tolist()
+        np.testing.assert_array_equal(np.stack([row["image"] for row in rows]), embedded.images)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode != 0 and "exists; move it away first" in again.stdout + again.stderr
+
+
 def test_subset_is_sorted_distinct_and_whole_if_not_asked():
     drawn = subset(1000, 100, seed=3)
     assert (np.diff(drawn) > 0).all() and drawn[0] >= 0 and drawn[-1] < 1000
@@ -100,6 +126,7 @@ def test_any_prepared_set_reads_without_tensorflow(tmp_path, rng):
     assert dataset.labels.tolist() == [0, 1, 0, 1, 0]
     assert dataset.ids.tolist() == [f"row {n}" for n in range(5)]
     assert dataset.class_names == ("cat", "dog")
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -133,7 +160,7 @@ def test_images_of_several_sizes_are_refused(tmp_path):
         ({"split": "validation"}, "--split=validation: mini_mnist has the splits test, train"),
         ({"num_examples": 6001}, "--num_examples=6001: mini_mnist has 6000 examples in split train"),
         ({"num_examples": 100}, "--batch_size=128: must be at most the 100 examples"),
-        ({"data_dir": "no/such/place"}, "--data_dir=no/such/place: must be a directory"),
+        ({"dataset": "mnist", "data_dir": "no/such/place"}, "--data_dir=no/such/place: must be a directory"),
     ],
 )
 def test_what_there_is_not_is_refused(change, message):

@@ -46,9 +46,9 @@ def test_entropy_by_hand():
 def test_ranks_and_chunks_by_hand():
     np.testing.assert_array_equal(ranks(np.array([0.3, 0.1, 0.3, 0.2])), [2, 0, 3, 1])
     np.testing.assert_array_equal(chunks(np.arange(7), 3), [0, 0, 0, 1, 1, 2, 2])
-    assert np.bincount(chunks(np.arange(6000))).tolist() == [600] * 10
+    assert np.bincount(chunks(np.arange(6000), 10)).tolist() == [600] * 10
     with pytest.raises(ValueError, match="10 chunks"):
-        chunks(np.arange(9))
+        chunks(np.arange(9), 10)
 
 
 def test_group_means_by_hand_and_by_loop(rng):

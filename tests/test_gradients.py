@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests import oracles
-from train_dynamics import gradients
+from train_dynamics import gradients, training
 from train_dynamics.models import MLP
 
 EXACT = 2e-6
@@ -107,4 +107,7 @@ def test_matrix_products_are_at_the_highest_precision(case):
     model, parameters, images, labels = case
     text = str(jax.make_jaxpr(lambda p: gradients.evaluate(model, p, images, labels, tuple(parameters)))(parameters))
     text += str(jax.make_jaxpr(lambda p: gradients.kernel_gradients(model, p, images, labels, ("fc1",)))(parameters))
+    setup = training.Setup(model, optax.sgd(0.1), ("fc1",), "fc2", "fc1", dense=False)
+    state = training.State(parameters, setup.optimizer.init(parameters))
+    text += str(jax.make_jaxpr(lambda s: training.update(setup, s, jnp.arange(3), images, labels))(state))
     assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 0

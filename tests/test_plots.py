@@ -1,29 +1,41 @@
 """What is drawn is what was computed; how it looks is for eyes."""
 
-import io
-
 import numpy as np
 
 from train_dynamics.plots import curves, grids, style
 
 
 def test_accuracy_draws_mean_and_band():
-    mean, std = np.array([0.1, 0.5, 0.9]), np.array([0.0, 0.1, 0.05])
-    axes = curves.accuracy(mean, std, num_seeds=3).axes[0]
-    np.testing.assert_array_equal(axes.lines[0].get_xydata(), np.stack([np.arange(3), mean], 1))
+    axes = curves.accuracy(np.array([[0.1, 0.4, 0.9], [0.1, 0.6, 0.9]])).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0.1], [1, 0.5], [2, 0.9]])
     band = axes.collections[0].get_paths()[0].vertices
-    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.1, 0.95])
-    assert "updates" in axes.get_xlabel() and "3 seeds" in axes.get_title("left")
+    np.testing.assert_allclose(sorted({round(y, 9) for x, y in band if x == 1}), [0.4, 0.6])
+    assert "updates" in axes.get_xlabel()
+    assert "2 seeds" in axes.get_title("left")
 
 
-def test_chunk_accuracy_draws_a_line_for_each_chunk(rng):
-    mean = rng.random((5, 10))
-    figure = curves.chunk_accuracy(mean, num_seeds=2)
+def test_by_chunk_draws_a_line_for_each_chunk(rng):
+    values = rng.random((2, 5, 10))
+    figure = curves.by_chunk(values, "length (cm)", "Lengths", share=False)
     lines = figure.axes[0].lines
-    np.testing.assert_array_equal([line.get_ydata() for line in lines], mean.T)
+    np.testing.assert_allclose([line.get_ydata() for line in lines], values.mean(axis=0).T)
     brightness = [np.dot(line.get_color()[:3], (0.299, 0.587, 0.114)) for line in lines]
     assert (np.diff(brightness) > 0).all()  # the order shows in grey too
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(k) for k in range(10)]
+    assert figure.axes[0].get_ylabel() == "length (cm)"
+
+
+def test_learning_draws_three_curves_a_panel_and_shades_between(rng):
+    first, accuracy, last = (np.sort(rng.random((2, 6, 3)), axis=1) for _ in range(3))
+    figure = curves.learning(first, accuracy, last, ["a", "b", "c"])
+    assert [axes.get_title("left") for axes in figure.axes] == ["a", "b", "c"]
+    for g, axes in enumerate(figure.axes):
+        for line, values in zip(axes.lines, (first, accuracy, last), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), values[..., g].mean(axis=0))
+        colors = [line.get_color() for line in axes.lines]
+        assert colors == [style.BLUE, style.GREEN, style.ORANGE]
+        assert len({line.get_linestyle() for line in axes.lines}) == 3  # told apart without colour
+        assert len(axes.collections) == 1
 
 
 def test_grid_shows_the_images_in_order(rng):
@@ -38,7 +50,9 @@ def test_grid_shows_the_images_in_order(rng):
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
-        style.save(curves.accuracy(np.array([0.1, 0.5]), np.zeros(2), 1), tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert io.BytesIO((tmp_path / "a.png").read_bytes()).getbuffer().nbytes > 1000
+    for name in ("a", "b"):
+        style.save(curves.accuracy(np.array([[0.1, 0.5]])), tmp_path / name)
+    for kind in ("png", "svg"):
+        one = (tmp_path / f"a.{kind}").read_bytes()
+        assert one == (tmp_path / f"b.{kind}").read_bytes()
+        assert len(one) > 1000

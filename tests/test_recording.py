@@ -32,9 +32,7 @@ def test_it_is_complete(small):
         assert small.parameters(t)["fc1"]["kernel"].shape == (3, 784, 5)
     for block in small.blocks():
         assert block.read("loss").shape == (3, block.stop - block.start, 50)
-        np.testing.assert_array_equal(
-            block.read("loss", slice(block.start + 1, None))[:, 0], small.loss(block.start + 1)
-        )
+        np.testing.assert_array_equal(block.read("loss")[:, -1], small.loss(block.stop - 1))
 
 
 def test_it_knows_its_data_and_configuration(small, small_dataset):
@@ -123,8 +121,10 @@ def test_probabilities_come_out_of_either_layout(deep):
 
 def test_the_images_are_not_stored_again_as_activations(deep):
     block = next(deep["factored"].blocks())
-    assert block.has("cotangent.fc1") and not block.has("activation.fc1")
-    assert block.has("activation.fc2")
+    assert block.read("cotangent.fc1").shape[-1] == 7
+    assert block.read("activation.fc2").shape[-1] == 7
+    with pytest.raises(RecordingError, match=r"record\.activation\.fc1 is damaged or missing"):
+        block.read("activation.fc1")
 
 
 def test_it_opens_without_jax(small_path):
@@ -161,10 +161,69 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
 
 
-def test_a_hole_is_found(tmp_path, device, small_dataset, monkeypatch):
-    monkeypatch.setattr(sweep, "BLOCK_BYTES", 3 * sweep.plan(SMALL, small_dataset).record_bytes)
-    path = tmp_path / "recording"
-    sweep.train(SMALL, path, device, say=silent)
-    shutil.rmtree(path / "blocks" / "9")
+@pytest.fixture
+def copy(small_path, tmp_path):
+    return shutil.copytree(small_path, tmp_path / "copy")
+
+
+def test_a_missing_block_is_found(copy):
+    shutil.rmtree(copy / "blocks" / "9")
     with pytest.raises(RecordingError, match=r"is damaged: .*blocks/9 is missing"):
-        Recording(path)
+        Recording(copy)
+
+
+@pytest.mark.parametrize("damage", ["removed", "truncated"])
+@pytest.mark.parametrize("name", ["prediction", "loss", "cotangent.fc2"])
+def test_a_damaged_array_is_found_and_named(copy, damage, name):
+    (chunk, *_) = (file for file in (copy / "blocks" / "3" / f"record.{name}" / "c").rglob("*") if file.is_file())
+    if damage == "removed":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:-7])
+    recording = Recording(copy)
+    assert recording.loss(0).shape == (3, 50)
+    with pytest.raises(RecordingError, match=rf"blocks/3/record\.{name} is damaged or missing"):
+        next(block for block in recording.blocks() if block.start == 3).read(name)
+
+
+def test_a_missing_data_set_is_found(copy):
+    (copy / "dataset" / "labels.npy").unlink()
+    with pytest.raises(RecordingError, match=r"labels\.npy is damaged or missing"):
+        _ = Recording(copy).labels
+
+
+@pytest.mark.parametrize("change", [{"config": None}, {"config": {}}, {"num_iterations": "9"}, {"class_names": 3}])
+def test_a_malformed_header_is_refused(copy, change):
+    header = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**header, **change}))
+    with pytest.raises(RecordingError, match=r"config\.json is not that of a recording"):
+        Recording(copy)
+    for name in change:
+        (copy / "config.json").write_text(json.dumps({key: value for key, value in header.items() if key != name}))
+        with pytest.raises(RecordingError, match=f"it has no '{name}'"):
+            Recording(copy)
+
+
+def test_training_does_not_start_again_over_a_recording_without_its_data(copy):
+    shutil.rmtree(copy / "dataset")
+    shutil.rmtree(copy / "blocks" / "15")
+    with pytest.raises(RecordingError, match=r"images\.npy is damaged or missing"):
+        sweep.train(SMALL, copy, say=silent)
+
+
+def test_a_state_that_cannot_be_restored_is_told(copy, device):
+    shutil.rmtree(copy / "blocks" / "15")
+    shutil.rmtree(copy / "blocks" / "12" / "state.parameters.fc1.bias")
+    with pytest.raises(RecordingError, match=r"blocks/12: the state to go on from is damaged or missing"):
+        sweep.train(SMALL, copy, device, say=silent)
+
+
+def test_a_relative_path_stays_right(small_path, monkeypatch):
+    monkeypatch.chdir(small_path.parent)
+    recording = Recording(small_path.name)
+    monkeypatch.chdir("/")
+    assert recording.loss(np.int64(3)).shape == (3, 50)
+    assert recording.labels.shape == (50,)
+    assert "17 of 17 records" in repr(recording)
+    with pytest.raises(TypeError):
+        recording.loss(3.0)

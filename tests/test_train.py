@@ -1,13 +1,15 @@
 """The command line, as a user types it."""
 
+import dataclasses
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import SMALL
-from train_dynamics.config import StudyConfig
+from tests.conftest import SMALL, contents
+from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
 
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
@@ -36,7 +38,7 @@ def test_it_records_and_says_so(recorded):
     assert done.stderr == ""  # quiet: not a terminal
     first, second, last = done.stdout.splitlines()
     assert first.startswith("Recording fc2 of a 784-5-10 network: 50 examples of mini_mnist, 3 seeds, 17 records on 1")
-    assert second.startswith("It will take 978.7 kB in recording, where ")
+    assert second.startswith("It will take 1.0 MB in recording, where ")
     assert last.startswith("Recorded recording: ") and last.endswith(" s")
     assert Recording(path).finished
     assert Recording(path).config == SMALL
@@ -65,8 +67,8 @@ def test_the_default_flag_file_is_the_default_configuration(tmp_path):
 
 def test_help_reads_well():
     done = run("train", "--help")
-    for flag in ("--recording", "--dataset", "--seeds", "--hidden_sizes", "--gradient_layout", "--learning_rate"):
-        assert flag in done.stdout
+    for name in ("recording", *(flag_name(field.name) for field in dataclasses.fields(StudyConfig))):
+        assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout
     assert "(default: '8')" in done.stdout
     assert "(default: '0.01')" in done.stdout
 
@@ -75,7 +77,10 @@ def test_help_reads_well():
     ("arguments", "message"),
     [
         (["--epochs=0"], "--epochs=0: must be a whole number, 1 or more"),
-        (["--epochs=many"], "flag --epochs=many: "),
+        (["--epochs=many"], "flag --epochs=many: must be a whole number"),
+        (["--momentum=much"], "flag --momentum=much: must be a number"),
+        (["--nesterov=maybe"], "flag --nesterov=maybe: must be true or false"),
+        ([f"--recording={'x' * 300}"], "cannot be read: File name too long"),
         (["--hidden_sizes=8,x"], "--hidden_sizes=8,x: must be whole numbers, comma separated"),
         (["--hidden_sizes=-3"], "--hidden_sizes=-3: must be positive whole numbers"),
         (["--layers=fc9"], "--layers=fc9: must be one or more of fc1, fc2"),
@@ -83,7 +88,10 @@ def test_help_reads_well():
         (["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
         (["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
         (["--gradient_layout=tight"], "--gradient_layout=tight: must be factored or dense"),
-        (["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written in /proc"),
+        (["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written"),
+        (["--recording="], "--recording=: must name a directory"),
+        (["--recording=back\\slash"], "must be a path of this machine without backslashes"),
+        (["--recording=file/below"], "--recording=file/below: cannot be"),
         (["--recording=file"], "--recording=file: exists and is not a directory"),
         (["--recording=."], "--recording=.: holds other files and is not a recording"),
         (["--colour=red"], "Unknown command line flag 'colour'"),
@@ -101,3 +109,37 @@ def test_bad_flags_end_with_one_clear_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_run(tmp_path):
+    done = run("train", *ON_LITTLE, "--learning_rate=1e30", "--recording=out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "train: the loss of seed 0 is no longer finite at iteration 1" in done.stderr
+    assert Recording(tmp_path / "out").num_records == 0
+
+
+def test_the_environment_does_not_change_the_type(tmp_path, recorded):
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, "--recording=out"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert contents(tmp_path / "out") == contents(recorded[0])
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
+    arguments = ["--num_examples=2000", "--epochs=40", "--seeds=4", "--recording=out"]  # 640 updates, 13 blocks
+    command = [sys.executable, "-m", "train_dynamics.train", *arguments]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "blocks" / "50").exists():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors.splitlines() == ["train: interrupted; the same command goes on where the last whole block ended"]
+    done = Recording(tmp_path / "out").num_records
+    assert 0 < done < 641
+    again = run("train", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"Going on from iteration {done}" in again.stdout
+    assert Recording(tmp_path / "out").finished

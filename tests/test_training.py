@@ -40,37 +40,37 @@ def test_batches_depend_on_seed_and_iteration_alone():
 def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov):
     images, labels = arrays
     config = dataclasses.replace(SMALL, momentum=momentum, nesterov=nesterov, learning_rate=0.1)
-    study = training.build_study(config, 10)
-    state = training.initial_state(study, jnp.int32(0), images[0])
+    setup = training.set_up(config, 10)
+    state = training.initial_state(setup, jnp.int32(0), images[0])
     expected, velocity = state.parameters, jax.tree.map(jnp.zeros_like, state.parameters)
     for batch in ([4, 7, 9, 1], [2, -1, -1, -1], [0, 30, 40, -1]):
         chosen = np.array([n for n in batch if n >= 0])
 
         def loss(parameters, chosen=chosen):
-            logits = study.model.apply({"params": parameters}, images[chosen])
+            logits = setup.model.apply({"params": parameters}, images[chosen])
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen]).mean()
 
         gradient = jax.grad(loss)(expected)
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
         descent = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient) if nesterov else velocity
         expected = jax.tree.map(lambda p, d: p - 0.1 * d, expected, descent)
-        state = training.update(study, state, jnp.array(batch), images, labels)
+        state = training.update(setup, state, jnp.array(batch), images, labels)
     # Three updates: float32 rounding, of weights below 1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.parameters, expected)
 
 
 def test_observing_does_not_disturb(arrays):
     images, labels = arrays
-    study = training.build_study(SMALL, 10)
-    start = training.initial_state(study, jnp.int32(0), images[0])
+    setup = training.set_up(SMALL, 10)
+    start = training.initial_state(setup, jnp.int32(0), images[0])
     batches = jnp.asarray(training.batch_indices(SMALL, 0, len(labels), 0, 16))
-    shapes = jax.eval_shape(lambda: training.record(study, start.parameters, images, labels))
-    room = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
-    recorded, _ = jax.jit(lambda *args: training.run_block(study, *args))(start, room, batches, images, labels)
+    shapes = jax.eval_shape(lambda: training.record(setup, start.parameters, images, labels))
+    buffer = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
+    recorded, _ = jax.jit(lambda *args: training.run_block(setup, *args))(start, buffer, batches, images, labels)
 
     @jax.jit
     def unobserved(state):
-        return jax.lax.scan(lambda state, b: (training.update(study, state, b, images, labels), None), state, batches)[
+        return jax.lax.scan(lambda state, b: (training.update(setup, state, b, images, labels), None), state, batches)[
             0
         ]
 
@@ -80,16 +80,16 @@ def test_observing_does_not_disturb(arrays):
 
 def test_a_record_is_of_the_state_before_the_update(arrays):
     images, labels = arrays
-    study = training.build_study(SMALL, 10)
-    state = training.initial_state(study, jnp.int32(5), images[0])
-    after, record = training.step(study, state, jnp.arange(16), images, labels)
+    setup = training.set_up(SMALL, 10)
+    state = training.initial_state(setup, jnp.int32(5), images[0])
+    after, record = training.step(setup, state, jnp.arange(16), images, labels)
     assert record["parameters"] is state.parameters
     assert (after.parameters["fc1"]["bias"] != state.parameters["fc1"]["bias"]).any()
 
 
 def test_the_start_depends_on_the_seed_alone(arrays):
     images, _ = arrays
-    study = training.build_study(SMALL, 10)
-    one, same, other = (training.initial_state(study, jnp.int32(seed), images[0]).parameters for seed in (1, 1, 2))
+    setup = training.set_up(SMALL, 10)
+    one, same, other = (training.initial_state(setup, jnp.int32(seed), images[0]).parameters for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["fc1"]["kernel"] != other["fc1"]["kernel"]).any()

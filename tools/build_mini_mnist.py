@@ -3,11 +3,13 @@
     python tools/build_mini_mnist.py --data_dir=TFDS_DIR --output=train_dynamics/data
 
 6,000 train and 1,000 test examples, drawn uniformly with seed 0. The `id` of an example is its index in the
-split of the same name of TFDS mnist 3.0.1.
+split of the same name of TFDS mnist 3.0.1. Every build has the same examples in the same order; the files' bytes may
+differ, because protobuf leaves the order of an example's features open.
 """
 
 import io
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from train_dynamics.datasets import subset
 
 SIZES = {"train": 6000, "test": 1000}
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory that holds the prepared TFDS mnist.", required=True)
-OUTPUT = flags.DEFINE_string("output", "train_dynamics/data", "Directory to put mini_mnist in.")
+OUTPUT = flags.DEFINE_string("output", "train_dynamics/data", "Existing directory to put mini_mnist in.")
 
 
 def png(image: np.ndarray) -> io.BytesIO:
@@ -68,13 +70,13 @@ class MiniMnist(tfds.core.GeneratorBasedBuilder):
 
 
 def main(_) -> None:
-    target = Path(OUTPUT.value) / "mini_mnist" / "1.0.0"
+    target = Path(OUTPUT.value) / "mini_mnist"
     if target.exists():
         raise app.UsageError(f"--output={OUTPUT.value}: {target} exists; move it away first")
     source = tfds.builder("mnist:3.0.1", data_dir=DATA_DIR.value)
-    builder = MiniMnist(source=source, data_dir=OUTPUT.value, file_format="array_record")
-    builder.download_and_prepare()
-    shutil.rmtree(Path(OUTPUT.value) / "downloads", ignore_errors=True)
+    with tempfile.TemporaryDirectory() as directory:
+        MiniMnist(source=source, data_dir=directory, file_format="array_record").download_and_prepare()
+        shutil.move(Path(directory) / "mini_mnist", target)
 
 
 if __name__ == "__main__":

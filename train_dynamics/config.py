@@ -42,18 +42,19 @@ class StudyConfig:
     )
     data_dir: str | None = _field(
         None,
-        "Directory of prepared TFDS data sets; TFDS's own default if empty.",
+        "Directory of prepared TFDS data sets; TFDS's own default if not given.",
         compare=False,
     )
     split: str = _field("train", "Split of the data set to train on and to record.")
     num_examples: int | None = _field(
-        None, "Number of examples, drawn uniformly without replacement; all of the split if empty."
+        None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
     )
-    subset_seed: int = _field(0, "Seed of that draw; every training seed sees the same examples.")
+    subset_seed: int = _field(0, "Seed of the draw of --num_examples; every training seed sees the same examples.")
     pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
     pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
     hidden_sizes: tuple[int, ...] = _field(
-        (8,), "Widths of the hidden layers, in units, comma separated; empty for a linear model."
+        (8,),
+        "Widths of the hidden layers, in units, comma separated; empty for a linear model, whose only layer is fc1.",
     )
     learning_rate: float = _field(0.01, "Learning rate of SGD.")
     momentum: float = _field(0.0, "Momentum of SGD, in [0, 1); 0 is plain SGD.")
@@ -62,7 +63,11 @@ class StudyConfig:
     epochs: int = _field(30, "Passes over the examples.")
     num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
     first_seed: int = _field(0, "The first seed; the others follow it.")
-    layers: tuple[str, ...] = _field(("fc2",), "Layers whose per-example gradients are recorded, comma separated.")
+    layers: tuple[str, ...] = _field(
+        ("fc2",),
+        "Layers whose per-example kernel gradients are recorded, comma separated; fc1 is next to the images, and the "
+        "last is the output.",
+    )
     gradient_layout: str = _field(
         "factored",
         "How gradients are stored: 'factored' as activation and cotangent, exact and small, "

@@ -108,11 +108,11 @@ def _text(value: Any) -> Any:
 
 def _builder(config: StudyConfig) -> Any:
     """Find the data set where it lies prepared, or have TFDS prepare it."""
-    logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
+    logging.getLogger("absl").addFilter(_unless_about_opencv)
     import tensorflow_datasets as tfds  # seconds to import, and needed by nothing else here
 
     directory = config.data_dir
-    if directory is None and (EMBEDDED / config.dataset).is_dir():
+    if (EMBEDDED / config.dataset.split(":")[0]).is_dir():
         directory = EMBEDDED
     elif directory is not None and not os.path.isdir(directory):
         raise InputError.flag("data_dir", directory, "must be a directory of prepared TFDS data sets")
@@ -144,6 +144,11 @@ def _builder(config: StudyConfig) -> Any:
             f"--file_format=array_record`, and give its --data_dir",
         ) from error
     return builder
+
+
+def _unless_about_opencv(record: logging.LogRecord) -> bool:
+    """Drop the advice to install OpenCV, which would come with every command; images are read once."""
+    return "OpenCV" not in record.getMessage()
 
 
 def _probe(builder: Any) -> None:

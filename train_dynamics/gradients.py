@@ -108,7 +108,7 @@ def evaluate(
 
             def add_zero(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
                 output = call(*args, **kwargs)
-                name = context.module.name
+                name = "/".join(context.module.path)
                 if name in zeros and context.method_name == "__call__":
                     activation[name] = args[0][0]
                     output = output + zeros[name]

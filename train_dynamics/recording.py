@@ -10,13 +10,14 @@ A block appears under its name when it is whole, and not before.
 """
 
 import json
+import operator
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorstore as ts
@@ -27,7 +28,7 @@ from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
 
 FORMAT = 1
-CHUNK_BYTES = 1024**2
+STORAGE_CHUNK_BYTES = 1024**2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -48,32 +49,27 @@ class Block:
         self.start = start
         self.stop = stop
 
-    def _open(self, name: str) -> ts.TensorStore:
-        path = self.path / f"record.{name}"
-        try:
-            return ts.open(
-                {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}, read=True
-            ).result()
-        except ValueError as error:
-            raise RecordingError(f"{self.path}: the array {path.name} cannot be read: {error}") from error
-
-    def has(self, name: str) -> bool:
-        """Tell whether an array was recorded."""
-        return (self.path / f"record.{name}").is_dir()
-
-    def read(self, name: str, t: int | slice = slice(None)) -> Shaped[np.ndarray, "..."]:
+    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
         """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
 
         Args:
             name: Dotted name, for example `loss`, `cotangent.fc2` or `parameters.fc1.kernel`.
-            t: Iteration, or slice of iterations, counted from the start of training.
+            t: Iteration, counted from the start of training; the whole block if None.
+
+        Raises:
+            RecordingError: If the array is damaged or not there.
         """
-        if isinstance(t, slice):
-            first, last, _ = t.indices(self.stop)
-            where: Any = slice(max(first - self.start, 0), last - self.start)
-        else:
-            where = t - self.start
-        return np.asarray(self._open(name)[:, where].read().result())
+        path = self.path / f"record.{name}"
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{path.absolute()}/"},
+            "fill_missing_data_reads": False,  # a lost file is an error, and not an array of zeros
+        }
+        try:
+            array = ts.open(spec, read=True).result()
+            return np.asarray((array if t is None else array[:, operator.index(t) - self.start]).read().result())
+        except (ValueError, KeyError, OSError) as error:
+            raise RecordingError(f"{path} is damaged or missing: {str(error).splitlines()[0][:200]}") from error
 
 
 class Recording:
@@ -87,6 +83,7 @@ class Recording:
         config: The configuration it was made with.
         seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
         num_iterations: Updates of the whole run, `T`.
+        block_length: Records in a block; the last one may hold fewer.
         num_records: Records that are there; `T + 1` once finished.
         class_names: Name of each class.
 
@@ -101,17 +98,21 @@ class Recording:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
+        self._root = self.path.absolute()  # stays right if the process moves to another directory
         header = read_header(self.path)
         self.config = StudyConfig.from_dict(header["config"])
         self.seeds = np.array(self.config.seeds)
         self.num_iterations: int = header["num_iterations"]
         self.class_names = tuple(header["class_names"])
-        self._block_length: int = header["block_length"]
+        self.block_length: int = header["block_length"]
         self._blocks = [
-            Block(self.path / "blocks" / str(start), start, min(start + self._block_length, self.num_iterations + 1))
+            Block(self._root / "blocks" / str(start), start, min(start + self.block_length, self.num_iterations + 1))
             for start in whole_blocks(self.path, header)
         ]
         self._dataset: dict[str, np.ndarray] = {}
+
+    def __repr__(self) -> str:
+        return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_iterations + 1} records"
 
     @property
     def num_records(self) -> int:
@@ -146,7 +147,7 @@ class Recording:
         """Iterate over the blocks, in order of iteration."""
         yield from self._blocks
 
-    def parameters(self, t: int) -> dict[str, dict[str, Float[np.ndarray, "s ..."]]]:
+    def parameters(self, t: SupportsIndex) -> dict[str, dict[str, Float[np.ndarray, "s ..."]]]:
         """Read the weights after `t` updates, `{layer: {"kernel": [s, in, out], "bias": [s, out]}}`."""
         block = self._block(t)
         return {
@@ -154,15 +155,15 @@ class Recording:
             for name in self.config.layer_names
         }
 
-    def loss(self, t: int) -> Float[np.ndarray, "s n"]:
+    def loss(self, t: SupportsIndex) -> Float[np.ndarray, "s n"]:
         """Read the loss of each example after `t` updates, in nats."""
         return self._block(t).read("loss", t)
 
-    def predictions(self, t: int) -> Integer[np.ndarray, "s n"]:
+    def predictions(self, t: SupportsIndex) -> Integer[np.ndarray, "s n"]:
         """Read the likeliest class of each example after `t` updates."""
         return self._block(t).read("prediction", t)
 
-    def probabilities(self, t: int) -> Float[np.ndarray, "s n c"]:
+    def probabilities(self, t: SupportsIndex) -> Float[np.ndarray, "s n c"]:
         """Compute the class probabilities of each example after `t` updates, from what was stored.
 
         The gradient of softmax cross-entropy at the logits is p minus the one-hot label. Adding that back is exact
@@ -173,7 +174,7 @@ class Recording:
         of_label = np.exp(-self.loss(t))[..., None]
         return np.where(label, np.where(cotangent > -0.5, cotangent + 1, of_label), cotangent)
 
-    def gradients(self, layer: str, t: int) -> Float[np.ndarray, "s n i o"]:
+    def gradients(self, layer: str, t: SupportsIndex) -> Float[np.ndarray, "s n i o"]:
         """Read the gradient of each example's loss with respect to a layer's kernel after `t` updates.
 
         Args:
@@ -196,25 +197,36 @@ class Recording:
         activation, cotangent = self.factors(layer, t)
         return activation[..., :, None] * cotangent[..., None, :]
 
-    def factors(self, layer: str, t: int) -> tuple[Float[np.ndarray, "#s n i"], Float[np.ndarray, "s n o"]]:
-        """Read activation and cotangent, whose outer product is the gradient; of a factored recording only.
+    def factors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n i"], Float[np.ndarray, "s n o"]]:
+        """Read activation and cotangent at one iteration, whose outer product is the gradient."""
+        activation, cotangent = self.block_factors(self._block(t), layer, t)
+        return activation, cotangent
 
-        The activation of the input layer is the images themselves, alike for every seed: its seed axis has length 1.
+    def block_factors(
+        self, block: Block, layer: str, t: SupportsIndex | None = None
+    ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+        """Read activation and cotangent of a whole block, `[s, t, n, ...]`, or of one iteration, `[s, n, ...]`.
+
+        The activation of the input layer is the images, alike for every seed and iteration: those axes have length 1.
         """
-        block = self._block(t)
         cotangent = block.read(f"cotangent.{layer}", t)
-        if layer == self.config.layer_names[0]:
-            return self.inputs().reshape(1, len(self.labels), -1), cotangent
-        return block.read(f"activation.{layer}", t), cotangent
+        if layer != self.config.layer_names[0]:
+            return block.read(f"activation.{layer}", t), cotangent
+        return self.inputs().reshape(*[1] * (cotangent.ndim - 2), len(self.labels), -1), cotangent
 
-    def _block(self, t: int) -> Block:
-        if not 0 <= t < self.num_records:
+    def _block(self, t: SupportsIndex) -> Block:
+        index = operator.index(t)
+        if not 0 <= index < self.num_records:
             raise IndexError(f"iteration {t} is not among the {self.num_records} records of {self.path}")
-        return self._blocks[t // self._block_length]
+        return self._blocks[index // self.block_length]
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._dataset:
-            self._dataset[name] = np.load(self.path / "dataset" / f"{name}.npy", allow_pickle=False)
+            path = self._root / "dataset" / f"{name}.npy"
+            try:
+                self._dataset[name] = np.load(path, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise RecordingError(f"{path} is damaged or missing: {error}") from error
         return self._dataset[name]
 
 
@@ -228,13 +240,20 @@ def read_header(path: Path) -> dict[str, Any]:
         raise RecordingError(f"{path} is not a directory")
     try:
         header = json.loads((path / "config.json").read_text())
-        newer = header["format"] > FORMAT
+        if header["format"] > FORMAT:
+            raise RecordingError(f"{path} has format {header['format']}; this version reads up to {FORMAT}: update it")
+        StudyConfig.from_dict(header["config"])
+        whole = all(isinstance(header[name], int) and header[name] > 0 for name in ("num_iterations", "block_length"))
+        if not whole or not isinstance(header["class_names"], list):
+            raise ValueError("sizes or class names are malformed")
+    except RecordingError:
+        raise
     except FileNotFoundError:
         raise RecordingError(f"{path} is not a recording: it has no config.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
-    if newer:
-        raise RecordingError(f"{path} has format {header['format']}; this version reads up to {FORMAT}: update it")
     return header
 
 
@@ -248,7 +267,10 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
     found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
     expected = range(0, header["num_iterations"] + 1, header["block_length"])[: len(found)]
     if missing := set(expected) - found:
-        raise RecordingError(f"{path} is damaged: {blocks / str(min(missing))} is missing")
+        raise RecordingError(
+            f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
+            "or record again into another directory"
+        )
     return list(expected)
 
 
@@ -285,14 +307,18 @@ class Recorder:
                 **{name: metadata.version(name) for name in LIBRARIES},
             },
         }
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError.flag("recording", path, f"cannot be made: {error.strerror}") from error
         if not (self.path / "config.json").exists():
             _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
         if not (self.path / "dataset").exists():
             _write_whole(self.path / "dataset", lambda new: _save_dataset(new, dataset))
         (self.path / "blocks").mkdir(exist_ok=True)
         arrays = ocp.type_handlers.create_type_handler_registry(
-            # Copying before the save would double the memory of a block; nothing changes it while it is saved.
+            # A copy would double the memory of a block, and none is needed: the caller reuses its memory only after the
+            # next call of `save`, which waits for this one to end.
             (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
         )
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -308,14 +334,14 @@ class Recorder:
         self.wait()
         tree = {"record": record, "state": state}
 
-        def chunks(array: np.ndarray) -> Any:
-            """Let a chunk be one iteration, which then reads alone, unless that makes thousands of tiny files."""
-            large = array.ndim > 2 and array[:, 0].nbytes >= CHUNK_BYTES
+        def storage_chunks(array: np.ndarray) -> Any:
+            """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
+            large = array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES
             return self._ocp.SaveArgs(shard_axes=(1,) if large else ())
 
         self._pending = self.path / "blocks" / str(start)
         self._checkpointer.save(
-            self._pending, args=self._ocp.args.PyTreeSave(tree, save_args=jax.tree.map(chunks, tree))
+            self._pending, args=self._ocp.args.PyTreeSave(tree, save_args=jax.tree.map(storage_chunks, tree))
         )
 
     def wait(self) -> None:
@@ -332,12 +358,15 @@ class Recorder:
         import jax
 
         restore = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), like)
-        return self._checkpointer.restore(
-            self.path / "blocks" / str(start),
-            args=self._ocp.args.PyTreeRestore(
-                item={"state": like}, restore_args={"state": restore}, partial_restore=True
-            ),
-        )["state"]
+        block = self.path / "blocks" / str(start)
+        arguments = self._ocp.args.PyTreeRestore(
+            item={"state": like}, restore_args={"state": restore}, partial_restore=True
+        )
+        try:
+            return self._checkpointer.restore(block, args=arguments)["state"]
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RecordingError(f"{block}: the state to go on from is damaged or missing: {reason}") from error
 
     def close(self) -> None:
         """Wait for what is being saved and let go of the threads."""
@@ -345,17 +374,26 @@ class Recorder:
         self._checkpointer.close()
 
 
-def check_unused_or_same(path: Path, config: StudyConfig) -> dict[str, Any] | None:
-    """Give the header of the recording at `path` if it is of the same configuration, None if nothing is there.
+def is_begun(path: Path, config: StudyConfig) -> bool:
+    """Tell whether `path` holds a recording of this configuration, finished or not, or nothing yet.
 
     Raises:
         InputError: If something else is there.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return None
-    if not path.is_dir():
+    if "\\" in str(path) or "gs:" in path.parts:
+        raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
+    try:
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+        exists = path.exists()
+    except OSError as error:
+        raise InputError.flag("recording", path, f"cannot be read: {error.strerror}") from error
+    if not exists or (
+        found is not None and found <= {"config.json.incomplete", "blocks"}
+    ):  # of a run killed at its start
+        return False
+    if found is None:
         raise InputError.flag("recording", path, "exists and is not a directory; choose another")
-    if not (path / "config.json").exists():
+    if "config.json" not in found:
         raise InputError.flag("recording", path, "holds other files and is not a recording; choose another directory")
     header = read_header(path)
     differences = config.differences(StudyConfig.from_dict(header["config"]))
@@ -365,7 +403,7 @@ def check_unused_or_same(path: Path, config: StudyConfig) -> dict[str, Any] | No
             path,
             f"holds a recording of another configuration ({'; '.join(differences)}); choose another directory",
         )
-    return header
+    return True
 
 
 def _write_whole(path: Path, write: Any) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -14,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from train_dynamics import training
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset, standardise
-from train_dynamics.recording import Recorder, Recording, check_unused_or_same
+from train_dynamics.recording import Recorder, Recording, is_begun
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -69,19 +70,20 @@ class Sweep:
         self.block_length = block_length
         devices = list(devices)[: config.num_seeds]
         self.seeds = deal(config.seeds, len(devices))
-        study = training.build_study(config, dataset.num_classes)
+        setup = training.set_up(config, dataset.num_classes)
         self._images = jnp.asarray(standardise(dataset.images, config.pixel_mean, config.pixel_std))
         self._labels = jnp.asarray(dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
 
-        initial = functools.partial(training.initial_state, study)
+        initial = functools.partial(training.initial_state, setup)
         self._initial = pmap(jax.vmap(initial, (0, None)), in_axes=(0, None))
-        block = functools.partial(training.run_block, study)
+        self._place = pmap(lambda state: state)
+        block = functools.partial(training.run_block, setup)
         shared = (0, 0, 0, None, None)
         self._run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
-        shapes = record_shapes(config, dataset)
+        _, record = shapes(config, dataset)
         leading = (self.seeds.shape[1], block_length)
-        self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), shapes))
+        self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
 
     def initial_state(self) -> training.State:
         """Draw the weights of all seeds."""
@@ -89,10 +91,10 @@ class Sweep:
 
     def restored_state(self, state: training.State) -> training.State:
         """Deal a state from the host out to the devices."""
-        return jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state)
+        return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
     def empty_records(self) -> training.Record:
-        """Make room for the records of a block, `[device, s, t, ...]`."""
+        """Make a buffer for the records of a block, `[device, s, t, ...]`."""
         return self._empty(np.zeros(len(self.seeds)))
 
     def batches(self, start: int) -> Int[np.ndarray, "device s t b"]:
@@ -107,17 +109,17 @@ class Sweep:
         return self._run(state, records, self.batches(start), self._images, self._labels)
 
 
-def record_shapes(config: StudyConfig, dataset: Dataset) -> training.Record:
-    """Give shape and type of everything in one seed's record of one iteration."""
-    study = training.build_study(config, dataset.num_classes)
+def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
+    """Give shape and type of everything in one seed's state and its record of one iteration."""
+    setup = training.set_up(config, dataset.num_classes)
     images = jax.ShapeDtypeStruct(dataset.images.shape, np.float32)
     labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
 
-    def record(images: jax.Array, labels: jax.Array) -> training.Record:
-        state = training.initial_state(study, jnp.int32(0), images[0])
-        return training.record(study, state.parameters, images, labels)
+    def start(images: jax.Array, labels: jax.Array) -> tuple[training.State, training.Record]:
+        state = training.initial_state(setup, jnp.int32(0), images[0])
+        return state, training.record(setup, state.parameters, images, labels)
 
-    return jax.eval_shape(record, images, labels)
+    return jax.eval_shape(start, images, labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +130,13 @@ class Plan:
         num_iterations: Updates, `T`.
         block_length: Iterations in a block.
         record_bytes: Bytes that one iteration of all seeds takes.
+        state_bytes: Bytes that the state at the end of each block takes.
     """
 
     num_iterations: int
     block_length: int
     record_bytes: int
+    state_bytes: int
 
     @property
     def num_records(self) -> int:
@@ -140,8 +144,9 @@ class Plan:
         return self.num_iterations + 1
 
     def bytes_from(self, start: int) -> int:
-        """Bytes that the records from iteration `start` on take."""
-        return (self.num_records - start) * self.record_bytes
+        """Bytes that the blocks from iteration `start` on take."""
+        records = self.num_records - start
+        return records * self.record_bytes + math.ceil(records / self.block_length) * self.state_bytes
 
 
 def plan(config: StudyConfig, dataset: Dataset) -> Plan:
@@ -152,12 +157,14 @@ def plan(config: StudyConfig, dataset: Dataset) -> Plan:
     """
     num_examples = len(dataset.labels)
     num_iterations = config.num_iterations(num_examples)
-    leaves = jax.tree.leaves(record_shapes(config, dataset))
-    record_bytes = config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    state_bytes, record_bytes = (
+        config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in shapes(config, dataset)
+    )
     most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
     most = max(1, min(most, BLOCK_BYTES // record_bytes))
     num_blocks = math.ceil((num_iterations + 1) / most)
-    return Plan(num_iterations, math.ceil((num_iterations + 1) / num_blocks), record_bytes)
+    return Plan(num_iterations, math.ceil((num_iterations + 1) / num_blocks), record_bytes, state_bytes)
 
 
 def train(
@@ -178,26 +185,25 @@ def train(
         InputError: If the data cannot be read, or the directory or the room on its disk will not do.
     """
     began = time.monotonic()
-    header = check_unused_or_same(path, config)
-    if header is not None and (path / "dataset").is_dir():
-        found = Recording(path)
-        dataset = Dataset(found.images, found.labels, found.ids, found.class_names)
-        done = found.num_records
-    else:
-        dataset, done = load_dataset(config), 0
-    todo = plan(config, dataset)
-    if header is not None:
-        todo = dataclasses.replace(todo, block_length=header["block_length"])
-    if done == todo.num_records:
-        say(f"{path} already holds all {done} records of {config.num_seeds} seeds; nothing to do")
+    recording = Recording(path) if is_begun(path, config) else None
+    if recording is not None and recording.finished:
+        say(f"{path} already holds all {recording.num_records} records of {config.num_seeds} seeds; nothing to do")
         return
-    devices = list(devices or jax.local_devices())
+    _check_writable(path)
+    if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
+        dataset = Dataset(recording.images, recording.labels, recording.ids, recording.class_names)
+    else:
+        dataset = load_dataset(config)
+    todo, done = plan(config, dataset), 0
+    if recording is not None:
+        todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
+    devices = list(devices or _local_devices())
     say(
         f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
         f"{len(dataset.labels)} examples of {config.dataset}, {config.num_seeds} seeds, "
         f"{todo.num_records} records on {len(devices)} {devices[0].platform} device(s)"
     )
-    _check_disk(path, todo, done, say)
+    _check_free(path, todo, done, say)
     if done:
         say(f"Going on from iteration {done}")
 
@@ -207,15 +213,16 @@ def train(
     if done:
         like = collect(state, config.num_seeds)
         state = sweep.restored_state(recorder.restore_state(done - todo.block_length, like))
-    rooms = [sweep.empty_records(), sweep.empty_records()]
+    buffers = [sweep.empty_records(), sweep.empty_records()]
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
     with contextlib.closing(recorder), bar:
         for start in range(done, todo.num_records, todo.block_length):
-            state, records = sweep.run(state, rooms.pop(0), start)
+            state, records = sweep.run(state, buffers.pop(0), start)
             length = min(todo.block_length, todo.num_records - start)
             record = jax.tree.map(lambda array, stop=length: array[:, :stop], collect(records, config.num_seeds))
+            _check_finite(record["loss"], config.seeds, start)
             recorder.save(start, record, collect(state, config.num_seeds))
-            rooms.append(records)
+            buffers.append(records)
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
             bar.update(length)
             del records, record
@@ -223,18 +230,42 @@ def train(
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
 
 
+def _local_devices() -> list[jax.Device]:
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
+
+
+def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], start: int) -> None:
+    broken = ~np.isfinite(loss).all(axis=-1)
+    if broken.any():
+        t, s = np.argwhere(broken.T)[0]
+        raise InputError(
+            f"the loss of seed {seeds[s]} is no longer finite at iteration {start + t}; what was recorded before "
+            f"iteration {start} stays; a lower --learning_rate may help"
+        )
+
+
 def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
     return (dataset.images[0].size, *config.hidden_sizes, dataset.num_classes)
 
 
-def _check_disk(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
-    """Say how much room the recording will take, and stop if there is less or it cannot be written."""
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
+def _check_writable(path: Path) -> None:
     try:
-        tempfile.TemporaryFile(dir=existing).close()
+        tempfile.TemporaryFile(dir=_existing(path)).close()
     except OSError as error:
-        raise InputError.flag("recording", path, f"cannot be written in {existing}: {error.strerror}") from error
-    free = shutil.disk_usage(existing).free
+        raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
+
+
+def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+    """Say how many bytes the recording will take, and stop if fewer are free."""
+    free = shutil.disk_usage(_existing(path)).free
     needed = todo.bytes_from(done)
     say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
     if needed > free:

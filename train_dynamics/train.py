@@ -20,18 +20,44 @@ RECORDING = flags.DEFINE_string(
 )
 
 
+class NumberParser(flags.ArgumentParser):
+    """Parses a number and says in words what was expected, where absl would quote Python."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def parse(self, argument: str | int | float) -> int | float:
+        """Parse a flag's value."""
+        try:
+            return self.kind(argument)
+        except ValueError:
+            raise ValueError("must be a whole number" if self.kind is int else "must be a number") from None
+
+
+class SwitchParser(flags.BooleanParser):
+    """Parses true or false."""
+
+    def parse(self, argument: str | int | bool) -> bool:
+        """Parse a flag's value."""
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("must be true or false") from None
+
+
 def define_flags() -> None:
     """Define a flag for each field of the configuration."""
     for field in dataclasses.fields(StudyConfig):
-        define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
-            type(field.default), flags.DEFINE_string
-        )
-        if field.name == "num_examples":
-            define = flags.DEFINE_integer
-        elif isinstance(field.default, tuple):
-            define = flags.DEFINE_list
-        default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        define(flag_name(field.name), default, field.metadata["help"])
+        name, default, text = flag_name(field.name), field.default, field.metadata["help"]
+        if isinstance(default, tuple):
+            flags.DEFINE_list(name, list(map(str, default)), text)
+        elif isinstance(default, bool):
+            flags.DEFINE_flag(flags.BooleanFlag(name, default, text))
+            FLAGS[name].parser = SwitchParser()
+        elif isinstance(default, str) or field.name == "data_dir":
+            flags.DEFINE_string(name, default, text)
+        else:
+            flags.DEFINE(NumberParser(float if isinstance(default, float) else int), name, default, text)
 
 
 def config_from_flags() -> StudyConfig:
@@ -58,13 +84,21 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise InputError(f"{argv[1]!r} is no flag; flags look like --epochs=30")
+        if not RECORDING.value:
+            raise InputError.flag("recording", None, "must name a directory")
         config = config_from_flags()
         logging.set_verbosity(logging.ERROR)  # Orbax notes every save, JAX every device that is not there
-        from train_dynamics import sweep  # imports JAX, which takes seconds that a typing error should not
+        import jax  # takes seconds to import, which a typing error should not
 
+        from train_dynamics import sweep
+
+        jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
         sweep.train(config, Path(RECORDING.value))
     except InputError as error:
         sys.exit(f"train: {error}")
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command goes on where the last whole block ended", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class State(NamedTuple):
     optimizer: optax.OptState
 
 
-class Study(NamedTuple):
+class Setup(NamedTuple):
     """What stays the same for every seed and iteration.
 
     Attributes:
@@ -47,9 +47,9 @@ class Study(NamedTuple):
     dense: bool
 
 
-def build_study(config: StudyConfig, num_classes: int) -> Study:
+def set_up(config: StudyConfig, num_classes: int) -> Setup:
     """Build the network and the optimizer that a configuration names."""
-    return Study(
+    return Setup(
         model=MLP(config.hidden_sizes, num_classes),
         optimizer=optax.sgd(config.learning_rate, config.momentum or None, config.nesterov),
         layers=config.layers,
@@ -59,10 +59,10 @@ def build_study(config: StudyConfig, num_classes: int) -> Study:
     )
 
 
-def initial_state(study: Study, seed: Int[Array, ""], image: Float[Array, "..."]) -> State:
+def initial_state(setup: Setup, seed: Int[Array, ""], image: Float[Array, "..."]) -> State:
     """Draw the weights of a seed, a function of the seed alone."""
-    parameters = study.model.init(jax.random.key(seed), image[None])["params"]
-    return State(parameters, study.optimizer.init(parameters))
+    parameters = setup.model.init(jax.random.key(seed), image[None])["params"]
+    return State(parameters, setup.optimizer.init(parameters))
 
 
 def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int, stop: int) -> Int[np.ndarray, "t b"]:
@@ -86,22 +86,22 @@ def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int,
 
 
 def update(
-    study: Study, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
+    setup: Setup, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> State:
     """Take one optimizer step down the mean loss over the batch."""
 
     def mean_loss(parameters: Parameters) -> Float[Array, ""]:
-        logits = gradients.forward(study.model, parameters, images[batch])
+        logits = gradients.forward(setup.model, parameters, images[batch])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
         return jnp.sum(jnp.where(batch >= 0, losses, 0)) / jnp.sum(batch >= 0)
 
-    descent, optimizer = study.optimizer.update(
+    descent, optimizer = setup.optimizer.update(
         jax.grad(mean_loss)(state.parameters), state.optimizer, state.parameters
     )
     return State(optax.apply_updates(state.parameters, descent), optimizer)
 
 
-def record(study: Study, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Record:
+def record(setup: Setup, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Record:
     """Write down what every example does to the weights as they are.
 
     Returns:
@@ -113,29 +113,31 @@ def record(study: Study, parameters: Parameters, images: Float[Array, "n ..."], 
         - `activation`: {layer: [n, i]}, of the recorded layers if factored, except the input layer;
         - `gradient`: {layer: [n, i, o]}, of the recorded layers if dense.
     """
-    factored = () if study.dense else study.layers
-    found = gradients.evaluate(study.model, parameters, images, labels, tuple({*factored, study.output_layer}))
+    factored = () if setup.dense else setup.layers
+    found = gradients.evaluate(
+        setup.model, parameters, images, labels, tuple(dict.fromkeys((*factored, setup.output_layer)))
+    )
     return {
         "parameters": parameters,
         "loss": found.loss,
         "prediction": found.prediction,
         "cotangent": found.cotangent,
-        "activation": {name: found.activation[name] for name in factored if name != study.input_layer},
-        "gradient": gradients.kernel_gradients(study.model, parameters, images, labels, study.layers)
-        if study.dense
+        "activation": {name: found.activation[name] for name in factored if name != setup.input_layer},
+        "gradient": gradients.kernel_gradients(setup.model, parameters, images, labels, setup.layers)
+        if setup.dense
         else {},
     }
 
 
 def step(
-    study: Study, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
+    setup: Setup, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> tuple[State, Record]:
     """Record the state as it is, then update it; neither uses anything of the other."""
-    return update(study, state, batch, images, labels), record(study, state.parameters, images, labels)
+    return update(setup, state, batch, images, labels), record(setup, state.parameters, images, labels)
 
 
 def run_block(
-    study: Study,
+    setup: Setup,
     state: State,
     records: Record,
     batches: Int[Array, "t b"],
@@ -154,7 +156,7 @@ def run_block(
     def write(carry: tuple[State, Record], x: tuple[Array, Array]) -> tuple[tuple[State, Record], None]:
         state, records = carry
         t, batch = x
-        state, now = step(study, state, batch, images, labels)
+        state, now = step(setup, state, batch, images, labels)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=0)
         return (state, jax.tree.map(put, records, now)), None
 

@@ -1,1 +1,1 @@
-"""Figures of training dynamics: pure functions from arrays to arrays, one idea a file."""
+"""Measures of training dynamics: pure functions from arrays to arrays, one idea a file."""

@@ -60,7 +60,7 @@ def ranks(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return result
 
 
-def chunks(rank: Int[np.ndarray, " n"], num_chunks: int = 10) -> Int[np.ndarray, " n"]:
+def chunks(rank: Int[np.ndarray, " n"], num_chunks: int) -> Int[np.ndarray, " n"]:
     """Divide a ranking into chunks of equal size, to within one example; chunk 0 holds the lowest ranks.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Curves over iterations."""
+"""Curves over iterations: lines are means over seeds, bands one standard deviation over seeds on either side."""
 
 import matplotlib
 import numpy as np
@@ -7,34 +7,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.plots.style import BLUE, SEQUENCE, styled
+from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, styled
 
 
-def accuracy(mean: Float[np.ndarray, " t"], std: Float[np.ndarray, " t"], num_seeds: int) -> Figure:
-    """Draw training accuracy, mean and standard deviation over seeds."""
+def accuracy(curve: Float[np.ndarray, "s t"]) -> Figure:
+    """Draw the training accuracy of all examples."""
     with styled():
         figure = Figure()
         axes = figure.subplots()
-        iterations = np.arange(len(mean))
-        axes.fill_between(iterations, mean - std, mean + std, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot(iterations, mean, color=BLUE)
-        _percent(axes, iterations, "training accuracy")
-        axes.set_title(f"Training accuracy: mean of {num_seeds} seeds, band of one standard deviation")
+        _draw(axes, curve, color=BLUE)
+        _frame(axes, curve.shape[1], "training accuracy", share=True)
+        axes.set_title(f"Training accuracy, {_seeds(curve)}")
         return figure
 
 
-def chunk_accuracy(mean: Float[np.ndarray, "t group"], num_seeds: int) -> Figure:
-    """Draw the accuracy of each chunk, from the most typical, dark, to the least, light."""
+def by_chunk(curves: Float[np.ndarray, "s t group"], label: str, title: str, share: bool) -> Figure:
+    """Draw one curve for each chunk, from the most typical, dark, to the least, light.
+
+    Args:
+        curves: The chunks' curves, in order.
+        label: Of the y axis, with unit.
+        title: Of the figure.
+        share: Whether the values are shares, to be shown from 0 to 100 %.
+    """
     with styled():
         figure = Figure()
         axes = figure.subplots()
-        iterations = np.arange(len(mean))
-        last = mean.shape[1] - 1
-        for chunk, curve in enumerate(mean.T):
-            color = matplotlib.colormaps[SEQUENCE](0.92 * chunk / last)
-            axes.plot(iterations, curve, color=color, label=str(chunk), linewidth=1.3)
-        _percent(axes, iterations, "accuracy of the chunk")
-        axes.set_title(f"Accuracy of each tenth of the examples, mean of {num_seeds} seeds")
+        num_chunks = curves.shape[-1]
+        for chunk in range(num_chunks):
+            color = matplotlib.colormaps[SEQUENCE](0.92 * chunk / max(num_chunks - 1, 1))
+            _draw(axes, curves[..., chunk], color=color, label=str(chunk), linewidth=1.2, band=0.08)
+        _frame(axes, curves.shape[1], label, share)
+        axes.set_title(f"{title}, {_seeds(curves)}")
         figure.legend(
             *axes.get_legend_handles_labels(),
             title="chunk\n0 = most typical",
@@ -44,6 +48,44 @@ def chunk_accuracy(mean: Float[np.ndarray, "t group"], num_seeds: int) -> Figure
         return figure
 
 
-def _percent(axes: Axes, iterations: np.ndarray, label: str) -> None:
-    axes.set(xlabel="iteration (updates)", ylabel=label, xlim=(0, max(iterations[-1], 1)), ylim=(0, 1.02))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+def learning(
+    first_correct: Float[np.ndarray, "s t group"],
+    accuracy: Float[np.ndarray, "s t group"],
+    last_mistake: Float[np.ndarray, "s t group"],
+    titles: list[str],
+) -> Figure:
+    """Draw first correct, accuracy and last mistake of several groups side by side, the region between shaded."""
+    with styled():
+        figure = Figure(figsize=(3.0 * len(titles), 3.6))
+        panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        for g, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+            first, last = first_correct[..., g].mean(axis=0), last_mistake[..., g].mean(axis=0)
+            iterations = np.arange(len(first))
+            axes.fill_between(iterations, last, first, color="#999999", alpha=0.3, linewidth=0)
+            axes.plot(
+                iterations, first, color=BLUE, linestyle="--", label="first correct: correct at least once so far"
+            )
+            axes.plot(iterations, accuracy[..., g].mean(axis=0), color=GREEN, label="accuracy")
+            axes.plot(iterations, last, color=ORANGE, linestyle="-.", label="last mistake: never wrong from here on")
+            _frame(axes, len(first), "share of examples" if g == 0 else "", share=True)
+            axes.set_title(title)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
+def _draw(axes: Axes, curve: Float[np.ndarray, "s t"], color: object, band: float = 0.2, **style: object) -> None:
+    mean, std = curve.mean(axis=0), curve.std(axis=0)
+    iterations = np.arange(len(mean))
+    axes.fill_between(iterations, mean - std, mean + std, color=color, alpha=band, linewidth=0)
+    axes.plot(iterations, mean, color=color, **style)
+
+
+def _frame(axes: Axes, num_records: int, label: str, share: bool) -> None:
+    axes.set(xlabel="iteration (updates)", ylabel=label, xlim=(0, max(num_records - 1, 1)))
+    if share:
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _seeds(curves: np.ndarray) -> str:
+    return f"mean and standard deviation of {len(curves)} seeds"

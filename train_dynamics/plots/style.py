@@ -38,5 +38,7 @@ def styled() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the same figure gives the same bytes."""
-    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)
+    """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
+    with styled():
+        figure.savefig(f"{path}.png", metadata={"Software": None})
+        figure.savefig(f"{path}.svg", metadata={"Date": None})

@@ -1,0 +1,125 @@
+"""One pass over a recording: what tables, figures and claims are made of."""
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from train_dynamics.config import InputError
+from train_dynamics.dynamics.agreement import agreement, chunks, ranks
+from train_dynamics.dynamics.alignment import alignment, factored_alignment
+from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
+from train_dynamics.dynamics.groups import group_means
+from train_dynamics.recording import Block, Recording
+
+NUM_CHUNKS = 10
+GROUPS = ("all", *(f"chunk_{k}" for k in range(NUM_CHUNKS)))
+Curves = dict[str, Float[np.ndarray, "s t group"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What the study asks of a recording.
+
+    Attributes:
+        agr: Ensemble agreement of each example after the last update, in nats; low is typical.
+        rank: Rank of each example by it; 0 is the most typical.
+        chunk: Tenth of that ranking; 0 is the most typical.
+        forgetting: When each example was learned and forgotten, for each seed.
+        curves: By metric, the mean over the examples of each of `GROUPS`, for each seed and iteration: `accuracy`,
+            `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
+            called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
+    """
+
+    agr: Float[np.ndarray, " n"]
+    rank: Int[np.ndarray, " n"]
+    chunk: Int[np.ndarray, " n"]
+    forgetting: Forgetting
+    curves: Curves
+
+
+def compute(recording: Recording) -> Results:
+    """Compute all results, reading each block once; memory does not grow with the number of blocks.
+
+    Raises:
+        InputError: If the recording is unfinished, damaged, or too small to be ranked.
+    """
+    _check(recording)
+    labels = recording.labels
+    agr = agreement(recording.probabilities(recording.num_iterations))
+    rank = ranks(agr)
+    chunk = chunks(rank, NUM_CHUNKS)
+
+    def of_block(block: Block) -> tuple[Bool[np.ndarray, "s t n"], Curves]:
+        correct = block.read("prediction") == labels
+        return correct, {"accuracy": _means(correct, chunk), **_gradient_curves(recording, block, chunk)}
+
+    forgetting = Forgetting(len(recording.seeds), len(labels))
+    pieces: list[Curves] = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        for correct, piece in threads.map(of_block, recording.blocks()):
+            forgetting.add(correct)
+            pieces.append(piece)
+    curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
+
+    groups = [np.ones(len(labels), bool), *(chunk == k for k in range(NUM_CHUNKS))]
+    for metric, curve, iterations in (
+        ("first_correct", first_correct_curve, forgetting.first_correct),
+        ("last_mistake", last_mistake_curve, forgetting.last_mistake),
+    ):
+        curves[metric] = np.stack([curve(iterations[:, group], recording.num_records) for group in groups], axis=-1)
+    return Results(agr, rank, chunk, forgetting, curves)
+
+
+def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
+    """Name a metric of a layer: the metric's own name if only one layer was recorded."""
+    return metric if len(layers) == 1 else f"{layer}/{metric}"
+
+
+def _gradient_curves(recording: Recording, block: Block, chunk: Int[np.ndarray, " n"]) -> Curves:
+    curves: Curves = {}
+    layers = recording.config.layers
+    shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
+    for layer in layers:
+        cosine, norm = np.empty(shape), np.empty(shape)
+        dense = block.read(f"gradient.{layer}") if recording.config.gradient_layout == "dense" else None
+        activation, cotangent = (None, None) if dense is not None else recording.block_factors(block, layer)
+        for s, t in np.ndindex(shape[:2]):  # one iteration of one seed at a time stays in the processor's cache
+            if dense is not None:
+                found = alignment(dense[s, t])
+            else:
+                found = factored_alignment(activation[s % len(activation), t % activation.shape[1]], cotangent[s, t])
+            cosine[s, t], norm[s, t] = _means(found.cosine, chunk), _means(found.norm, chunk)
+        curves[metric_name(layers, layer, "alignment")] = cosine
+        curves[metric_name(layers, layer, "gradient_norm")] = norm
+    return curves
+
+
+def _means(
+    values: Float[np.ndarray, "*lead n"] | Bool[np.ndarray, "*lead n"], chunk: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "*lead group"]:
+    """Average over all examples and over each chunk: one column for each of `GROUPS`."""
+    by_chunk = group_means(values, chunk, NUM_CHUNKS)
+    return np.concatenate([values.mean(axis=-1, keepdims=True, dtype=np.float64), by_chunk], axis=-1)
+
+
+def _check(recording: Recording) -> None:
+    if not recording.finished:
+        raise InputError.flag(
+            "recording",
+            recording.path,
+            f"is unfinished: it holds {recording.num_records} of {recording.num_iterations + 1} records; "
+            "run the train command again to finish it",
+        )
+    if len(recording.seeds) < 2:
+        raise InputError.flag(
+            "recording",
+            recording.path,
+            "has one seed, and ranking by agreement needs two; record with --seeds=2 or more",
+        )
+    if len(recording.labels) < NUM_CHUNKS:
+        raise InputError.flag(
+            "recording", recording.path, f"has {len(recording.labels)} examples, and {NUM_CHUNKS} chunks need one each"
+        )
