@@ -128,17 +128,18 @@ def test_the_environment_does_not_change_the_type(tmp_path, recorded):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path, number, status):
     arguments = ["--num_examples=500", "--batch_size=50", "--epochs=200", "--seeds=2", "--recording=out"]  # 41 blocks
     command = [sys.executable, "-m", "train_dynamics.train", *arguments]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "blocks" / "0").exists():
         assert running.poll() is None
         time.sleep(0.005)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert errors.splitlines() == ["train: interrupted; the same command goes on where the last whole block ended"]
+    assert running.returncode == status
+    assert errors.splitlines() == ["train: interrupted; the same command goes on from here"]
     done = Recording(tmp_path / "out").num_records
     assert 0 < done < 2001
     again = run("train", *arguments, cwd=tmp_path)

@@ -339,10 +339,11 @@ class Recorder:
             large = array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES
             return self._ocp.SaveArgs(shard_axes=(1,) if large else ())
 
-        self._pending = self.path / "blocks" / str(start)
+        block = self.path / "blocks" / str(start)
         self._checkpointer.save(
-            self._pending, args=self._ocp.args.PyTreeSave(tree, save_args=jax.tree.map(storage_chunks, tree))
+            block, args=self._ocp.args.PyTreeSave(tree, save_args=jax.tree.map(storage_chunks, tree))
         )
+        self._pending = block
 
     def wait(self) -> None:
         """Wait until the block being saved is whole; an error while saving it is raised here."""

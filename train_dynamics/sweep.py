@@ -172,7 +172,8 @@ def train(
     path: Path,
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
-) -> None:
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
     """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
 
     Args:
@@ -180,6 +181,10 @@ def train(
         path: Directory of the recording.
         devices: Devices to use; all local ones by default.
         say: Takes the lines to show the user.
+        stop: Asked after each block whether to end there.
+
+    Returns:
+        Whether the recording is finished.
 
     Raises:
         InputError: If the data cannot be read, or the directory or the room on its disk will not do.
@@ -188,7 +193,7 @@ def train(
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
         say(f"{path} already holds all {recording.num_records} records of {config.num_seeds} seeds; nothing to do")
-        return
+        return True
     _check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
         dataset = Dataset(recording.images, recording.labels, recording.ids, recording.class_names)
@@ -226,8 +231,13 @@ def train(
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
             bar.update(length)
             del records, record
+            if stop():
+                break
+    if start + length < todo.num_records:
+        return False
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    return True
 
 
 def _local_devices() -> list[jax.Device]:

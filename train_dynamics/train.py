@@ -6,6 +6,7 @@ The same command again goes on where an interrupted one ended.
 """
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def config_from_flags() -> StudyConfig:
     return StudyConfig(**values)
 
 
+def stop_on_signals() -> list[int]:
+    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one ends the program at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return noted
+
+
 def main(argv: list[str]) -> None:
     """Run the command."""
     try:
@@ -87,18 +101,18 @@ def main(argv: list[str]) -> None:
         if not RECORDING.value:
             raise InputError.flag("recording", None, "must name a directory")
         config = config_from_flags()
+        noted = stop_on_signals()
         logging.set_verbosity(logging.ERROR)  # Orbax notes every save, JAX every device that is not there
         import jax  # takes seconds to import, which a typing error should not
 
         from train_dynamics import sweep
 
         jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
-        sweep.train(config, Path(RECORDING.value))
+        if not sweep.train(config, Path(RECORDING.value), stop=lambda: bool(noted)):
+            print("train: interrupted; the same command goes on from here", file=sys.stderr)
+            sys.exit(128 + noted[0])
     except InputError as error:
         sys.exit(f"train: {error}")
-    except KeyboardInterrupt:
-        print("train: interrupted; the same command goes on where the last whole block ended", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
