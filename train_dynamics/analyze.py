@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags
 
 from train_dynamics import __version__
+from train_dynamics.claims import claims
 from train_dynamics.config import InputError
 from train_dynamics.recording import Recording
 from train_dynamics.results import compute
@@ -26,7 +27,7 @@ OUTPUT = flags.DEFINE_string(
 
 
 def analyze(recording: Recording, output: Path) -> None:
-    """Write tables and figures of a finished recording, replacing those of an earlier analysis.
+    """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
     Raises:
         InputError: If the recording is unfinished, damaged or too small to be ranked, or if the output holds other
@@ -38,15 +39,24 @@ def analyze(recording: Recording, output: Path) -> None:
                 "output", output, "holds other files and no earlier analysis; choose another directory"
             )
         results = compute(recording)
-        from train_dynamics.plots import figures, style  # a second to import, for nothing if the recording will not do
+        # A second to import, for nothing if the recording will not do.
+        from train_dynamics.plots import figures, style
+        from train_dynamics.report.page import Picture, page
 
         (output / "figures").mkdir(parents=True, exist_ok=True)
         about = {"recording": str(recording.path), "version": __version__, "config": recording.config.to_dict()}
         (output / "analysis.json").write_text(json.dumps(about, indent=2) + "\n")
         write_scores(recording, results, output / "scores.csv")
         write_curves(results, output / "curves.csv")
-        for name, figure in figures.figures(recording, results):
-            style.save(figure, output / "figures" / name)
+        found = claims(results, recording.config.layers, len(recording.class_names))
+        (output / "claims.json").write_text(json.dumps([claim.to_dict() for claim in found], indent=2) + "\n")
+        pictures = []
+        for drawing in figures.drawings(recording, results):
+            style.save(drawing.figure, output / "figures" / drawing.name)
+            width, height = drawing.figure.get_size_inches()
+            file = output / "figures" / f"{drawing.name}.png"
+            pictures.append(Picture(drawing.title, drawing.caption, file, square=bool(height > 0.8 * width)))
+        (output / "report.html").write_text(page(recording, results, found, pictures))
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
 
@@ -61,7 +71,7 @@ def main(argv: list[str]) -> None:
         recording = Recording(RECORDING.value)
         output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
         analyze(recording, output)
-        print(f"Results of {recording.path} are in {output}")
+        print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
     except InputError as error:
         sys.exit(f"analyze: {error}")
 

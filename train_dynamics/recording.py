@@ -86,6 +86,7 @@ class Recording:
         block_length: Records in a block; the last one may hold fewer.
         num_records: Records that are there; `T + 1` once finished.
         class_names: Name of each class.
+        versions: Version of everything that it was made with.
 
     Raises:
         RecordingError: If the directory is not a recording, or one of a newer format.
@@ -104,6 +105,7 @@ class Recording:
         self.seeds = np.array(self.config.seeds)
         self.num_iterations: int = header["num_iterations"]
         self.class_names = tuple(header["class_names"])
+        self.versions: dict[str, str] = header["versions"]
         self.block_length: int = header["block_length"]
         self._blocks = [
             Block(self._root / "blocks" / str(start), start, min(start + self.block_length, self.num_iterations + 1))
@@ -244,8 +246,8 @@ def read_header(path: Path) -> dict[str, Any]:
             raise RecordingError(f"{path} has format {header['format']}; this version reads up to {FORMAT}: update it")
         StudyConfig.from_dict(header["config"])
         whole = all(isinstance(header[name], int) and header[name] > 0 for name in ("num_iterations", "block_length"))
-        if not whole or not isinstance(header["class_names"], list):
-            raise ValueError("sizes or class names are malformed")
+        if not whole or not isinstance(header["class_names"], list) or not isinstance(header["versions"], dict):
+            raise ValueError("sizes, class names or versions are malformed")
     except RecordingError:
         raise
     except FileNotFoundError:

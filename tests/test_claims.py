@@ -1,0 +1,117 @@
+"""Each claim on curves made so that it holds, fails, or cannot be decided."""
+
+import numpy as np
+import pytest
+
+from train_dynamics.claims import claims, reaches
+from train_dynamics.dynamics.forgetting import Forgetting
+from train_dynamics.results import Results
+
+T, SEEDS = 300, 4
+
+
+def curve(of_group) -> np.ndarray:
+    """[s, t, group] from a function of iteration and group (0 all, 1 to 10 the chunks), alike for every seed."""
+    t, g = np.meshgrid(np.arange(T + 1.0), np.arange(11.0), indexing="ij")
+    return np.repeat(of_group(t, g)[None], SEEDS, axis=0)
+
+
+def results(**changes) -> Results:
+    """Curves in which every claim holds, but for the changes."""
+    curves = {
+        "accuracy": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1)),
+        "first_correct": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1)),
+        "last_mistake": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1) * (1 - 0.01 * np.maximum(g - 1, 0))),
+        "alignment": curve(lambda t, g: 1 - g / 20),
+        "gradient_norm": curve(lambda t, g: 1 + g),
+    } | changes
+    empty = np.zeros(0)
+    return Results(empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves)
+
+
+def verdicts(found: Results) -> dict[str, bool | None]:
+    return {claim.name: claim.holds for claim in claims(found, ("fc2",), 10)}
+
+
+def test_all_hold_where_they_should():
+    found = claims(results(), ("fc2",), 10)
+    assert [claim.holds for claim in found] == [True] * 8, found
+    for claim in found:  # all seeds alike: no spread
+        assert claim.low == pytest.approx(claim.value) == claim.high
+    value = {claim.name: claim.value for claim in found}
+    assert value["starts_at_chance"] == pytest.approx(0.11)
+    assert value["learns_fast"] == 7  # 0.11 + 7 / 10
+    assert value["typical_learned_early"] == 1
+    assert value["typical_most_aligned"] == pytest.approx(0.05)
+    assert value["norm_rises_with_chunk"] == pytest.approx(1)
+    assert value["typical_not_forgotten"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("starts_at_chance", {"accuracy": curve(lambda t, g: 0.3 + 0 * t)}),
+        ("learns_fast", {"accuracy": curve(lambda t, g: np.clip(t / (200 + g), 0, 1))}),
+        ("learns_fast", {"accuracy": curve(lambda t, g: 0.5 + 0 * t)}),
+        ("typical_learned_early", {"accuracy": curve(lambda t, g: np.clip(t / 100, 0, 1))}),
+        ("learned_in_order", {"accuracy": curve(lambda t, g: np.clip(t / (100 - 5 * g), 0, 1))}),
+        ("typical_most_aligned", {"alignment": curve(lambda t, g: g / 20)}),
+        ("norm_rises_with_chunk", {"gradient_norm": curve(lambda t, g: np.where(g == 4, 0, g))}),
+        ("uncertainty_widens", {"last_mistake": curve(lambda t, g: 0 * t)}),
+        ("typical_not_forgotten", {"last_mistake": curve(lambda t, g: np.where(t < T, 0.9, 1))}),
+    ],
+)
+def test_each_fails_where_it_should(name, changes):
+    assert verdicts(results(**changes))[name] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("norm_rises_with_chunk", {"accuracy": curve(lambda t, g: 0.1 + 0 * t)}, "never reaches 50 %"),
+        ("learned_in_order", {"accuracy": curve(lambda t, g: 0.1 + 0 * t)}, "fewer than two chunks reach 80 %"),
+        ("typical_not_forgotten", {"accuracy": curve(lambda t, g: 0.1 + 0 * t)}, "never reaches 95 %"),
+    ],
+)
+def test_what_cannot_be_decided_is_left_open(name, changes, reason):
+    (claim,) = (claim for claim in claims(results(**changes), ("fc2",), 10) if claim.name == name)
+    assert (claim.holds, claim.value, claim.low) == (None, None, None)
+    assert reason in claim.reason
+
+
+def test_too_short_a_recording_decides_nothing_about_later_iterations():
+    short = results()
+    for metric, values in short.curves.items():
+        short.curves[metric] = 0.1 * values[:, :30]
+    found = {claim.name: claim for claim in claims(short, ("fc2",), 10)}
+    for name, needed in (("learns_fast", 100), ("typical_learned_early", 50), ("typical_most_aligned", 50)):
+        assert found[name].holds is None
+        assert found[name].reason == f"needs {needed} iterations; the recording has 29"
+
+
+def test_the_interval_is_that_of_a_mean_over_seeds(rng):
+    starts = rng.normal(0.1, 0.02, 200)
+    accuracy = np.repeat(curve(lambda t, g: 0 * t)[:1], 200, axis=0) + starts[:, None, None]
+    changes = {metric: np.repeat(values[:1], 200, axis=0) for metric, values in results().curves.items()}
+    claim = claims(results(**{**changes, "accuracy": accuracy}), ("fc2",), 10)[0]
+    error = starts.std() / 200**0.5
+    # A 95 % interval of a mean of many values; its ends are estimated from 1,000 draws, to about a tenth of the error.
+    assert claim.low == pytest.approx(starts.mean() - 1.96 * error, abs=0.3 * error)
+    assert claim.high == pytest.approx(starts.mean() + 1.96 * error, abs=0.3 * error)
+
+
+def test_layers_have_claims_of_their_own():
+    found = results()
+    for layer in ("fc2", "fc3"):
+        for metric in ("alignment", "gradient_norm"):
+            found.curves[f"{layer}/{metric}"] = found.curves[metric]
+    found.curves["fc3/alignment"] = -found.curves["fc3/alignment"]
+    holds = {claim.name: claim.holds for claim in claims(found, ("fc2", "fc3"), 10)}
+    assert holds["typical_most_aligned_fc2"] is True
+    assert holds["typical_most_aligned_fc3"] is False
+
+
+def test_reaches_by_hand():
+    assert reaches(np.array([0.1, 0.8, 0.7]), 0.8) == 1
+    assert reaches(np.array([0.9]), 0.8) == 0
+    assert reaches(np.array([0.1]), 0.8) is None

@@ -1,0 +1,94 @@
+"""The page, as a browser shows it."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from train_dynamics import analyze
+from train_dynamics.recording import Recording
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+SWITCHES += ["--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def output(small_path, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report") / "analysis"
+    analyze.analyze(Recording(small_path), output)
+    return output
+
+
+def test_it_is_one_small_file_that_needs_nothing_else(output):
+    text = (output / "report.html").read_text()
+    assert (output / "report.html").stat().st_size < 15e6
+    assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
+    assert not re.search(r"<script|<link rel=.stylesheet|@import|url\(", text)
+    assert text.count("<img") == text.count('alt="') == len(list((output / "figures").glob("*.png")))
+
+
+def test_it_says_what_was_found(output, small):
+    text = (output / "report.html").read_text()
+    claims = json.loads((output / "claims.json").read_text())
+    assert len(claims) == 8
+    for claim in claims:
+        assert claim["sentence"] in text
+        assert claim["holds"] is not None or claim["reason"] in text
+    # Sixteen updates decide nothing about iteration 50 or 100.
+    assert {claim["name"] for claim in claims if claim["holds"] is None} >= {"learns_fast", "typical_learned_early"}
+    assert "--num_examples=50 --hidden_sizes=5 --batch_size=16 --epochs=4 --seeds=3 --recording=DIR" in text
+    assert "jaxlib" in text and small.versions["jaxlib"] in text
+
+
+def test_what_comes_from_the_data_is_escaped(small_path, tmp_path):
+    shutil.copytree(small_path, tmp_path / "copy")
+    file = tmp_path / "copy" / "config.json"
+    header = json.loads(file.read_text())
+    header["config"]["split"] = "<script>alert(1)</script>"
+    file.write_text(json.dumps(header))
+    analyze.analyze(Recording(tmp_path / "copy"), tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # selenium's sockets
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium and chromedriver to look at the report with")
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")], ids=["laptop", "phone"])
+def test_a_browser_shows_all_of_it(output, width, scheme):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in SWITCHES:
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        browser.get((output / "report.html").as_uri())
+        loaded = browser.execute_script(
+            "return [...document.images].map(i => "
+            "i.complete && i.naturalWidth > 600 && i.getBoundingClientRect().width > 200)"
+        )
+        assert len(loaded) == 8 and all(loaded)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        cut_off = browser.execute_script(
+            "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') && "
+            "(e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 "
+            "&& getComputedStyle(e).display != 'inline')).map(e => e.outerHTML.slice(0, 80))"
+        )
+        assert cut_off == []
+        background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(23, 24, 26)")
+        assert browser.get_log("browser") == []
+    finally:
+        browser.quit()

@@ -1,0 +1,231 @@
+"""What the published study claims, measured in this recording."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from train_dynamics.results import NUM_CHUNKS, Results, metric_name
+
+ALL, TOP, MIDDLE, BOTTOM = 0, 1, 6, NUM_CHUNKS  # columns of a curve: all examples, chunk 0, chunk 5, chunk 9
+CHUNKS = slice(1, None)
+LEARNED = 0.8
+EARLY = 50
+RESAMPLES = 1000
+Means = dict[str, Float[np.ndarray, "t group"]]
+
+
+class UndecidedError(Exception):
+    """Why a recording cannot decide a claim."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim and its verdict.
+
+    Attributes:
+        name: Short name.
+        sentence: What is claimed.
+        measured: How it was measured, and what value would hold.
+        value: The measured value, of curves averaged over seeds; None if there is none.
+        low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above.
+        high: Upper end.
+        holds: Whether it holds here; None if this recording cannot decide.
+        reason: Why it cannot; empty if it can.
+    """
+
+    name: str
+    sentence: str
+    measured: str
+    value: float | None
+    low: float | None
+    high: float | None
+    holds: bool | None
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
+    """Find the first iteration at which a curve is at least `level`; None if it never is.
+
+    Example:
+        >>> reaches(np.array([0.1, 0.8, 0.7]), 0.8)
+        1
+    """
+    above = curve >= level
+    return int(above.argmax()) if above.any() else None
+
+
+def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: int = 0) -> list[Claim]:
+    """Measure every claim.
+
+    The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
+    """
+    num_seeds, num_records = results.curves["accuracy"].shape[:2]
+    draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES) / num_seeds
+    found = []
+    for name, sentence, measured, statistic, holds in _definitions(layers, num_classes, num_records):
+        found.append(_measure(results, draws, name, sentence, measured, statistic, holds))
+    return found
+
+
+def _measure(
+    results: Results,
+    draws: Float[np.ndarray, "draw s"],
+    name: str,
+    sentence: str,
+    measured: str,
+    statistic: Callable[[Means], float],
+    holds: Callable[[float], bool],
+) -> Claim:
+    try:
+        value = statistic({metric: curve.mean(axis=0) for metric, curve in results.curves.items()})
+    except UndecidedError as error:
+        return Claim(name, sentence, measured, None, None, None, None, str(error))
+    resampled = []
+    for weights in draws:
+        try:
+            resampled.append(statistic({m: np.tensordot(weights, curve, 1) for m, curve in results.curves.items()}))
+        except UndecidedError:
+            continue
+    finite = np.isfinite(value)
+    low, high = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else (np.nan, np.nan)
+    return Claim(
+        name,
+        sentence,
+        measured,
+        float(value) if finite else None,
+        float(low) if np.isfinite(low) else None,
+        float(high) if np.isfinite(high) else None,
+        bool(holds(value)),
+        "",
+    )
+
+
+def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) -> Iterator[tuple]:
+    """List name, sentence, measure, statistic and verdict of every claim.
+
+    A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
+    """
+
+    def need(iteration: int) -> None:
+        if num_records <= iteration:
+            raise UndecidedError(f"needs {iteration} iterations; the recording has {num_records - 1}")
+
+    def start(means: Means) -> float:
+        return means["accuracy"][0, ALL]
+
+    chance = 1 / num_classes
+    yield (
+        "starts_at_chance",
+        "At initialisation, accuracy is near chance.",
+        f"training accuracy at iteration 0; holds within 5 points of {chance:.0%}",
+        start,
+        lambda value: abs(value - chance) <= 0.05,
+    )
+
+    def first_at(means: Means) -> float:
+        found = reaches(means["accuracy"][:, ALL], LEARNED)
+        if found is None:
+            need(100)
+            return np.inf
+        return float(found)
+
+    yield (
+        "learns_fast",
+        "Training accuracy passes 80 % within the first 100 iterations.",
+        "first iteration with a training accuracy of 80 %; holds up to 100",
+        first_at,
+        lambda value: value <= 100,
+    )
+
+    def top_early(means: Means) -> float:
+        need(EARLY)
+        return means["accuracy"][EARLY, TOP]
+
+    yield (
+        "typical_learned_early",
+        "The most typical tenth is nearly all learned by iteration 50.",
+        "accuracy of chunk 0 at iteration 50; holds from 95 %",
+        top_early,
+        lambda value: value >= 0.95,
+    )
+
+    def order(means: Means) -> float:
+        reached = [reaches(curve, LEARNED) for curve in means["accuracy"][:, CHUNKS].T]
+        times = [num_records if t is None else t for t in reached]
+        if sum(t is not None for t in reached) < 2:
+            raise UndecidedError("fewer than two chunks reach 80 %")
+        return np.mean([later >= earlier for earlier, later in itertools.pairwise(times)])
+
+    yield (
+        "learned_in_order",
+        "The iteration at which a chunk reaches 80 % rises with the chunk.",
+        "share of neighbouring chunks of which the less typical one reaches 80 % no earlier; holds if all",
+        order,
+        lambda value: value == 1,
+    )
+
+    for layer in layers:
+        of_layer = "" if len(layers) == 1 else f" in {layer}"
+        suffix = "" if len(layers) == 1 else f"_{layer}"
+
+        def lead(means: Means, name: str = metric_name(layers, layer, "alignment")) -> float:
+            need(EARLY)
+            early = means[name][:EARLY, CHUNKS].mean(axis=0)
+            return early[0] - early[1:].max()
+
+        yield (
+            f"typical_most_aligned{suffix}",
+            f"In the first 50 iterations the most typical tenth is the most aligned with the mean gradient{of_layer}.",
+            "mean alignment of chunk 0 over iterations 0 to 49, less that of the best other chunk; holds above 0",
+            lead,
+            lambda value: value > 0,
+        )
+
+        def rise(means: Means, name: str = metric_name(layers, layer, "gradient_norm")) -> float:
+            under_way = reaches(means["accuracy"][:, ALL], 0.5)
+            if under_way is None:
+                raise UndecidedError("training accuracy never reaches 50 %")
+            return np.diff(means[name][under_way:, CHUNKS].mean(axis=0)).min()
+
+        yield (
+            f"norm_rises_with_chunk{suffix}",
+            f"Once learning is under way, the gradient norm rises with the chunk{of_layer}.",
+            "mean norm from 50 % training accuracy on; smallest difference of neighbouring chunks; holds above 0",
+            rise,
+            lambda value: value > 0,
+        )
+
+    def widening(means: Means) -> float:
+        area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)
+        return min(area[MIDDLE] - area[TOP], area[BOTTOM] - area[MIDDLE])
+
+    yield (
+        "uncertainty_widens",
+        "The region between first correct and last mistake widens from the top to the middle to the bottom tenth.",
+        "mean height of the region, in shares of the examples; smaller of the two differences; holds above 0",
+        widening,
+        lambda value: value > 0,
+    )
+
+    def forgotten(means: Means) -> float:
+        learned = reaches(means["accuracy"][:, TOP], 0.95)
+        if learned is None:
+            raise UndecidedError("the most typical tenth never reaches 95 %")
+        # Never wrong from an iteration on implies correct at it, so the ratio is a conditional share.
+        return 1 - means["last_mistake"][learned, TOP] / means["accuracy"][learned, TOP]
+
+    yield (
+        "typical_not_forgotten",
+        "The top tenth, once learned, is hardly ever forgotten.",
+        "of the examples of chunk 0 that are correct when it reaches 95 %, the share ever wrong later; holds up to 5 %",
+        forgotten,
+        lambda value: value <= 0.05,
+    )

@@ -1,0 +1,1 @@
+"""Results, claims and figures as one HTML page."""

@@ -1,0 +1,108 @@
+"""The page: one self-contained HTML file."""
+
+import base64
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from train_dynamics import __version__
+from train_dynamics.claims import EARLY, LEARNED, Claim, reaches
+from train_dynamics.config import StudyConfig, flag_name
+from train_dynamics.recording import Recording
+from train_dynamics.results import NUM_CHUNKS, Results, metric_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as the page needs it: its words, its PNG file, and whether it is about as high as wide."""
+
+    title: str
+    caption: str
+    file: Path
+    square: bool
+
+    @property
+    def source(self) -> str:
+        """The picture itself, as a data address."""
+        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode()
+
+
+def page(recording: Recording, results: Results, claims: Sequence[Claim], pictures: Sequence[Picture]) -> str:
+    """Lay everything out on one page that needs no other file and no network."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("train_dynamics.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        recording=recording,
+        summary=_summary(recording, results),
+        chunks=(table := _chunk_table(recording, results)),
+        rows=list(zip(*table.values(), strict=True)),
+        claims=claims,
+        number=_number,
+        pictures=pictures,
+        command=_command(recording.config),
+        settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
+        versions={**recording.versions, "analysed with train-dynamics": __version__},
+    )
+
+
+def _summary(recording: Recording, results: Results) -> dict[str, str]:
+    accuracy = results.curves["accuracy"][..., 0]
+    learned = reaches(accuracy.mean(axis=0), LEARNED)
+    gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
+    return {
+        "final training accuracy": f"{accuracy[:, -1].mean():.1%} ± {accuracy[:, -1].std():.1%}",
+        "first at 80 % after": "never" if learned is None else f"{learned:,} updates",
+        "seeds": f"{len(recording.seeds)}",
+        "examples": f"{len(recording.labels):,}",
+        "records of each seed": f"{recording.num_records:,}",
+        "gradients recorded": f"{gradients:,}",
+    }
+
+
+def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]:
+    """One row a chunk, under the names of its columns."""
+    mean = {metric: curve[..., 1:].mean(axis=0) for metric, curve in results.curves.items()}
+    forgotten = results.forgetting.forgotten.mean(axis=0)
+    columns = {
+        "chunk": [str(k) for k in range(NUM_CHUNKS)],
+        "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
+        "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
+        "times forgotten, an example": [f"{forgotten[results.chunk == k].mean():.2f}" for k in range(NUM_CHUNKS)],
+    }
+    layers = recording.config.layers
+    for layer in layers:
+        cosine = mean[metric_name(layers, layer, "alignment")][:EARLY].mean(axis=0)
+        norm = mean[metric_name(layers, layer, "gradient_norm")][-1]
+        columns[f"alignment in {layer}, first {EARLY}"] = [f"{x:.3f}" for x in cosine]
+        columns[f"final norm in {layer}"] = [f"{x:.3g}" for x in norm]
+    return columns
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "never"
+    return f"{value:,.0f}" if abs(value) >= 10 and np.isclose(value, round(value)) else f"{value:.3g}"
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
+
+
+def _command(config: StudyConfig) -> str:
+    """Give the shortest command that records this again."""
+    flags = [
+        f"--{flag_name(field.name)}={_plain(getattr(config, field.name))}"
+        for field in dataclasses.fields(StudyConfig)
+        if getattr(config, field.name) != field.default
+    ]
+    return shlex.join(["python", "-m", "train_dynamics.train", *flags, "--recording=DIR"])
