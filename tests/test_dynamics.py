@@ -5,7 +5,7 @@ from tests import oracles
 from train_dynamics.dynamics.agreement import agreement, chunks, entropy, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
-from train_dynamics.dynamics.groups import group_means
+from train_dynamics.dynamics.groups import group_weights
 
 
 def test_agreement_by_hand():
@@ -51,16 +51,15 @@ def test_ranks_and_chunks_by_hand():
         chunks(np.arange(9), 10)
 
 
-def test_group_means_by_hand_and_by_loop(rng):
-    np.testing.assert_allclose(group_means(np.array([[1.0, 2.0, 6.0]]), np.array([1, 0, 1]), 2), [[2.0, 3.5]])
+def test_group_weights_by_hand_and_by_loop(rng):
+    np.testing.assert_allclose(np.array([1.0, 2.0, 6.0]) @ group_weights(np.array([1, 0, 1]), 2), [2.0, 3.5])
     values, group = rng.random((2, 3, 20)), np.arange(20) % 4
-    found = group_means(values, group, 4)
+    found = values @ group_weights(group, 4)
     for g in range(4):
         np.testing.assert_allclose(found[..., g], values[..., group == g].mean(axis=-1))
-    with pytest.raises(ValueError, match="each needs an example"):
-        group_means(values, group, 5)
-    with pytest.raises(ValueError, match="each needs an example"):
-        group_means(values, group, 3)
+    for wrong in (3, 5):
+        with pytest.raises(ValueError, match="each needs an example"):
+            group_weights(group, wrong)
 
 
 def test_alignment_by_hand():

@@ -42,11 +42,14 @@ def test_grid_shows_the_images_in_order(rng):
     for count, channels in [(64, 1), (5, 3)]:
         images = rng.integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
         figure = grids.image_grid(images, [str(n) for n in range(count)], "title")
-        shown = [axes for axes in figure.axes if axes.images]
-        assert len(shown) == count
-        for n, axes in enumerate(shown):
-            np.testing.assert_array_equal(axes.images[0].get_array(), images[n].squeeze())
-            assert axes.get_title() == str(n)
+        (axes,) = figure.axes
+        assert len(axes.images) == count
+        for n, (drawn, text) in enumerate(zip(axes.images, axes.texts, strict=True)):
+            np.testing.assert_array_equal(drawn.get_array(), images[n].squeeze())
+            assert text.get_text() == str(n)
+            left, right, bottom, top = drawn.get_extent()
+            assert (int(top), int(left)) == divmod(n, 8)
+            assert left < text.get_position()[0] < right and text.get_position()[1] < top < bottom
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):

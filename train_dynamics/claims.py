@@ -1,5 +1,6 @@
 """What the published study claims, measured in this recording."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -68,44 +69,34 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
     """
     num_seeds, num_records = results.curves["accuracy"].shape[:2]
-    draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES) / num_seeds
-    found = []
-    for name, sentence, measured, statistic, holds in _definitions(layers, num_classes, num_records):
-        found.append(_measure(results, draws, name, sentence, measured, statistic, holds))
-    return found
+    definitions = list(_definitions(layers, num_classes, num_records))
+    draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
+    resampled: list[list[float]] = [[] for _ in definitions]
+    for weights in draws / num_seeds:
+        means = {metric: np.tensordot(weights, curve, 1) for metric, curve in results.curves.items()}
+        for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
+            with contextlib.suppress(UndecidedError):
+                values.append(statistic(means))
+    means = {metric: curve.mean(axis=0) for metric, curve in results.curves.items()}
+    return [_decide(*definition, means, values) for definition, values in zip(definitions, resampled, strict=True)]
 
 
-def _measure(
-    results: Results,
-    draws: Float[np.ndarray, "draw s"],
+def _decide(
     name: str,
     sentence: str,
     measured: str,
     statistic: Callable[[Means], float],
     holds: Callable[[float], bool],
+    means: Means,
+    resampled: list[float],
 ) -> Claim:
     try:
-        value = statistic({metric: curve.mean(axis=0) for metric, curve in results.curves.items()})
+        value = statistic(means)
     except UndecidedError as error:
         return Claim(name, sentence, measured, None, None, None, None, str(error))
-    resampled = []
-    for weights in draws:
-        try:
-            resampled.append(statistic({m: np.tensordot(weights, curve, 1) for m, curve in results.curves.items()}))
-        except UndecidedError:
-            continue
-    finite = np.isfinite(value)
-    low, high = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else (np.nan, np.nan)
-    return Claim(
-        name,
-        sentence,
-        measured,
-        float(value) if finite else None,
-        float(low) if np.isfinite(low) else None,
-        float(high) if np.isfinite(high) else None,
-        bool(holds(value)),
-        "",
-    )
+    ends = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else [np.nan, np.nan]
+    shown, low, high = (float(x) if np.isfinite(x) else None for x in (value, *ends))
+    return Claim(name, sentence, measured, shown, low, high, bool(holds(value)), "")
 
 
 def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) -> Iterator[tuple]:

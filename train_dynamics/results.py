@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.agreement import agreement, chunks, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
-from train_dynamics.dynamics.groups import group_means
+from train_dynamics.dynamics.groups import group_weights
 from train_dynamics.recording import Block, Recording
 
 NUM_CHUNKS = 10
@@ -51,14 +52,20 @@ def compute(recording: Recording) -> Results:
     agr = agreement(recording.probabilities(recording.num_iterations))
     rank = ranks(agr)
     chunk = chunks(rank, NUM_CHUNKS)
+    everyone = group_weights(np.zeros(len(labels), int), 1)
+    weights = np.concatenate([everyone, group_weights(chunk, NUM_CHUNKS)], axis=1)
 
     def of_block(block: Block) -> tuple[Bool[np.ndarray, "s t n"], Curves]:
         correct = block.read("prediction") == labels
-        return correct, {"accuracy": _means(correct, chunk), **_gradient_curves(recording, block, chunk)}
+        return correct, {
+            "accuracy": correct @ weights,
+            **_gradient_curves(recording, block, weights.astype(np.float32)),
+        }
 
     forgetting = Forgetting(len(recording.seeds), len(labels))
     pieces: list[Curves] = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    # Our threads share the work already; BLAS threads on products this small only get in their way.
+    with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         for correct, piece in threads.map(of_block, recording.blocks()):
             forgetting.add(correct)
             pieces.append(piece)
@@ -78,7 +85,7 @@ def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
     return metric if len(layers) == 1 else f"{layer}/{metric}"
 
 
-def _gradient_curves(recording: Recording, block: Block, chunk: Int[np.ndarray, " n"]) -> Curves:
+def _gradient_curves(recording: Recording, block: Block, weights: Float[np.ndarray, "n group"]) -> Curves:
     curves: Curves = {}
     layers = recording.config.layers
     shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
@@ -91,18 +98,10 @@ def _gradient_curves(recording: Recording, block: Block, chunk: Int[np.ndarray, 
                 found = alignment(dense[s, t])
             else:
                 found = factored_alignment(activation[s % len(activation), t % activation.shape[1]], cotangent[s, t])
-            cosine[s, t], norm[s, t] = _means(found.cosine, chunk), _means(found.norm, chunk)
+            cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
         curves[metric_name(layers, layer, "alignment")] = cosine
         curves[metric_name(layers, layer, "gradient_norm")] = norm
     return curves
-
-
-def _means(
-    values: Float[np.ndarray, "*lead n"] | Bool[np.ndarray, "*lead n"], chunk: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "*lead group"]:
-    """Average over all examples and over each chunk: one column for each of `GROUPS`."""
-    by_chunk = group_means(values, chunk, NUM_CHUNKS)
-    return np.concatenate([values.mean(axis=-1, keepdims=True, dtype=np.float64), by_chunk], axis=-1)
 
 
 def _check(recording: Recording) -> None:

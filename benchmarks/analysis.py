@@ -1,0 +1,71 @@
+"""Time the analysis of a recording against merely reading its bytes through the same reader, interleaved in one run.
+
+    python benchmarks/analysis.py [--recording=recordings/mini_mnist] [--rounds=3]
+
+Both run in processes of their own, so that start, imports and peak memory count. "Analyze" is the whole command: the
+pass over the recording, claims, tables, figures and report.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+READ = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from train_dynamics.recording import Recording
+recording = Recording(sys.argv[1])
+names = [path.name.removeprefix("record.") for path in next(recording.blocks()).path.glob("record.*")]
+names = [name for name in names if not name.startswith(("parameters", "loss"))]
+with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    print(sum(threads.map(lambda block: sum(block.read(name).nbytes for name in names), recording.blocks())))
+"""
+RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "A finished recording.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that both take turns.", lower_bound=1)
+
+
+def timed(*arguments: str) -> tuple[float, float, bytes]:
+    """Seconds, peak memory in GB and output of a Python process."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{arguments} failed")
+    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9, output
+
+
+def main(_) -> None:
+    reads, analyses = [], []
+    for round in range(ROUNDS.value + 1):
+        read = timed("-c", READ, RECORDING.value)
+        output = tempfile.mkdtemp()
+        try:
+            analysis = timed(
+                "-m", "train_dynamics.analyze", f"--recording={RECORDING.value}", f"--output={output}/analysis"
+            )
+        finally:
+            shutil.rmtree(output)
+        if round:  # the first is a warm-up
+            reads.append(read)
+            analyses.append(analysis)
+    size = int(reads[0][2]) / 1e9
+    print(f"{RECORDING.value}: {size:.1f} GB of what the analysis needs, {ROUNDS.value} rounds")
+    print(f"{'seconds':12} {'median':>8} {'min':>8} {'max':>8} {'GB peak':>8}")
+    for name, runs in (("read", reads), ("analyze", analyses)):
+        seconds = [run[0] for run in runs]
+        peak = max(run[1] for run in runs)
+        print(f"{name:12} {statistics.median(seconds):8.1f} {min(seconds):8.1f} {max(seconds):8.1f} {peak:8.2f}")
+    ratio = statistics.median(a[0] / r[0] for a, r in zip(analyses, reads, strict=True))
+    print(f"analyze / read {ratio:14.2f}   (target: at most 1.5; peak memory: at most 2 GB)")
+
+
+if __name__ == "__main__":
+    app.run(main)
