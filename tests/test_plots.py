@@ -38,18 +38,29 @@ def test_learning_draws_three_curves_a_panel_and_shades_between(rng):
         assert len(axes.collections) == 1
 
 
+def test_mosaic_by_hand():
+    images = np.array(
+        [[[[1], [2]], [[3], [4]]], [[[5], [6]], [[7], [8]]]], np.uint8
+    )  # two images of 2 x 2, cells 3 x 3
+    found = grids.mosaic(images)
+    assert found.shape == (3, 8 * 3)
+    np.testing.assert_array_equal(found[:, :6], [[0, 0, 0, 0, 0, 0], [1, 2, 0, 5, 6, 0], [3, 4, 0, 7, 8, 0]])
+    assert not found[:, 6:].any()
+
+
 def test_grid_shows_the_images_in_order(rng):
-    for count, channels in [(64, 1), (5, 3)]:
+    for count, channels in [(64, 1), (11, 3)]:
         images = rng.integers(0, 256, (count, 4, 4, channels)).astype(np.uint8)
         figure = grids.image_grid(images, [str(n) for n in range(count)], "title")
         (axes,) = figure.axes
-        assert len(axes.images) == count
-        for n, (drawn, text) in enumerate(zip(axes.images, axes.texts, strict=True)):
-            np.testing.assert_array_equal(drawn.get_array(), images[n].squeeze())
-            assert text.get_text() == str(n)
-            left, right, bottom, top = drawn.get_extent()
-            assert (int(top), int(left)) == divmod(n, 8)
-            assert left < text.get_position()[0] < right and text.get_position()[1] < top < bottom
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), grids.mosaic(images))
+        for n, text in enumerate(axes.texts):
+            row, column = divmod(n, 8)
+            cell = drawn.get_array()[5 * row : 5 * row + 5, 5 * column : 5 * column + 5]
+            np.testing.assert_array_equal(cell[1:, :4], images[n].squeeze())
+            x, y = text.get_position()
+            assert (text.get_text(), int(x), int(y)) == (str(n), column, row)
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
