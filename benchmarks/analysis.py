@@ -2,8 +2,8 @@
 
     python benchmarks/analysis.py [--recording=recordings/mini_mnist] [--rounds=3]
 
-Both run in processes of their own, so that start, imports and peak memory count, and read from the disk. "Analyze" is the whole command: the
-pass over the recording, claims, tables, figures and report.
+Both run in processes of their own, so that start, imports and peak memory count, and read from the disk. "Analyze" is
+the whole command: the pass over the recording, claims, tables, figures and report.
 """
 
 import os
