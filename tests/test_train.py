@@ -1,10 +1,16 @@
 """The command line, as a user types it."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -43,6 +49,20 @@ def test_it_records_and_says_so(recorded):
     assert last.startswith("Recorded recording: ") and last.endswith(" s")
     assert Recording(path).finished
     assert Recording(path).config == SMALL
+
+
+def test_on_a_terminal_a_bar_shows_speed_accuracy_and_time_left(tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, "--recording=out"]
+    subprocess.run(command, cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
+    os.close(theirs)
+    shown = ""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while piece := os.read(ours, 65536).decode():
+            shown += piece
+    os.close(ours)
+    assert re.search(r"100%.*17/17 \[00:0\d<00:00, .*(it/s|s/it), accuracy=\d+\.\d%\]", shown)
 
 
 def test_again_it_leaves_it_alone_and_other_flags_are_refused(recorded):
