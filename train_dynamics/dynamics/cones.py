@@ -1,0 +1,196 @@
+"""Cones: sets of examples whose gradients point the same way."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from threadpoolctl import threadpool_limits
+
+Directions = tuple[Float[np.ndarray, "n _"], ...]
+"""Unit vectors of every example, one array a factor: the products of their inner products are the cosines."""
+
+Bits = UInt8[np.ndarray, "n bytes"]
+"""A relation between examples: bit `m` of row `n`, packed as `np.packbits` does, tells whether it holds of n and m."""
+
+BLOCK_BYTES = 2 * 1024**2
+
+
+def directions(*factors: Float[np.ndarray, "n _"]) -> Directions:
+    """Strip gradients of their length.
+
+    Args:
+        factors: The activations and cotangents whose outer products are the gradients, or the gradients themselves,
+            flat.
+
+    Returns:
+        The same, each row of length 1; of a zero gradient, at least one row is zero.
+
+    Example:
+        >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
+        (array([[0.6, 0.8],
+               [0. , 0. ]]),)
+    """
+    return tuple(_unit(_unit(factor, np.inf), 2) for factor in factors)  # scaled first: tiny squares would vanish
+
+
+def _unit(rows: Float[np.ndarray, "n k"], order: float) -> Float[np.ndarray, "n k"]:
+    length = np.linalg.norm(rows, order, axis=1, keepdims=True)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+
+
+def nonzero(directions: Directions) -> Bool[np.ndarray, " n"]:
+    """Tell which examples have a gradient at all, and so a direction."""
+    return np.logical_and.reduce([factor.any(axis=1) for factor in directions])
+
+
+def cosines(
+    directions: Directions, rows: Int[np.ndarray, " r"] | slice, columns: Int[np.ndarray, " m"] | slice
+) -> Float[np.ndarray, "r m"]:
+    """Compute the cosines between the gradients of some examples and some others; 0 where one has none.
+
+    The inner product of two outer products is the product of the inner products of their factors.
+    """
+    first, *others = (factor[rows] @ factor[columns].T for factor in directions)
+    for other in others:
+        first *= other
+    return first
+
+
+def near(directions: Directions, cosine: float) -> Bits:
+    """Find the pairs of examples whose gradients have at least this cosine; every nonzero one is near itself."""
+    return _pairs(directions, lambda block: block >= cosine)
+
+
+def opposed(directions: Directions, cosine: float) -> Bits:
+    """Find the pairs of examples whose gradients have a cosine below minus this."""
+    return _pairs(directions, lambda block: block < -cosine)
+
+
+def _pairs(directions: Directions, holds: Callable[[Float[np.ndarray, "r n"]], Bool[np.ndarray, "r n"]]) -> Bits:
+    """Test all pairs, in blocks of rows that stay in the processor's cache."""
+    count = len(directions[0])
+    found = np.empty((count, -(-count // 8)), np.uint8)
+    step = max(1, BLOCK_BYTES // (4 * max(count, 1)))
+    everyone = slice(None)
+
+    def of_rows(start: int) -> None:
+        rows = slice(start, start + step)
+        found[rows] = np.packbits(holds(cosines(directions, rows, everyone)), axis=1)
+
+    with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        list(threads.map(of_rows, range(0, count, step)))
+    return found
+
+
+def unpack(rows: UInt8[np.ndarray, "*r bytes"], count: int) -> Bool[np.ndarray, "*r n"]:
+    """Turn rows of bits into arrays of booleans."""
+    return np.unpackbits(rows, axis=-1, count=count).view(bool)
+
+
+def clique_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -> Int[np.ndarray, " n"]:
+    """Divide examples into cones whose members are all near each other, greedily.
+
+    A cone starts at the example that is near most others not yet in a cone, and takes these in the order of how many
+    *they* are near, each if it is near all members so far. To find the fewest possible cones is NP-hard (Karp,
+    "Reducibility among Combinatorial Problems", 1972, clique cover); this finds large ones first.
+
+    Args:
+        near: Which examples are near each other; each near itself.
+        among: The examples to cover; those with a zero gradient have no direction and stay out.
+        smallest: Stop when no cone of this size can be left; some of those found may still be smaller.
+
+    Returns:
+        The cone of each example, the largest being 0; -1 for those not covered. Of equal examples or cones, the one
+        with the lowest index comes first. An example that is near no other is a cone of its own.
+
+    Example:
+        >>> chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=bool)  # 0 and 2 are near 1, not each other
+        >>> clique_cover(np.packbits(chain, axis=1), np.ones(3, bool))
+        array([0, 0, 1])
+    """
+
+    def grow(candidates: Int[np.ndarray, " m"]) -> list[int]:
+        members = []
+        left = np.stack([candidates, candidates >> 3, 128 >> (candidates & 7)])  # example, its byte, its bit
+        while left.shape[1]:
+            members.append(left[0, 0])
+            left = left[:, 1:]
+            left = left[:, near[members[-1]][left[1]] & left[2] > 0]
+        return members
+
+    return _cover(near, among, smallest, grow)
+
+
+def star_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -> Int[np.ndarray, " n"]:
+    """Divide examples into stars: a centre and all that are near it and not yet in one, greedily.
+
+    The centre is the example that is near most others not yet in a star. This is what the published code of "An
+    Empirical Study of Neural Network Training Dynamics" (2022) does. Two members are only promised to lie within twice
+    the angle of the threshold: for a cosine of 0.95, 0.805.
+
+    Arguments, result and ties as of `clique_cover`.
+
+    Example:
+        >>> chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=bool)
+        >>> star_cover(np.packbits(chain, axis=1), np.ones(3, bool))
+        array([0, 0, 0])
+    """
+    return _cover(near, among, smallest, lambda candidates: candidates)
+
+
+def _cover(
+    near: Bits,
+    among: Bool[np.ndarray, " n"],
+    smallest: int,
+    grow: Callable[[Int[np.ndarray, " m"]], Sequence[int] | Int[np.ndarray, " k"]],
+) -> Int[np.ndarray, " n"]:
+    """Take cones out of the examples until none is left; `grow` picks a cone's members from the start's neighbours."""
+    count = len(among)
+    uncovered = among.copy()
+    degree = np.concatenate([unpack(rows, count) @ among.astype(np.float32) for rows in _row_blocks(near)]).astype(int)
+    cone = np.full(count, -1)
+    found = 0
+    while degree[start := np.argmax(np.where(uncovered, degree, 0))] >= max(smallest, 2) and uncovered[start]:
+        around = np.flatnonzero(unpack(near[start], count) & uncovered)
+        around = around[np.lexsort((around, -degree[around], around != start))]
+        members = np.array(grow(around))
+        cone[members] = found
+        found += 1
+        uncovered[members] = False
+        for rows in _row_blocks(near, members):
+            degree -= unpack(rows, count).sum(axis=0)
+    if smallest <= 1:  # nobody left is near anybody else left
+        alone = np.flatnonzero(uncovered)
+        cone[alone] = found + np.arange(len(alone))
+    return _largest_first(cone)
+
+
+def _row_blocks(near: Bits, members: Int[np.ndarray, " m"] | None = None) -> Iterator[UInt8[np.ndarray, "r bytes"]]:
+    """Go through rows a few at a time, so that they can be unpacked."""
+    members = np.arange(len(near)) if members is None else members
+    for start in range(0, len(members), 512):
+        yield near[members[start : start + 512]]
+
+
+def _largest_first(cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Number cones by size, and by their first member where sizes are equal."""
+    covered = np.flatnonzero(cone >= 0)
+    _, first, inverse, sizes = np.unique(cone[covered], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(sizes), int)
+    rank[np.lexsort((covered[first], -sizes))] = np.arange(len(sizes))
+    result = np.full(len(cone), -1)
+    result[covered] = rank[inverse]
+    return result
+
+
+def smallest_cosines(directions: Directions, cone: Int[np.ndarray, " n"]) -> Float[np.ndarray, " cone"]:
+    """Find the smallest cosine between two members of each cone: how wide it opens; 1 in a cone of one."""
+    smallest = np.ones(cone.max(initial=-1) + 1)
+    order = np.argsort(cone, kind="stable")[np.count_nonzero(cone < 0) :]
+    for members in np.split(order, np.cumsum(np.bincount(cone[order]))[:-1]):
+        for start in range(0, len(members) if len(members) > 1 else 0, 512):
+            block = cosines(directions, members[start : start + 512], members)
+            smallest[cone[members[0]]] = min(smallest[cone[members[0]]], block.min())
+    return smallest

@@ -1,0 +1,219 @@
+"""Contention: pairs of groups whose gradients point against each other, and whether they really fight.
+
+After the contentions of "An Empirical Study of Neural Network Training Dynamics" (2022). The test against matched
+groups is ours: two examples with the same activation and different labels oppose each other by construction, and what
+is more than that has to be shown.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from train_dynamics.dynamics.cones import Directions, cosines
+
+SAME = 0.5
+
+
+def opponents(
+    directions: Directions, members: Int[np.ndarray, " m"], cosine: float, to: str = "centre"
+) -> Bool[np.ndarray, " n"]:
+    """Find the examples opposed to a cone: whose gradients have a cosine below minus `cosine` to it.
+
+    Args:
+        directions: Directions of all gradients.
+        members: The cone.
+        cosine: The threshold, positive.
+        to: To the cone's `centre`, the mean of its members' directions, or to every one of its `members`.
+
+    Example:
+        >>> opponents((np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),), np.array([0]), 0.95)
+        array([False, False,  True])
+    """
+    block = cosines(directions, members, slice(None))
+    if to == "members":
+        return (block < -cosine).all(axis=0)
+    # <u_n, mean u_m> is the mean of <u_n, u_m>; the squared length of the mean is the mean of all <u_m, u_m'>.
+    length = np.sqrt(max(block[:, members].mean(dtype=np.float64), 0))
+    return block.mean(axis=0) < -cosine * length
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """Two groups of examples in contention, as they were when found.
+
+    Attributes:
+        seed: Position of the seed.
+        layer: The layer whose gradients oppose.
+        iteration: Where it was found first.
+        left: The cone.
+        right: The examples opposed to it.
+        cosine: Between the mean gradients of the two.
+        strength: How much of the mean gradient the two cancel: the length of the smaller one's part of it, in nats per
+            unit of weight.
+        last: Where it was seen last.
+        sightings: At how many of the iterations looked at.
+    """
+
+    seed: int
+    layer: str
+    iteration: int
+    left: Int[np.ndarray, " a"]
+    right: Int[np.ndarray, " b"]
+    cosine: float
+    strength: float
+    last: int
+    sightings: int = 1
+
+
+def jaccard(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
+    """Compute what share of the members of either set is in both.
+
+    Example:
+        >>> jaccard(np.array([1, 2]), np.array([2, 3]))
+        0.3333333333333333
+    """
+    both = np.intersect1d(a, b).size
+    return both / (len(a) + len(b) - both)
+
+
+def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
+    """Join the sightings of the same two groups of one seed and layer at the same or neighbouring iterations.
+
+    Two sightings are of the same groups if each group shares at least half of all members with its counterpart, whichever
+    is called left. A pair keeps the groups of its first sighting; the next is compared with its latest one.
+
+    Args:
+        sightings: The pairs found at each of the iterations looked at, in order.
+
+    Returns:
+        Pairs, the strongest first.
+    """
+    merged: list[Pair] = []
+    before: list[tuple[int, Pair]] = []  # where in `merged`, and the latest sighting
+    for found in sightings:
+        now: list[tuple[int, Pair]] = []
+        for pair in found:
+            known = next((k for k, seen in now if _same(seen, pair)), None)
+            if known is not None:  # seen from the other side, or as another cone of the same examples
+                continue
+            known = next((k for k, seen in before if _same(seen, pair)), None)
+            if known is None:
+                known = len(merged)
+                merged.append(pair)
+            else:
+                old = merged[known]
+                if old.last != pair.iteration:
+                    merged[known] = dataclasses.replace(old, last=pair.iteration, sightings=old.sightings + 1)
+            now.append((known, pair))
+        before = now
+    return sorted(merged, key=lambda pair: -pair.strength)
+
+
+def _same(one: Pair, other: Pair) -> bool:
+    return (one.seed, one.layer) == (other.seed, other.layer) and any(
+        jaccard(one.left, left) >= SAME and jaccard(one.right, right) >= SAME
+        for left, right in ((other.left, other.right), (other.right, other.left))
+    )
+
+
+def group_gradient(
+    factors: tuple[Float[np.ndarray, "n _"], ...], members: Int[np.ndarray, " m"]
+) -> Float[np.ndarray, " k"]:
+    """Compute the mean gradient of a group, flat.
+
+    Args:
+        factors: Activations and cotangents, or the gradients themselves, flat.
+        members: The group.
+    """
+    if len(factors) == 1:
+        return factors[0][members].mean(axis=0)
+    activation, cotangent = factors
+    return (activation[members].T @ cotangent[members]).ravel() / len(members)
+
+
+def matched_groups(
+    left: Int[np.ndarray, " a"],
+    right: Int[np.ndarray, " b"],
+    labels: Int[np.ndarray, " n"],
+    norm: Float[np.ndarray, " n"],
+    count: int,
+    rng: np.random.Generator,
+    bins: int = 5,
+) -> tuple[Int[np.ndarray, "count a"], Int[np.ndarray, "count b"]] | None:
+    """Draw random pairs of groups that match a pair in size, labels and gradient norm.
+
+    The examples of each label are divided into bins of equal size by norm; each draw takes from each bin as many
+    examples as the groups have there, uniformly, without replacement, and from outside the pair.
+
+    Args:
+        left: One group.
+        right: The other.
+        labels: Class of each example.
+        norm: Gradient norm of each example.
+        count: How many pairs to draw.
+        rng: Source of chance.
+        bins: Bins of norm, for each label.
+
+    Returns:
+        The groups, or None if some bin has fewer examples left than are needed.
+    """
+    free = np.ones(len(labels), bool)
+    free[left] = free[right] = False
+    drawn: tuple[list, list] = ([], [])
+    for label in np.unique(labels[np.concatenate([left, right])]):
+        of_label = np.flatnonzero(labels == label)
+        of_label = of_label[np.argsort(norm[of_label], kind="stable")]
+        for stratum in np.array_split(of_label, bins):
+            pool = stratum[free[stratum]]
+            needed = [int(np.isin(group, stratum).sum()) for group in (left, right)]
+            if sum(needed) > len(pool):
+                return None
+            shuffled = pool[rng.random((count, len(pool))).argsort(axis=1)]
+            drawn[0].append(shuffled[:, : needed[0]])
+            drawn[1].append(shuffled[:, needed[0] : sum(needed)])
+    return np.concatenate(drawn[0], axis=1), np.concatenate(drawn[1], axis=1)
+
+
+def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:
+    """Correlate the changes of two curves from one iteration to the next; near -1, one gains what the other loses.
+
+    Returns:
+        Pearson's correlation; NaN where a curve does not change, or always by the same amount.
+
+    Example:
+        >>> antiphase(np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0]))
+        -1.0
+    """
+    x, y = (np.diff(curve, axis=0) for curve in (left, right))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    lengths = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
+    return np.divide((x * y).sum(axis=0), lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)[()]
+
+
+def p_value(observed: float, controls: Float[np.ndarray, " r"]) -> float:
+    """Compute how often matched groups are at least as much in antiphase, the pair itself counted as one of them.
+
+    The pair is one more draw under the hypothesis that it is like its controls, so that p is never 0: Phipson and Smyth,
+    "Permutation P-values Should Never Be Zero" (2010).
+
+    Example:
+        >>> p_value(-0.5, np.array([-0.6, 0.0, 0.1]))
+        0.5
+    """
+    return float((1 + np.count_nonzero(controls <= observed)) / (1 + len(controls)))
+
+
+def holm(p_values: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Correct p-values for the number of tests: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
+
+    Example:
+        >>> holm(np.array([0.01, 0.04, 0.03]))
+        array([0.03, 0.06, 0.06])
+    """
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.maximum.accumulate(p_values[order] * (len(p_values) - np.arange(len(p_values))))
+    corrected = np.empty_like(p_values)
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected

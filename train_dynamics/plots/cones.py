@@ -1,0 +1,120 @@
+"""Cones: what is in them, where they lie, and what becomes of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from train_dynamics.motion import Frame
+from train_dynamics.plots.grids import SIDE, mosaic
+from train_dynamics.plots.style import BLUE, styled
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+PANEL_ROWS = 3
+
+
+def composition(labels: Int[np.ndarray, " m"], class_names: Sequence[str], most: int = 3) -> str:
+    """Say in a few words which labels a group has.
+
+    Example:
+        >>> composition(np.array([3, 3, 5]), [str(k) for k in range(10)])
+        '3: 2, 5: 1'
+    """
+    count = np.bincount(labels, minlength=len(class_names))
+    order = [int(label) for label in np.argsort(-count, kind="stable") if count[label]]
+    rest = count.sum() - count[order[:most]].sum()
+    return ", ".join(f"{class_names[k]}: {count[k]}" for k in order[:most]) + (f", others: {rest}" if rest else "")
+
+
+def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: str, color: str = "black") -> None:
+    """Draw up to three rows of images evenly picked from a group."""
+    picked = np.unique(np.linspace(0, len(images) - 1, min(len(images), PANEL_ROWS * SIDE)).astype(int))
+    canvas = mosaic(images[picked])
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, extent=(0, SIDE, -(-len(picked) // SIDE), 0))
+    axes.set(xlim=(0, SIDE), ylim=(PANEL_ROWS, 0), xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9, color=color)
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def cone_grids(groups: Sequence[UInt8[np.ndarray, "_ h w channel"]], titles: Sequence[str], title: str) -> Figure:
+    """Draw some of the images of up to six cones, a panel each."""
+    with styled():
+        rows = max(1, -(-len(groups) // 2))
+        figure = Figure(figsize=(8.0, 0.5 + 1.85 * rows))
+        figure.suptitle(title, x=0.012, ha="left", fontsize=11)
+        for axes in (panels := figure.subplots(rows, 2, squeeze=False).ravel())[len(groups) :]:
+            axes.set_axis_off()
+        for axes, images, words, color in zip(panels, groups, titles, COLORS, strict=False):
+            grid_panel(axes, images, words, color)
+        return figure
+
+
+def cone_scatter(frame: Frame, groups: Sequence[Int[np.ndarray, " _"]], reach: float, title: str) -> Figure:
+    """Draw where up to six cones lie among all examples, by gradient norm and alignment.
+
+    Args:
+        frame: All examples, in one layer.
+        groups: Members of the cones.
+        reach: Norm at the right edge; examples beyond it are drawn on the edge.
+        title: Of the figure.
+    """
+    with styled():
+        figure = Figure(figsize=(7.0, 4.6))
+        axes = figure.subplots()
+        norm, cosine = np.minimum(frame.norm[0], reach), frame.cosine[0]
+        axes.scatter(norm, cosine, s=5, color="#bbbbbb", linewidths=0, rasterized=True, label="all examples")
+        for k, (group, color, marker) in enumerate(zip(groups, COLORS, MARKERS, strict=False)):
+            axes.scatter(
+                norm[group],
+                cosine[group],
+                s=14,
+                color=color,
+                marker=marker,
+                linewidths=0,
+                alpha=0.8,
+                rasterized=True,
+                label=f"cone {k}",
+            )
+        axes.set(
+            xlim=(0, 1.02 * reach),
+            ylim=(-1.03, 1.03),
+            xlabel="L2 norm of the gradient (nats per unit of weight)",
+            ylabel="cosine to the mean gradient",
+            title=title,
+        )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=1.8)
+        return figure
+
+
+def cone_tracks(frames: Sequence[Frame], group: Int[np.ndarray, " m"], found_at: int, title: str) -> Figure:
+    """Draw gradient norm, alignment and accuracy of a cone's examples over the run, beside those of all examples."""
+    with styled():
+        figure = Figure(figsize=(9.0, 3.4))
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11)
+        iterations = [frame.iteration for frame in frames]
+        panels = (
+            ("L2 norm of the gradient (nats per unit of weight)", [frame.norm[0] for frame in frames]),
+            ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
+            ("accuracy", [frame.correct.astype(float) for frame in frames]),
+        )
+        for axes, (label, values) in zip(figure.subplots(1, 3), panels, strict=True):
+            of_group = np.stack([value[group] for value in values])
+            mean, std = of_group.mean(axis=1), of_group.std(axis=1)
+            if label != "accuracy":
+                axes.fill_between(iterations, mean - std, mean + std, color=BLUE, alpha=0.2, linewidth=0)
+            axes.plot(iterations, [value.mean() for value in values], color="#777777", linestyle="--", label="all")
+            axes.plot(iterations, mean, color=BLUE, label="the cone: mean, and standard deviation over its examples")
+            axes.axvline(found_at, color="black", linewidth=0.8, linestyle=":", label="where it was found")
+            axes.set(xlabel="iteration (updates)", xlim=(iterations[0], max(iterations[-1], 1)))
+            axes.set_title(label, fontsize=9)
+            if label == "accuracy":
+                axes.set_ylim(0, 1.02)
+                axes.yaxis.set_major_formatter(PercentFormatter(1))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
