@@ -86,3 +86,37 @@ def first_correct_share(correct: np.ndarray, t: int) -> float:
 def last_mistake_share(correct: np.ndarray, t: int) -> float:
     """Share of the columns of [t, n] with no wrong entry from t on."""
     return sum(all(history[t:]) for history in correct.T) / correct.shape[1]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine between two gradients, by the definition; 0 where either is zero."""
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    lengths = math.sqrt(a @ a) * math.sqrt(b @ b)
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def star_cover(near: np.ndarray) -> list[set[int]]:
+    """Stars: again and again, the example with the most uncovered neighbours, and those; the first of equal ones."""
+    left = {n for n in range(len(near)) if near[n, n]}
+    stars = []
+    while left:
+        around = {n: {m for m in left if near[n, m]} for n in sorted(left)}
+        centre = max(around, key=lambda n: (len(around[n]), -n))
+        stars.append(around[centre])
+        left -= around[centre]
+    return stars
+
+
+def fewest_cliques(near: np.ndarray) -> int:
+    """Size of the smallest clique cover, by trying every way to put each example into a clique."""
+
+    def place(n: int, cliques: list[list[int]]) -> int:
+        if n == len(near):
+            return len(cliques)
+        best = place(n + 1, [*cliques, [n]])
+        for k, clique in enumerate(cliques):
+            if all(near[n, m] for m in clique):
+                best = min(best, place(n + 1, [*cliques[:k], [*clique, n], *cliques[k + 1 :]]))
+        return best
+
+    return place(0, [])

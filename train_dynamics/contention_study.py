@@ -84,12 +84,14 @@ class Contention:
     """All pairs of a recording.
 
     Attributes:
+        options: What was looked for.
         looks: The iterations looked at.
         fights: The pairs, the strongest first.
         label_opposition: For each layer, the share of the pairs of examples of two labels whose gradients are opposed,
             averaged over seeds and the iterations looked at.
     """
 
+    options: ContentionOptions
     looks: Int[np.ndarray, " look"]
     fights: Sequence[Fight]
     label_opposition: dict[str, Float[np.ndarray, "c c"]]
@@ -98,9 +100,9 @@ class Contention:
 def find_contention(recording: Recording, options: ContentionOptions) -> Contention:
     """Look for pairs at some iterations of every seed and layer, join them, and test the strongest.
 
-    A pair is tested on the iterations after the one it was found at and against random pairs that match it in size, labels
-    and gradient norm, because examples with like activations and different labels oppose each other by construction.
-    Those tested are chosen by their strength when found, which knows nothing of what came after.
+    A pair is tested on the iterations after the one it was found at and against random pairs that match it in size,
+    labels and gradient norm, because examples with like activations and different labels oppose each other by
+    construction. Those tested are chosen by their strength when found, which knows nothing of what came after.
     """
     looks = look_at(recording.num_iterations, options.looks)
     layers = recording.config.layers
@@ -129,7 +131,7 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     corrected = iter(contention.holm(np.array([fight.p for fight in tested if fight.p is not None])))
     fights = [f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in tested]
     weaker = [Fight(pair, reason=f"not among the {NUM_TESTED} strongest") for pair in pairs[NUM_TESTED:]]
-    return Contention(looks, [*fights, *weaker], opposition)
+    return Contention(options, looks, [*fights, *weaker], opposition)
 
 
 def look_at(num_iterations: int, looks: int) -> Int[np.ndarray, " look"]:
@@ -158,12 +160,7 @@ def _look_once(
 ) -> tuple[list[Pair], Float[np.ndarray, "c c"]]:
     """Find the pairs of one seed at one iteration, and how much its labels oppose each other."""
     directions = cones.directions(*factors)
-    against = cones.opposed(directions, options.cosine)
-    share = opposition_by_label(against, recording.labels, len(recording.class_names))
-    if np.count_nonzero(np.bitwise_count(against).sum(axis=1, dtype=int)) < 2 * options.smallest:
-        # Whom the centre of a cone opposes, some member opposes as far: the mean of its cosines is no smaller than their
-        # least. Too few such examples leave no pair.
-        return [], share
+    share = opposition_by_label(cones.opposed(directions, options.cosine), recording.labels, len(recording.class_names))
     cone = COVERS[options.cover](
         cones.near(directions, options.cosine), cones.nonzero(directions), smallest=options.smallest
     )
@@ -218,8 +215,9 @@ def _test(recording: Recording, pair: Pair) -> Fight:
     if stop - pair.iteration - 1 < FEWEST_CHANGES:
         return Fight(pair, reason=f"fewer than {FEWEST_CHANGES} iterations after it was found")
     loss, correct = _follow(recording, pair.seed, pair.iteration, stop)
-    accuracy = contention.antiphase(*(correct[:, group].mean(axis=1) for group in (pair.left, pair.right)))
-    observed = contention.antiphase(*(loss[:, group].mean(axis=1, dtype=np.float64) for group in (pair.left, pair.right)))
+    groups = pair.left, pair.right
+    accuracy = contention.antiphase(*(correct[:, group].mean(axis=1) for group in groups))
+    observed = contention.antiphase(*(loss[:, group].mean(axis=1, dtype=np.float64) for group in groups))
     known = {
         "accuracy_correlation": None if np.isnan(accuracy) else float(accuracy),
         "loss_correlation": None if np.isnan(observed) else float(observed),
@@ -229,10 +227,10 @@ def _test(recording: Recording, pair: Pair) -> Fight:
     factors = read_factors(recording, pair.layer, pair.iteration)[pair.seed]
     norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
     rng = np.random.default_rng((int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0])))
-    groups = contention.matched_groups(pair.left, pair.right, recording.labels, norm, NUM_CONTROLS, rng)
-    if groups is None:
+    matched = contention.matched_groups(*groups, recording.labels, norm, NUM_CONTROLS, rng)
+    if matched is None:
         return Fight(pair, **known, reason="too few other examples of the same labels and norms to compare with")
-    controls = contention.antiphase(*(loss @ _averages(group, loss.shape[1]) for group in groups))
+    controls = contention.antiphase(*(loss @ _averages(group, loss.shape[1]) for group in matched))
     p = contention.p_value(float(observed), controls)
     return Fight(pair, **known, matched_correlation=float(np.nanmedian(controls)), p=p)
 

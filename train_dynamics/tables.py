@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
+from train_dynamics.cone_study import Cones
+from train_dynamics.contention_study import Contention
 from train_dynamics.recording import Recording
 from train_dynamics.results import GROUPS, Results
 
@@ -44,8 +47,101 @@ def write_curves(results: Results, path: Path) -> None:
     _write(path, ["metric", "group", "iteration", "mean", "std"], rows)
 
 
-def _decimal(values: np.ndarray) -> list[str]:
-    return [f"{value:.9g}" for value in values]
+def write_cones(recording: Recording, found: Sequence[Cones], path: Path) -> None:
+    """Write one row a cone of two examples or more, of each layer; `labels` counts them, the most frequent first."""
+    rows = (
+        (
+            cones.seed,
+            cones.layer,
+            cones.frame.iteration,
+            cone,
+            size,
+            label_counts(recording, members := cones.members(cone)),
+            *_decimal(
+                (
+                    cones.smallest_cosine[cone],
+                    cones.frame.cosine[0, members].mean(),
+                    cones.frame.correct[members].mean(),
+                )
+            ),
+        )
+        for cones in found
+        for cone, size in enumerate(cones.sizes)
+        if size > 1
+    )
+    header = ("seed", "layer", "iteration", "cone", "size", "labels", "smallest_cosine", "mean_alignment", "accuracy")
+    _write(path, header, rows)
+
+
+def write_cone_members(recording: Recording, found: Sequence[Cones], path: Path) -> None:
+    """Write one row an example that has a cone, of each layer; cones of one are among them."""
+    rows = (
+        (cones.seed, cones.layer, cones.frame.iteration, cone, n, recording.ids[n], recording.labels[n])
+        for cones in found
+        for cone in range(len(cones.sizes))
+        for n in cones.members(cone)
+    )
+    _write(path, ("seed", "layer", "iteration", "cone", "example", "id", "label"), rows)
+
+
+def write_contention(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row a pair, the strongest first; what was not tested has empty cells and the reason."""
+    rows = (
+        (
+            k,
+            recording.seeds[pair.seed],
+            pair.layer,
+            pair.iteration,
+            pair.last,
+            pair.sightings,
+            len(pair.left),
+            len(pair.right),
+            label_counts(recording, pair.left),
+            label_counts(recording, pair.right),
+            *_decimal((pair.cosine, pair.strength)),
+            *_decimal(
+                (
+                    fight.accuracy_correlation,
+                    fight.loss_correlation,
+                    fight.matched_correlation,
+                    fight.p,
+                    fight.corrected,
+                )
+            ),
+            str(fight.survives).lower() if fight.p is not None else "",
+            fight.reason,
+        )
+        for k, fight in enumerate(contention.fights)
+        for pair in (fight.pair,)
+    )
+    header = (
+        *("pair", "seed", "layer", "iteration", "last_seen", "sightings"),
+        *("left_size", "right_size", "left_labels", "right_labels", "cosine", "strength"),
+        *("accuracy_correlation", "loss_correlation", "matched_correlation", "p", "p_corrected", "survives", "reason"),
+    )
+    _write(path, header, rows)
+
+
+def write_contention_members(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row an example of each side of each pair."""
+    rows = (
+        (k, side, n, recording.ids[n], recording.labels[n])
+        for k, fight in enumerate(contention.fights)
+        for side, group in (("left", fight.pair.left), ("right", fight.pair.right))
+        for n in group
+    )
+    _write(path, ("pair", "side", "example", "id", "label"), rows)
+
+
+def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
+    """Count the labels of a group, the most frequent first, as `4:131 9:2`."""
+    count = np.bincount(recording.labels[members], minlength=len(recording.class_names))
+    order = np.argsort(-count, kind="stable")
+    return " ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
+
+
+def _decimal(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else f"{value:.9g}" for value in values]
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[tuple]) -> None:

@@ -1,7 +1,7 @@
 """Cones: sets of examples whose gradients point the same way."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,7 +32,7 @@ def directions(*factors: Float[np.ndarray, "n _"]) -> Directions:
         (array([[0.6, 0.8],
                [0. , 0. ]]),)
     """
-    return tuple(_unit(_unit(factor, np.inf), 2) for factor in factors)  # scaled first: tiny squares would vanish
+    return tuple(_unit(_unit(factor, np.inf), 2.0) for factor in factors)  # scaled first: tiny squares would vanish
 
 
 def _unit(rows: Float[np.ndarray, "n k"], order: float) -> Float[np.ndarray, "n k"]:
@@ -111,14 +111,14 @@ def clique_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -
         array([0, 0, 1])
     """
 
-    def grow(candidates: Int[np.ndarray, " m"]) -> list[int]:
+    def grow(candidates: Int[np.ndarray, " m"]) -> Int[np.ndarray, " k"]:
         members = []
         left = np.stack([candidates, candidates >> 3, 128 >> (candidates & 7)])  # example, its byte, its bit
         while left.shape[1]:
             members.append(left[0, 0])
             left = left[:, 1:]
             left = left[:, near[members[-1]][left[1]] & left[2] > 0]
-        return members
+        return np.array(members)
 
     return _cover(near, among, smallest, grow)
 
@@ -144,7 +144,7 @@ def _cover(
     near: Bits,
     among: Bool[np.ndarray, " n"],
     smallest: int,
-    grow: Callable[[Int[np.ndarray, " m"]], Sequence[int] | Int[np.ndarray, " k"]],
+    grow: Callable[[Int[np.ndarray, " m"]], Int[np.ndarray, " k"]],
 ) -> Int[np.ndarray, " n"]:
     """Take cones out of the examples until none is left; `grow` picks a cone's members from the start's neighbours."""
     count = len(among)
@@ -155,7 +155,7 @@ def _cover(
     while degree[start := np.argmax(np.where(uncovered, degree, 0))] >= max(smallest, 2) and uncovered[start]:
         around = np.flatnonzero(unpack(near[start], count) & uncovered)
         around = around[np.lexsort((around, -degree[around], around != start))]
-        members = np.array(grow(around))
+        members = grow(around)
         cone[members] = found
         found += 1
         uncovered[members] = False

@@ -81,8 +81,8 @@ def jaccard(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
 def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
     """Join the sightings of the same two groups of one seed and layer at the same or neighbouring iterations.
 
-    Two sightings are of the same groups if each group shares at least half of all members with its counterpart, whichever
-    is called left. A pair keeps the groups of its first sighting; the next is compared with its latest one.
+    Two sightings are of the same groups if each group shares at least half of all members with its counterpart,
+    whichever is called left. A pair keeps the groups of its first sighting; the next is compared with its latest one.
 
     Args:
         sightings: The pairs found at each of the iterations looked at, in order.
@@ -184,19 +184,19 @@ def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"])
 
     Example:
         >>> antiphase(np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0]))
-        -1.0
+        array(-1.)
     """
     x, y = (np.diff(curve, axis=0) for curve in (left, right))
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     lengths = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
-    return np.divide((x * y).sum(axis=0), lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)[()]
+    return np.divide((x * y).sum(axis=0), lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)
 
 
 def p_value(observed: float, controls: Float[np.ndarray, " r"]) -> float:
     """Compute how often matched groups are at least as much in antiphase, the pair itself counted as one of them.
 
-    The pair is one more draw under the hypothesis that it is like its controls, so that p is never 0: Phipson and Smyth,
-    "Permutation P-values Should Never Be Zero" (2010).
+    The pair is one more draw under the hypothesis that it is like its controls, so that p is never 0: Phipson and
+    Smyth, "Permutation P-values Should Never Be Zero" (2010).
 
     Example:
         >>> p_value(-0.5, np.array([-0.6, 0.0, 0.1]))

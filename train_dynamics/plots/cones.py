@@ -13,21 +13,8 @@ from train_dynamics.plots.grids import SIDE, mosaic
 from train_dynamics.plots.style import BLUE, styled
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "X")
 PANEL_ROWS = 3
-
-
-def composition(labels: Int[np.ndarray, " m"], class_names: Sequence[str], most: int = 3) -> str:
-    """Say in a few words which labels a group has.
-
-    Example:
-        >>> composition(np.array([3, 3, 5]), [str(k) for k in range(10)])
-        '3: 2, 5: 1'
-    """
-    count = np.bincount(labels, minlength=len(class_names))
-    order = [int(label) for label in np.argsort(-count, kind="stable") if count[label]]
-    rest = count.sum() - count[order[:most]].sum()
-    return ", ".join(f"{class_names[k]}: {count[k]}" for k in order[:most]) + (f", others: {rest}" if rest else "")
 
 
 def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: str, color: str = "black") -> None:
@@ -99,17 +86,18 @@ def cone_tracks(frames: Sequence[Frame], group: Int[np.ndarray, " m"], found_at:
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
         iterations = [frame.iteration for frame in frames]
         panels = (
-            ("L2 norm of the gradient (nats per unit of weight)", [frame.norm[0] for frame in frames]),
+            ("gradient norm (nats per weight)", [frame.norm[0] for frame in frames]),
             ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
             ("accuracy", [frame.correct.astype(float) for frame in frames]),
         )
         for axes, (label, values) in zip(figure.subplots(1, 3), panels, strict=True):
             of_group = np.stack([value[group] for value in values])
-            mean, std = of_group.mean(axis=1), of_group.std(axis=1)
             if label != "accuracy":
-                axes.fill_between(iterations, mean - std, mean + std, color=BLUE, alpha=0.2, linewidth=0)
+                band = np.quantile(of_group, (0.1, 0.9), axis=1)
+                axes.fill_between(iterations, *band, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(iterations, [value.mean() for value in values], color="#777777", linestyle="--", label="all")
-            axes.plot(iterations, mean, color=BLUE, label="the cone: mean, and standard deviation over its examples")
+            words = "the cone: mean, and where 80 % of its examples lie"
+            axes.plot(iterations, of_group.mean(axis=1), color=BLUE, label=words)
             axes.axvline(found_at, color="black", linewidth=0.8, linestyle=":", label="where it was found")
             axes.set(xlabel="iteration (updates)", xlim=(iterations[0], max(iterations[-1], 1)))
             axes.set_title(label, fontsize=9)

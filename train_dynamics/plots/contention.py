@@ -36,7 +36,7 @@ def fight(
         grid = figure.add_gridspec(3, 2, height_ratios=(1.45, 1, 1))
         iterations = [frame.iteration for frame in frames]
         curves = (
-            ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
+            ("cosine to the\nmean gradient", [frame.cosine[0] for frame in frames]),
             ("accuracy", [frame.correct for frame in frames]),
         )
         drawn = [figure.add_subplot(grid[row, :]) for row in (1, 2)]
@@ -49,8 +49,9 @@ def fight(
             axes.axvline(found_at, color="black", linewidth=0.9, linestyle=":", label="where the pair was found")
             axes.set(ylabel=label, xlim=(iterations[0], max(iterations[-1], iterations[0] + 1)))
         drawn[0].tick_params(labelbottom=False)
-        drawn[1].set(xlabel="iteration (updates)", ylim=(-0.02, 1.02))
-        drawn[1].yaxis.set_major_formatter(PercentFormatter(1))
+        figure.align_ylabels(drawn)
+        drawn[1].set_xlabel("iteration (updates)")
+        drawn[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 

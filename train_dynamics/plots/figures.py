@@ -1,15 +1,24 @@
 """All figures of the study, each with the words that go with it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int
 from matplotlib.figure import Figure
 
+from train_dynamics.cone_study import Cones
+from train_dynamics.contention_study import Contention, Fight, window
+from train_dynamics.motion import reach
+from train_dynamics.plots import cones as cone_plots
+from train_dynamics.plots import contention as contention_plots
 from train_dynamics.plots import curves, grids
 from train_dynamics.recording import Recording
 from train_dynamics.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.tables import label_counts
 
+NUM_CONES = 6
+NUM_FIGHTS = 3
 SHOWN = {"top tenth (chunk 0)": 1, "middle tenth (chunk 5)": 6, "bottom tenth (chunk 9)": NUM_CHUNKS, "all examples": 0}
 
 
@@ -30,8 +39,8 @@ class Drawing:
     figure: Figure
 
 
-def drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
-    """Draw one figure after the other."""
+def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
+    """Draw the curves and examples of the study, one figure after the other."""
     found = results.curves
     yield Drawing(
         "accuracy",
@@ -110,3 +119,91 @@ def drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         title = f"{shown} {words}, each below its label; AGR {low:.2g} to {high:.2g} nats"
         figure = grids.image_grid(recording.images[chosen], labels, title)
         yield Drawing(f"examples_{name}", f"{shown} {words}", caption, figure)
+
+
+def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
+    """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
+    layers = recording.config.layers
+    for cones in found:
+        frame, sizes = cones.frame, cones.sizes
+        groups = [cones.members(k) for k in range(min(NUM_CONES, np.count_nonzero(sizes > 1)))]
+        if not groups:
+            continue
+        where = f"{cones.layer}, seed {cones.seed}, iteration {frame.iteration}"
+        titles = [f"cone {k}: {_composition(recording, group)}" for k, group in enumerate(groups)]
+        yield Drawing(
+            metric_name(layers, cones.layer, "cones").replace("/", "_"),
+            f"The largest cones of {where}",
+            "Each panel shows up to 24 examples whose gradients point the same way: a step that suits one suits all of "
+            "them. Look for what they have in common besides the label: slant, stroke, shape.",
+            cone_plots.cone_grids([recording.images[group] for group in groups], titles, f"Largest cones of {where}"),
+        )
+        yield Drawing(
+            metric_name(layers, cones.layer, "cone_scatter").replace("/", "_"),
+            f"Where the largest cones of {where} lie among all examples",
+            "Members of a cone share a direction, so they lie at one height, their cosine to the mean gradient; they "
+            "need not share a norm. Examples beyond the right edge are drawn on it.",
+            cone_plots.cone_scatter(frame, groups, float(reach([frame])[0]), f"Largest cones of {where}"),
+        )
+        yield Drawing(
+            metric_name(layers, cones.layer, "cone_tracks").replace("/", "_"),
+            f"What becomes of cone 0 of {where}",
+            "The examples are those of the largest cone when it was found, followed before and after. Look "
+            "whether they are learned together, and whether their gradients then fall silent together.",
+            cone_plots.cone_tracks(
+                cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {len(groups[0])} examples"
+            ),
+        )
+
+
+def contention_drawings(recording: Recording, contention: Contention) -> Iterator[Drawing]:
+    """Draw the first pairs, those that survive the test before others, and who fights whom in each layer."""
+    order = sorted(range(len(contention.fights)), key=lambda k: (not contention.fights[k].survives, k))
+    for k in order[:NUM_FIGHTS]:
+        fight = contention.fights[k]
+        pair, groups = fight.pair, (fight.pair.left, fight.pair.right)
+        words = tuple(_composition(recording, group) for group in groups)
+        where = f"{pair.layer}, seed {recording.seeds[pair.seed]}, found at iteration {pair.iteration}"
+        yield Drawing(
+            f"contention_{k}",
+            f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
+            f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight)} Look whether "
+            "one line falls where the other rises.",
+            contention_plots.fight(
+                window(recording, fight),
+                groups,
+                tuple(recording.images[group] for group in groups),
+                words,
+                pair.iteration,
+                f"Pair {k}: {where}",
+            ),
+        )
+    layers = recording.config.layers
+    if len(contention.looks):
+        for layer, share in contention.label_opposition.items():
+            yield Drawing(
+                metric_name(layers, layer, "label_opposition").replace("/", "_"),
+                f"How much each label fights each other label in {layer}",
+                "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
+                f"below {-contention.options.cosine:g}, averaged over seeds and {len(contention.looks)} iterations.",
+                contention_plots.label_matrix(share, recording.class_names, f"Opposed pairs of examples in {layer}, %"),
+            )
+
+
+def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
+    """Say how many examples a group has, and of which labels."""
+    counts = label_counts(recording, group).split(" ")
+    if len(counts) == 1:
+        return f"{len(group)} examples of label {recording.class_names[recording.labels[group[0]]]}"
+    rest = f", {len(counts) - 3} more" if len(counts) > 3 else ""
+    return f"{len(group)} examples (labels {', '.join(counts[:3])}{rest})"
+
+
+def _verdict(fight: Fight) -> str:
+    if fight.p is None:
+        return f"Not tested: {fight.reason}."
+    return (
+        f"From one iteration to the next their losses change with a correlation of {fight.loss_correlation:.2f}, those "
+        f"of random groups like them in size, labels and norms with {fight.matched_correlation:.2f}; p = {fight.p:.3g}, "
+        f"{fight.corrected:.2g} after correction: {'more than chance' if fight.survives else 'no more than chance'}."
+    )

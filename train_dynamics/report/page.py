@@ -1,10 +1,8 @@
 """The page: one self-contained HTML file."""
 
-import base64
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,25 +12,11 @@ from train_dynamics import __version__
 from train_dynamics.claims import EARLY, LEARNED, Claim, reaches
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
+from train_dynamics.report.sections import Section
 from train_dynamics.results import NUM_CHUNKS, Results, metric_name
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure as the page needs it: its words, its PNG file, and whether it is about as high as wide."""
-
-    title: str
-    caption: str
-    file: Path
-    square: bool
-
-    @property
-    def source(self) -> str:
-        """The picture itself, as a data address."""
-        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode()
-
-
-def page(recording: Recording, results: Results, claims: Sequence[Claim], pictures: Sequence[Picture]) -> str:
+def page(recording: Recording, results: Results, claims: Sequence[Claim], sections: Sequence[Section]) -> str:
     """Lay everything out on one page that needs no other file and no network."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
@@ -48,7 +32,7 @@ def page(recording: Recording, results: Results, claims: Sequence[Claim], pictur
         rows=list(zip(*table.values(), strict=True)),
         claims=claims,
         number=_number,
-        pictures=pictures,
+        sections=sections,
         command=_command(recording.config),
         settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
         versions={**recording.versions, "analysed with train-dynamics": __version__},

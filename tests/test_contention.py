@@ -1,0 +1,214 @@
+"""Contention: by hand, against slow twins, and on planted fights and planted peace."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import oracles
+from tests.test_cones import factors, gradients
+from train_dynamics import contention_study
+from train_dynamics.config import InputError
+from train_dynamics.contention_study import ContentionOptions, find_contention, look_at, opposition_by_label
+from train_dynamics.dynamics import cones, contention
+from train_dynamics.dynamics.contention import Pair
+from train_dynamics.recording import Recording
+
+
+def pair(left, right, iteration=1, seed=0, layer="fc2", strength=1.0):
+    return Pair(seed, layer, iteration, np.array(left), np.array(right), -1.0, strength, iteration)
+
+
+def test_opponents_are_those_of_the_definition(rng):
+    activation = np.abs(rng.normal(size=5)) + 0.2 * rng.normal(size=(60, 5))
+    cotangent = np.repeat([1, -1], 30)[:, None] * rng.normal(size=3) + 0.5 * rng.normal(size=(60, 3))
+    dense = gradients(activation, cotangent)
+    directions = cones.directions(activation, cotangent)
+    members = np.arange(0, 9)
+    units = [g / max(np.linalg.norm(g), 1e-30) for g in dense]
+    centre = np.mean([units[n] for n in members], axis=0)
+    to_centre = [oracles.cosine(g, centre) < -0.7 for g in dense]
+    np.testing.assert_array_equal(contention.opponents(directions, members, 0.7), to_centre)
+    to_members = [all(oracles.cosine(g, dense[n]) < -0.2 for n in members) for g in dense]
+    np.testing.assert_array_equal(contention.opponents(directions, members, 0.2, "members"), to_members)
+    assert 0 < sum(to_centre) < 30 and 0 < sum(to_members) < 30
+
+
+def test_sightings_of_the_same_groups_are_one_pair():
+    first, mirrored = pair([1, 2, 3], [7, 8]), pair([7, 8], [1, 2, 3])
+    drifted = pair([2, 3, 4], [7, 8], iteration=2, strength=9.0)
+    further = pair([3, 4, 5], [7, 8], iteration=4)  # like the latest sighting, no longer like the first
+    (found,) = contention.merge([[first, mirrored], [drifted], [further]])
+    assert (found.iteration, found.last, found.sightings, found.strength) == (1, 4, 3, 1.0)
+    np.testing.assert_array_equal(found.left, [1, 2, 3])
+
+
+def test_other_groups_seeds_layers_and_gaps_are_other_pairs():
+    first = pair([1, 2], [7, 8])
+    others = [pair([1, 9], [7, 8]), pair([1, 2], [7, 8], seed=1), pair([1, 2], [7, 8], layer="fc3")]
+    assert len(contention.merge([[first, *others]])) == 4
+    assert len(contention.merge([[first], [], [pair([1, 2], [7, 8], iteration=3)]])) == 2
+    strengths = [p.strength for p in contention.merge([[first, pair([3], [4], strength=2.0)]])]
+    assert strengths == [2.0, 1.0]
+
+
+def test_group_gradient_is_the_mean(rng):
+    activation, cotangent = factors(rng, 10)
+    dense = gradients(activation, cotangent)
+    members = np.array([1, 4, 5])
+    expected = np.mean([dense[n] for n in members], axis=0).ravel()
+    np.testing.assert_allclose(contention.group_gradient((activation, cotangent), members), expected, rtol=1e-5)
+    np.testing.assert_allclose(contention.group_gradient((dense.reshape(10, -1),), members), expected, rtol=1e-5)
+
+
+def test_matched_groups_match(rng):
+    labels, norm = rng.integers(0, 3, 600), rng.random(600)
+    by_label = [np.flatnonzero(labels == k) for k in range(3)]
+    left, right = by_label[0][:12], np.concatenate([by_label[1][:7], by_label[0][12:15]])
+    one, other = contention.matched_groups(left, right, labels, norm, 200, rng)
+    assert one.shape == (200, 12) and other.shape == (200, 10)
+    bin_of = np.empty(600, int)
+    for of_label in by_label:
+        for k, stratum in enumerate(np.array_split(of_label[np.argsort(norm[of_label])], 5)):
+            bin_of[stratum] = k
+
+    def strata(group):
+        return sorted(zip(labels[group].tolist(), bin_of[group].tolist(), strict=True))
+
+    for a, b in zip(one, other, strict=True):
+        assert strata(a) == strata(left) and strata(b) == strata(right)
+        drawn = np.concatenate([a, b])
+        assert len(np.unique(drawn)) == 22 and not np.isin(drawn, [*left, *right]).any()
+    assert len(np.unique(one)) > 50  # by chance
+    everyone = np.flatnonzero(labels == 2)
+    assert contention.matched_groups(everyone, right, labels, norm, 5, rng) is None
+
+
+def test_antiphase_is_the_correlation_of_changes(rng):
+    left, right = rng.random((2, 40, 3))
+    expected = [np.corrcoef(np.diff(left[:, g]), np.diff(right[:, g]))[0, 1] for g in range(3)]
+    np.testing.assert_allclose(contention.antiphase(left, right), expected)
+    assert np.isnan(contention.antiphase(np.ones(5), right[:5, 0]))
+
+
+def test_p_values_by_hand():
+    assert contention.p_value(-0.9, np.linspace(-0.5, 0.5, 99)) == 0.01
+    assert contention.p_value(0.6, np.linspace(-0.5, 0.5, 99)) == 1
+    np.testing.assert_allclose(contention.holm(np.array([0.04, 0.01, 0.03, 0.5])), [0.09, 0.04, 0.09, 0.5])
+    assert contention.holm(np.array([])).shape == (0,)
+
+
+def test_opposition_by_label_counts_pairs(rng):
+    labels = rng.integers(0, 3, 20)
+    against = np.triu(rng.random((20, 20)) < 0.3, 1)
+    against |= against.T
+    expected = np.zeros((3, 3))
+    for k in range(3):
+        for m in range(3):
+            pairs = [(a, b) for a in range(20) for b in range(20) if a != b and (labels[a], labels[b]) == (k, m)]
+            expected[k, m] = np.mean([against[a, b] for a, b in pairs]) if pairs else 0
+    np.testing.assert_allclose(opposition_by_label(np.packbits(against, axis=1), labels, 3), expected)
+
+
+def test_look_at_covers_the_run():
+    for iterations, looks in [(1410, 20), (3, 20), (1, 1), (1, 5)]:
+        found = look_at(iterations, looks)
+        assert found[0] == 1 and found[-1] in (1, iterations) and len(found) <= looks
+    assert len(look_at(100, 0)) == 0
+
+
+@pytest.fixture
+def planted(small_path, monkeypatch):
+    """A recording of 300 examples of two labels, most of whose losses go their own ways for 200 iterations."""
+
+    def plant(loss, factors):
+        recording = Recording(small_path)
+        monkeypatch.setattr(Recording, "labels", np.repeat([0, 1], 150))
+        monkeypatch.setattr(Recording, "num_records", 201)
+        recording.num_iterations = 200
+        recording.seeds = np.array([0])
+        monkeypatch.setattr(contention_study, "read_factors", lambda recording, layer, t: [factors])
+        monkeypatch.setattr(contention_study, "_follow", lambda r, s, start, stop: (loss[start + 1 : stop], loss > 0))
+        return recording
+
+    return plant
+
+
+def opposed_factors(rng):
+    """Two groups of 20 with opposed gradients, of different labels and any norm; all others at random."""
+    activation = np.abs(rng.normal(size=(300, 8))).astype(np.float32)
+    cotangent = rng.normal(size=(300, 10)).astype(np.float32)
+    code, push = np.abs(rng.normal(size=8)), rng.normal(size=10)
+    for n, sign in [*zip(range(20), [1] * 20, strict=True), *zip(range(150, 170), [-1] * 20, strict=True)]:
+        norm = np.linalg.norm(activation[n]) * np.linalg.norm(cotangent[n])
+        activation[n], cotangent[n] = code, sign * push * norm / np.linalg.norm(code) / np.linalg.norm(push)
+    return activation, cotangent
+
+
+def test_a_planted_fight_survives_and_planted_peace_does_not(rng, planted):
+    seen = {}
+    for fights in (True, False):
+        loss = rng.random((201, 300)).astype(np.float32)
+        if fights:
+            swing = rng.normal(size=(201, 1))
+            loss[:, :20] += swing
+            loss[:, 150:170] -= swing
+        recording = planted(loss, opposed_factors(rng))
+        found = find_contention(recording, ContentionOptions(looks=2))
+        (fight,) = [fight for fight in found.fights if fight.pair.iteration == 1]
+        assert {tuple(fight.pair.left), tuple(fight.pair.right)} == {tuple(range(20)), tuple(range(150, 170))}
+        assert fight.pair.cosine == pytest.approx(-1, abs=1e-5)
+        assert fight.pair.last == 200 and fight.pair.sightings == 2
+        assert found.label_opposition["fc2"][0, 1] == pytest.approx(400 / 150**2, rel=0.1)
+        seen[fights] = fight
+    assert seen[True].survives and seen[True].p == 0.001 and seen[True].loss_correlation < -0.8
+    assert abs(seen[True].matched_correlation) < 0.2
+    assert not seen[False].survives and seen[False].p > 0.05
+
+
+def test_strength_is_what_the_smaller_group_adds_to_the_mean(rng, planted):
+    activation, cotangent = opposed_factors(rng)
+    recording = planted(rng.random((201, 300)).astype(np.float32), (activation, cotangent))
+    (fight,) = find_contention(recording, ContentionOptions(looks=1)).fights
+    dense = gradients(activation, cotangent)
+    lengths = [np.linalg.norm(sum(dense[n] for n in group) / 300) for group in (range(20), range(150, 170))]
+    assert fight.pair.strength == pytest.approx(min(lengths), rel=1e-5)
+
+
+def test_too_little_to_test_is_said(rng, planted):
+    recording = planted(rng.random((201, 300)).astype(np.float32), opposed_factors(rng))
+    monkey = dataclasses.replace(find_contention(recording, ContentionOptions(looks=1)).fights[0].pair, iteration=190)
+    assert "fewer than 30" in contention_study._test(recording, monkey).reason
+    everyone = dataclasses.replace(monkey, iteration=1, left=np.arange(150))
+    assert "too few other examples" in contention_study._test(recording, everyone).reason
+    flat = planted(np.ones((201, 300), np.float32), opposed_factors(rng))
+    assert "does not change" in contention_study._test(flat, dataclasses.replace(monkey, iteration=1)).reason
+
+
+def test_matched_groups_keep_false_alarms_rare(rng):
+    """Without any fight, p below 0.1 comes about one time in ten."""
+    labels, norm = np.repeat([0, 1], 150), rng.random(300)
+    alarms = 0
+    for _ in range(60):
+        loss = rng.random((80, 300)) + rng.normal(size=(80, 1)) * np.where(labels == 0, 0.3, -0.3)  # labels do fight
+        left, right = rng.choice(150, 15, replace=False), 150 + rng.choice(150, 15, replace=False)
+        matched = contention.matched_groups(left, right, labels, norm, 99, rng)
+        controls = contention.antiphase(*(loss[:, group].mean(axis=-1) for group in matched))
+        observed = float(contention.antiphase(loss[:, left].mean(axis=1), loss[:, right].mean(axis=1)))
+        alarms += contention.p_value(observed, controls) <= 0.1
+    assert alarms <= 14  # of 60: more come once in a thousand times at a rate of one in ten
+
+
+def test_a_recording_without_a_fight_says_so(small_path):
+    found = find_contention(Recording(small_path), ContentionOptions(looks=3))
+    assert found.fights == [] and found.looks.tolist() == [1, 4, 16]
+    assert set(found.label_opposition) == {"fc2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"opposed_to": "all"}, "opposed_to=all"), ({"smallest": 1}, "smallest_group=1"), ({"looks": -1}, "looks=-1")],
+)
+def test_what_cannot_be_is_said(options, words):
+    with pytest.raises(InputError, match=words):
+        ContentionOptions(**options)

@@ -1,0 +1,179 @@
+"""What the page says of gradients in motion, cones and contention, beside their pictures."""
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train_dynamics.cone_study import ConeOptions, Cones
+from train_dynamics.contention_study import BEFORE, NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
+from train_dynamics.recording import Recording
+from train_dynamics.tables import label_counts
+
+LISTED = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as the page needs it: its words, its PNG file, and whether it is about as high as wide."""
+
+    title: str
+    caption: str
+    file: Path
+    square: bool
+
+    @property
+    def source(self) -> str:
+        """The picture itself."""
+        return _address(self.file, "image/png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A film as the page needs it."""
+
+    title: str
+    caption: str
+    file: Path
+
+    @property
+    def source(self) -> str:
+        """The film itself."""
+        return _address(self.file, "video/mp4")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page: words, then a film, pictures and a table, whose columns are lists of cells by their names."""
+
+    title: str
+    words: str = ""
+    films: Sequence[Film] = ()
+    pictures: Sequence[Picture] = ()
+    table: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    table_title: str = ""
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table, row by row."""
+        return list(zip(*self.table.values(), strict=True))
+
+
+def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Section:
+    """Lay out the film and its key frames."""
+    return Section(
+        "Gradients in motion",
+        "Every example is a point: how large a change it asks for, and how far that is the change that all examples ask for "
+        "together. A network learns when the crowd moves right and up, and has learned an example when its point comes "
+        "back to the left.",
+        films,
+        pictures,
+    )
+
+
+def cones_section(
+    recording: Recording, options: ConeOptions, found: Sequence[Cones], pictures: Sequence[Picture]
+) -> Section:
+    """Lay out the cones, with a table of the largest of each layer."""
+    first = found[0]
+    chosen = (
+        "the first at which it classifies half of the examples correctly, or the last if there is none"
+        if options.iteration is None
+        else "as asked for"
+    )
+    promise = (
+        f"every two of whose gradients have a cosine of at least {options.cosine:g}"
+        if options.cover == "clique"
+        else f"whose gradients have a cosine of at least {options.cosine:g} to that of a central one"
+    )
+    words = (
+        f"Cones are sets of examples {promise}: one step suits them all. These are the cones of seed {first.seed} at "
+        f"iteration {first.frame.iteration}, {chosen}; a greedy {options.cover} cover found them."
+    )
+    rows = []
+    for cones in found:
+        shared = cones.sizes[cones.sizes > 1]
+        zero = np.count_nonzero(cones.cone < 0)
+        words += (
+            f" In {cones.layer}, {shared.sum():,} of {len(cones.cone):,} examples share {len(shared):,} cones; "
+            f"{len(cones.sizes) - len(shared):,} are alone, and {zero:,} have a zero gradient and no direction."
+        )
+        for cone in range(min(LISTED, len(shared))):
+            members = cones.members(cone)
+            rows.append(
+                (
+                    cones.layer,
+                    str(cone),
+                    f"{len(members)}",
+                    label_counts(recording, members),
+                    f"{cones.smallest_cosine[cone]:.3f}",
+                    f"{cones.frame.cosine[0, members].mean():.3f}",
+                    f"{cones.frame.correct[members].mean():.1%}",
+                )
+            )
+    names = ("layer", "cone", "size", "label:count", "smallest cosine", "mean alignment", "accuracy")
+    return Section("Cones", words, pictures=pictures, table=_columns(names, rows), table_title="The largest cones")
+
+
+def contention_section(recording: Recording, contention: Contention, pictures: Sequence[Picture]) -> Section:
+    """Lay out the pairs in contention, and say plainly which of them survive the test."""
+    options, fights = contention.options, contention.fights
+    tested = [fight for fight in fights if fight.p is not None]
+    survivors = sum(fight.survives for fight in tested)
+    to = "the centre of a cone" if options.opposed_to == "centre" else "every member of a cone"
+    words = (
+        f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to}, with at "
+        f"least {options.smallest} examples on either side: what helps one harms the other. "
+        f"Looked for at {len(contention.looks)} iterations of {len(recording.seeds)} seeds"
+    )
+    if not len(contention.looks):
+        words = "Not looked for, as asked: --contention_looks=0."
+    elif not fights:
+        words += ": no pair was found. In this recording, no two groups of that size fight."
+    else:
+        words += (
+            f": {len(fights):,} pairs were found. Opposition is partly algebra: two examples with the same activations and "
+            f"different labels oppose each other by construction. So the {len(tested)} strongest that could be tested were "
+            f"followed for up to {WINDOW} iterations after they were found, and compared with {NUM_CONTROLS} random pairs "
+            "of groups of the same size, labels and gradient norms: are their losses more in antiphase? "
+            f"{survivors} of {len(tested)} survive (p below {SIGNIFICANT:g} after Holm's correction). "
+            "The random groups do not share activations, so that surviving means more than labels and norms explain, "
+            f"not that nothing else does. Figures begin {BEFORE} iterations before a pair was found."
+        )
+    rows = [
+        (
+            str(k),
+            str(recording.seeds[fight.pair.seed]),
+            fight.pair.layer,
+            f"{fight.pair.iteration:,}",
+            label_counts(recording, fight.pair.left),
+            label_counts(recording, fight.pair.right),
+            f"{fight.pair.cosine:.2f}",
+            f"{fight.pair.strength:.3g}",
+            _two(fight.loss_correlation),
+            _two(fight.matched_correlation),
+            "" if fight.corrected is None else f"{fight.corrected:.2g}",
+            fight.reason or ("survives" if fight.survives else "does not survive"),
+        )
+        for k, fight in enumerate(fights[:LISTED])
+    ]
+    names = (
+        *("pair", "seed", "layer", "found at", "left, label:count", "right, label:count", "cosine", "strength"),
+        *("antiphase of losses", "of matched groups", "p, corrected", "verdict"),
+    )
+    title = "The strongest pairs" if rows else ""
+    return Section("Contention", words, pictures=pictures, table=_columns(names, rows), table_title=title)
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    return {name: [row[k] for row in rows] for k, name in enumerate(names)} if rows else {}
+
+
+def _two(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _address(file: Path, kind: str) -> str:
+    return f"data:{kind};base64," + base64.b64encode(file.read_bytes()).decode()
