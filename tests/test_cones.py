@@ -46,7 +46,10 @@ def test_cosines_of_factors_are_those_of_gradients(rng):
         np.testing.assert_array_equal(cones.nonzero(directions), [g.any() for g in dense])
         for cosine in (0.3, 0.95):
             np.testing.assert_array_equal(cones.unpack(cones.near(directions, cosine), 21), expected >= cosine)
-            np.testing.assert_array_equal(cones.unpack(cones.opposed(directions, cosine), 21), expected < -cosine)
+            near, opposed, least = cones.near_and_opposed(directions, cosine)
+            np.testing.assert_array_equal(near, cones.near(directions, cosine))
+            np.testing.assert_array_equal(cones.unpack(opposed, 21), expected < -cosine)
+            np.testing.assert_allclose(least, expected.min(axis=1), atol=1e-6)
 
 
 def test_tiny_gradients_keep_their_direction():

@@ -212,3 +212,22 @@ def test_a_recording_without_a_fight_says_so(small_path):
 def test_what_cannot_be_is_said(options, words):
     with pytest.raises(InputError, match=words):
         ContentionOptions(**options)
+
+
+@pytest.mark.parametrize("cover", ["clique", "star"])
+def test_no_opponent_is_further_from_all_members_than_the_bound(cover):
+    """So an iteration without such an example needs no cover."""
+    rng = np.random.default_rng(0)
+    tried = 0
+    for _ in range(300):
+        angle = rng.uniform(0, 0.6)
+        directions = cones.directions(np.array([1, 0, 0]) + angle * rng.normal(size=(12, 3)) * [0, 1, 1])
+        directions = cones.directions(np.concatenate([directions[0][:6], -directions[0][6:]]))
+        block = cones.cosines(directions, slice(0, 6), slice(0, 6))
+        if block.min() < 0.9 if cover == "clique" else block.min(axis=1).max() < 0.9:
+            continue
+        for n in np.flatnonzero(contention.opponents(directions, np.arange(6), 0.9)):
+            tried += 1
+            least = cones.cosines(directions, np.array([n]), slice(0, 6)).min()
+            assert least < contention.least_to_member(0.9, cover)
+    assert tried > 50

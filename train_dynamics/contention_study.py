@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from train_dynamics.cone_study import COVERS, read_factors
+from train_dynamics.cone_study import COVERS, ROUNDING, read_factors
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
@@ -160,10 +160,12 @@ def _look_once(
 ) -> tuple[list[Pair], Float[np.ndarray, "c c"]]:
     """Find the pairs of one seed at one iteration, and how much its labels oppose each other."""
     directions = cones.directions(*factors)
-    share = opposition_by_label(cones.opposed(directions, options.cosine), recording.labels, len(recording.class_names))
-    cone = COVERS[options.cover](
-        cones.near(directions, options.cosine), cones.nonzero(directions), smallest=options.smallest
-    )
+    near, opposed, least = cones.near_and_opposed(directions, options.cosine)
+    share = opposition_by_label(opposed, recording.labels, len(recording.class_names))
+    bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to)
+    if np.count_nonzero(least < bound + ROUNDING) < options.smallest:
+        return [], share
+    cone = COVERS[options.cover](near, cones.nonzero(directions), smallest=options.smallest)
     sizes = np.bincount(cone[cone >= 0])
     pairs = []
     for k in np.flatnonzero(sizes >= options.smallest):

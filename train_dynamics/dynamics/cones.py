@@ -1,11 +1,11 @@
 """Cones: sets of examples whose gradients point the same way."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from threadpoolctl import threadpool_limits
 
 Directions = tuple[Float[np.ndarray, "n _"], ...]
@@ -60,28 +60,38 @@ def cosines(
 
 def near(directions: Directions, cosine: float) -> Bits:
     """Find the pairs of examples whose gradients have at least this cosine; every nonzero one is near itself."""
-    return _pairs(directions, lambda block: block >= cosine)
+    (found,) = _pairs(directions, lambda block: np.packbits(block >= cosine, axis=1))
+    return found
 
 
-def opposed(directions: Directions, cosine: float) -> Bits:
-    """Find the pairs of examples whose gradients have a cosine below minus this."""
-    return _pairs(directions, lambda block: block < -cosine)
+def near_and_opposed(directions: Directions, cosine: float) -> tuple[Bits, Bits, Float[np.ndarray, " n"]]:
+    """Find the pairs of examples that are `near`, and those whose gradients have a cosine below minus this.
+
+    Returns:
+        Both relations, and the least cosine of each example to any other.
+    """
+    near, opposed, least = _pairs(
+        directions,
+        lambda block: np.packbits(block >= cosine, axis=1),
+        lambda block: np.packbits(block < -cosine, axis=1),
+        lambda block: block.min(axis=1),
+    )
+    return near, opposed, least
 
 
-def _pairs(directions: Directions, holds: Callable[[Float[np.ndarray, "r n"]], Bool[np.ndarray, "r n"]]) -> Bits:
-    """Test all pairs, in blocks of rows that stay in the processor's cache."""
+def _pairs(
+    directions: Directions, *find: Callable[[Float[np.ndarray, "r n"]], Shaped[np.ndarray, "r ..."]]
+) -> list[Shaped[np.ndarray, "n ..."]]:
+    """Find something in the cosines of all pairs, in blocks of rows that stay in the processor's cache."""
     count = len(directions[0])
-    found = np.empty((count, -(-count // 8)), np.uint8)
-    step = max(1, BLOCK_BYTES // (4 * max(count, 1)))
-    everyone = slice(None)
+    step = max(1, BLOCK_BYTES // (4 * count))
 
-    def of_rows(start: int) -> None:
-        rows = slice(start, start + step)
-        found[rows] = np.packbits(holds(cosines(directions, rows, everyone)), axis=1)
+    def of_rows(start: int) -> list[np.ndarray]:
+        block = cosines(directions, slice(start, start + step), slice(None))
+        return [of_block(block) for of_block in find]
 
     with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        list(threads.map(of_rows, range(0, count, step)))
-    return found
+        return [np.concatenate(found) for found in zip(*threads.map(of_rows, range(0, count, step)), strict=True)]
 
 
 def unpack(rows: UInt8[np.ndarray, "*r bytes"], count: int) -> Bool[np.ndarray, "*r n"]:
@@ -149,7 +159,7 @@ def _cover(
     """Take cones out of the examples until none is left; `grow` picks a cone's members from the start's neighbours."""
     count = len(among)
     uncovered = among.copy()
-    degree = np.concatenate([unpack(rows, count) @ among.astype(np.float32) for rows in _row_blocks(near)]).astype(int)
+    degree = np.bitwise_count(near & np.packbits(among)).sum(axis=1, dtype=int)
     cone = np.full(count, -1)
     found = 0
     while degree[start := np.argmax(np.where(uncovered, degree, 0))] >= max(smallest, 2) and uncovered[start]:
@@ -159,19 +169,12 @@ def _cover(
         cone[members] = found
         found += 1
         uncovered[members] = False
-        for rows in _row_blocks(near, members):
-            degree -= unpack(rows, count).sum(axis=0)
+        for some in np.split(members, range(256, len(members), 256)):
+            degree -= unpack(near[some], count).view(np.uint8).sum(axis=0, dtype=np.uint16)
     if smallest <= 1:  # nobody left is near anybody else left
         alone = np.flatnonzero(uncovered)
         cone[alone] = found + np.arange(len(alone))
     return _largest_first(cone)
-
-
-def _row_blocks(near: Bits, members: Int[np.ndarray, " m"] | None = None) -> Iterator[UInt8[np.ndarray, "r bytes"]]:
-    """Go through rows a few at a time, so that they can be unpacked."""
-    members = np.arange(len(near)) if members is None else members
-    for start in range(0, len(members), 512):
-        yield near[members[start : start + 512]]
 
 
 def _largest_first(cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -31,12 +31,30 @@ def opponents(
         >>> opponents((np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),), np.array([0]), 0.95)
         array([False, False,  True])
     """
-    block = cosines(directions, members, slice(None))
     if to == "members":
-        return (block < -cosine).all(axis=0)
-    # <u_n, mean u_m> is the mean of <u_n, u_m>; the squared length of the mean is the mean of all <u_m, u_m'>.
-    length = np.sqrt(max(block[:, members].mean(dtype=np.float64), 0))
-    return block.mean(axis=0) < -cosine * length
+        return (cosines(directions, members, slice(None)) < -cosine).all(axis=0)
+    centre = group_gradient(directions, members)
+    first, *others = directions
+    product = (np.matmul(first, centre.reshape(first.shape[1], -1)) * others[0] if others else first * centre).sum(
+        axis=1
+    )
+    return product < -cosine * np.linalg.norm(centre)
+
+
+def least_to_member(cosine: float, cover: str, to: str = "centre") -> float:
+    """Bound the cosine to the nearest opposite member of a cone that an example opposed to the cone can have.
+
+    A member's cosine to the centre is the mean of those to all members, over the centre's length. So an example with a
+    cosine below -c to the centre has one below -c times that length to some member, and the length is at least the root
+    of the least cosine between members: c in a clique, 2 c^2 - 1 in a star.
+
+    Example:
+        >>> least_to_member(0.95, "clique")
+        -0.9259...
+    """
+    if to == "members":
+        return -cosine
+    return -cosine * np.sqrt(cosine if cover == "clique" else max(2 * cosine**2 - 1, 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
