@@ -10,12 +10,15 @@ import pytest
 from tests import oracles
 from tests.conftest import SMALL, contents, silent
 from tests.test_train import run
-from train_dynamics import analyze, results, sweep
+from train_dynamics import analysis, contention_study, results, sweep
+from train_dynamics.cone_study import ConeOptions
+from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.recording import Recording
 
 OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
+FIGURES += ["scatter", "cones", "cone_scatter", "cone_tracks", "label_opposition"]
 
 
 def rows(path):
@@ -26,7 +29,7 @@ def rows(path):
 @pytest.fixture(scope="module")
 def output(small_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("analysis") / "results"
-    analyze.analyze(Recording(small_path), output)
+    analysis.analyze(Recording(small_path), output)
     return output
 
 
@@ -106,6 +109,7 @@ def test_figures_are_pictures(output, name):
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width > 600 and height > 400
+    assert len(list((output / "figures").glob("*.png"))) == len(FIGURES)
     assert "</svg>" in (output / "figures" / f"{name}.svg").read_text()
 
 
@@ -151,6 +155,14 @@ def test_directories_that_will_not_do_get_one_clear_line(small_path, tmp_path, d
         (["--recording=few"], "has 8 examples, and 10 chunks need one each"),
         ([f"--recording={small_path}", "--output=file"], "--output=file: cannot be written"),
         ([f"--recording={small_path}", "--output=used"], "--output=used: holds other files and no earlier analysis"),
+        ([f"--recording={small_path}", "--cone_seed=3"], "--cone_seed=3: must be one of the seeds recorded: 0, 1, 2"),
+        ([f"--recording={small_path}", "--cone_iteration=17"], "--cone_iteration=17: must be from 0 to 16"),
+        ([f"--recording={small_path}", "--cone_cosine=2"], "--cone_cosine=2.0: must be between 0 and 1"),
+        ([f"--recording={small_path}", "--cone_cosine=near"], "must be a number"),
+        ([f"--recording={small_path}", "--cone_cover=ring"], "--cone_cover=ring: must be one of clique, star"),
+        ([f"--recording={small_path}", "--opposed_to=all"], "--opposed_to=all: must be centre or members"),
+        ([f"--recording={small_path}", "--smallest_group=1"], "--smallest_group=1: must be at least 2"),
+        ([f"--recording={small_path}", "--contention_looks=-1"], "--contention_looks=-1: must be 0, for none, or more"),
         ([f"--recording={small_path}", "--outputs=x"], "Unknown command line flag 'outputs'"),
         (["--recording="], "--recording=: must name a directory"),
         ([], "recordings/mini_mnist is not a directory"),
@@ -161,3 +173,73 @@ def test_directories_that_will_not_do_get_one_clear_line(small_path, tmp_path, d
         assert message in done.stderr.splitlines()[0]
         assert "Traceback" not in done.stderr
         assert contents(tmp_path) == before
+
+
+def test_cones_are_tables_too(small, output):
+    found = rows(output / "cones.csv")
+    members = rows(output / "cone_members.csv")
+    assert int(found[0]["iteration"]) == (small.num_records - 1)  # the small network never learns half
+    frame = small.gradients("fc2", 16)[0]
+    mean = frame.mean(axis=0)
+    correct = small.predictions(16)[0] == small.labels
+    for row in found:
+        cone = [int(member["example"]) for member in members if member["cone"] == row["cone"]]
+        assert len(cone) == int(row["size"]) > 1
+        counts = sorted(row["labels"].split())
+        assert counts == sorted(f"{k}:{n}" for k, n in enumerate(np.bincount(small.labels[cone])) if n)
+        cosines = [oracles.cosine(frame[a], frame[b]) for a in cone for b in cone if a != b]
+        assert float(row["smallest_cosine"]) == pytest.approx(min(cosines), abs=1e-5) and min(cosines) > 0.95 - 1e-5
+        assert float(row["mean_alignment"]) == pytest.approx(
+            np.mean([oracles.cosine(frame[n], mean) for n in cone]), abs=1e-6
+        )
+        assert float(row["accuracy"]) == pytest.approx(correct[cone].mean())
+    assert [int(member["id"]) for member in members] == [small.ids[int(member["example"])] for member in members]
+    assert len(members) == sum(g.any() for g in frame)
+
+
+def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch):
+    """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
+    monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
+    recording = Recording(small_path)
+    wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
+    analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide)
+    found = rows(tmp_path / "out" / "contention.csv")
+    assert found and {row["survives"] for row in found} <= {"true", "false", ""}
+    members = rows(tmp_path / "out" / "contention_members.csv")
+    for k, row in enumerate(found):
+        assert int(row["pair"]) == k
+        groups = [
+            [int(m["example"]) for m in members if (m["pair"], m["side"]) == (str(k), s)] for s in ("left", "right")
+        ]
+        assert [len(group) for group in groups] == [int(row["left_size"]), int(row["right_size"])]
+        gradients = small.gradients("fc2", int(row["iteration"]))[int(row["seed"])]
+        means = [gradients[group].mean(axis=0) for group in groups]
+        assert float(row["cosine"]) == pytest.approx(oracles.cosine(*means), abs=1e-5)
+        lengths = [np.linalg.norm(gradients[group].sum(axis=0)) / 50 for group in groups]
+        assert float(row["strength"]) == pytest.approx(min(lengths), rel=1e-4)
+        assert (row["p"] == "") == (row["reason"] != "")
+    strengths = [float(row["strength"]) for row in found]
+    assert strengths == sorted(strengths, reverse=True)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"{len(found)} pairs were found" in report and "in contention: " in report
+    drawn = set((tmp_path / "out" / "figures").glob("contention_*.png"))
+    assert 1 <= len(drawn) <= 3
+    (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
+    analysis.analyze(recording, tmp_path / "out", ConeOptions(), ContentionOptions(looks=3))
+    assert not set((tmp_path / "out" / "figures").glob("contention_*"))
+    assert (tmp_path / "out" / "figures" / "mine.png").read_text() == "mine"
+    assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
+    analysis.analyze(recording, tmp_path / "out", ConeOptions(), ContentionOptions(looks=0))
+    assert "Not looked for" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_several_layers_and_stars(tmp_path, device):
+    config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense")
+    sweep.train(config, tmp_path / "deep", device, say=silent)
+    output = tmp_path / "out"
+    options = ContentionOptions(cover="star", looks=2)
+    analysis.analyze(Recording(tmp_path / "deep"), output, ConeOptions(cover="star"), options)
+    assert {row["layer"] for row in rows(output / "cones.csv")} == {"fc2", "fc3"}
+    for layer in ("fc2", "fc3"):
+        for name in ("cones", "cone_scatter", "cone_tracks", "label_opposition"):
+            assert (output / "figures" / f"{layer}_{name}.png").is_file()

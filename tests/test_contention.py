@@ -175,14 +175,17 @@ def test_strength_is_what_the_smaller_group_adds_to_the_mean(rng, planted):
     assert fight.pair.strength == pytest.approx(min(lengths), rel=1e-5)
 
 
-def test_too_little_to_test_is_said(rng, planted):
+def test_too_little_to_test_is_said(rng, planted, monkeypatch):
     recording = planted(rng.random((201, 300)).astype(np.float32), opposed_factors(rng))
-    monkey = dataclasses.replace(find_contention(recording, ContentionOptions(looks=1)).fights[0].pair, iteration=190)
-    assert "fewer than 30" in contention_study._test(recording, monkey).reason
-    everyone = dataclasses.replace(monkey, iteration=1, left=np.arange(150))
+    found = find_contention(recording, ContentionOptions(looks=2))
+    (early,) = [fight.pair for fight in found.fights if fight.pair.iteration == 1]
+    monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 200)
+    (late,) = find_contention(recording, ContentionOptions(looks=1)).fights
+    assert late.reason == "200 iterations or fewer after it was found" and late.p is None and not late.survives
+    everyone = dataclasses.replace(early, left=np.arange(150))
     assert "too few other examples" in contention_study._test(recording, everyone).reason
     flat = planted(np.ones((201, 300), np.float32), opposed_factors(rng))
-    assert "does not change" in contention_study._test(flat, dataclasses.replace(monkey, iteration=1)).reason
+    assert "does not change" in contention_study._test(flat, early).reason
 
 
 def test_matched_groups_keep_false_alarms_rare(rng):

@@ -61,10 +61,19 @@ def imports(path: Path) -> set[str]:
 def test_the_lanes_meet_in_the_recording_alone():
     package = ROOT / "train_dynamics"
     recording = {f"train_dynamics.{name}" for name in ("train", "sweep", "training", "gradients", "models")}
-    analysis = {
-        f"train_dynamics.{name}" for name in ("analyze", "results", "claims", "tables", "dynamics", "plots", "report")
-    }
-    modules = [package / f"{name}.py" for name in ("analyze", "results", "claims", "tables")]
+    files = (
+        "analyze",
+        "animate",
+        "analysis",
+        "results",
+        "motion",
+        "cone_study",
+        "contention_study",
+        "claims",
+        "tables",
+    )
+    analysis = {f"train_dynamics.{name}" for name in (*files, "dynamics", "plots", "report")}
+    modules = [package / f"{name}.py" for name in files]
     for path in [
         *modules,
         *(path for name in ("dynamics", "plots", "report") for path in package.glob(f"{name}/*.py")),

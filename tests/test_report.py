@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from train_dynamics import analyze
+from train_dynamics import analysis
 from train_dynamics.recording import Recording
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -18,7 +18,7 @@ SWITCHES += ["--disable-component-update", "--disable-sync"]
 @pytest.fixture(scope="module")
 def output(small_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("report") / "analysis"
-    analyze.analyze(Recording(small_path), output)
+    analysis.analyze(Recording(small_path), output)
     return output
 
 
@@ -27,6 +27,7 @@ def test_it_is_one_small_file_that_needs_nothing_else(output):
     assert (output / "report.html").stat().st_size < 15e6
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
     assert not re.search(r"<script|<link rel=.stylesheet|@import|url\(", text)
+    assert text.count("<video") == text.count("aria-label=") == 1
     assert text.count("<img") == text.count('alt="') == len(list((output / "figures").glob("*.png")))
 
 
@@ -49,7 +50,7 @@ def test_what_comes_from_the_data_is_escaped(small_path, tmp_path):
     header = json.loads(file.read_text())
     header["config"]["split"] = "<script>alert(1)</script>"
     file.write_text(json.dumps(header))
-    analyze.analyze(Recording(tmp_path / "copy"), tmp_path / "out")
+    analysis.analyze(Recording(tmp_path / "copy"), tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
@@ -79,7 +80,9 @@ def test_a_browser_shows_all_of_it(output, width, scheme):
             "return [...document.images].map(i => "
             "i.complete && i.naturalWidth > 600 && i.getBoundingClientRect().width > 200)"
         )
-        assert len(loaded) == 8 and all(loaded)
+        assert len(loaded) == 13 and all(loaded)
+        film = "const film = document.querySelector('video'); return [film.readyState, film.videoWidth, film.error]"
+        assert browser.execute_script(film) == [4, 900, None]  # 4: enough of it to play to the end
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         cut_off = browser.execute_script(
             "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') && "

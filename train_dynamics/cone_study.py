@@ -92,14 +92,10 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
     Raises:
         InputError: If the seed or the iteration was not recorded.
     """
+    check_options(recording, options)
     seed = int(recording.seeds[0]) if options.seed is None else options.seed
-    if seed not in recording.seeds:
-        known = ", ".join(map(str, recording.seeds))
-        raise InputError.flag("cone_seed", seed, f"must be one of the seeds recorded: {known}")
     s = int(np.flatnonzero(recording.seeds == seed)[0])
     t = half_learned(accuracy[s]) if options.iteration is None else options.iteration
-    if not 0 <= t < recording.num_records:
-        raise InputError.flag("cone_iteration", t, f"must be from 0 to {recording.num_records - 1}")
     times = np.unique(np.linspace(0, recording.num_records - 1, NUM_TRACKED).astype(int))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         read = list(threads.map(lambda time: next(frames(recording, seed, [time])), [t, *times]))
@@ -109,6 +105,19 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
         here, *tracked = (_of_layer(frame, k) for frame in read)
         found.append(Cones(seed, layer, here, cone, smallest, tracked))
     return found
+
+
+def check_options(recording: Recording, options: ConeOptions) -> None:
+    """Check that the seed and the iteration asked for were recorded.
+
+    Raises:
+        InputError: If not.
+    """
+    if options.seed is not None and options.seed not in recording.seeds:
+        known = ", ".join(map(str, recording.seeds))
+        raise InputError.flag("cone_seed", options.seed, f"must be one of the seeds recorded: {known}")
+    if options.iteration is not None and not 0 <= options.iteration < recording.num_records:
+        raise InputError.flag("cone_iteration", options.iteration, f"must be from 0 to {recording.num_records - 1}")
 
 
 def cover(

@@ -126,12 +126,29 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
                 opposition[layer] += sum(share for _, share in found[layer]) / (len(looks) * len(recording.seeds))
     pairs = [pair for layer in layers for pair in contention.merge(seen[layer])]
     pairs.sort(key=lambda pair: -pair.strength)
+    chosen = [pair for layer in layers for pair in _to_test(recording, [p for p in pairs if p.layer == layer])]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        tested = list(threads.map(lambda pair: _test(recording, pair), pairs[:NUM_TESTED]))
+        tested = list(threads.map(lambda pair: _test(recording, pair), chosen))
     corrected = iter(contention.holm(np.array([fight.p for fight in tested if fight.p is not None])))
-    fights = [f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in tested]
-    weaker = [Fight(pair, reason=f"not among the {NUM_TESTED} strongest") for pair in pairs[NUM_TESTED:]]
-    return Contention(options, looks, [*fights, *weaker], opposition)
+    known = {id(f.pair): f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in tested}
+    fights = [known.get(id(pair)) or Fight(pair, reason=_why_not(recording, pair)) for pair in pairs]
+    return Contention(options, looks, fights, opposition)
+
+
+def _to_test(recording: Recording, pairs: Sequence[Pair]) -> list[Pair]:
+    """Choose the strongest pairs of a layer that were found early enough to be followed."""
+    most = NUM_TESTED // len(recording.config.layers)
+    return [pair for pair in pairs if _can_be_followed(recording, pair)][: max(most, 1)]
+
+
+def _can_be_followed(recording: Recording, pair: Pair) -> bool:
+    return recording.num_records - 1 - pair.iteration > FEWEST_CHANGES
+
+
+def _why_not(recording: Recording, pair: Pair) -> str:
+    if _can_be_followed(recording, pair):
+        return "not among the strongest"
+    return f"{FEWEST_CHANGES} iterations or fewer after it was found"
 
 
 def look_at(num_iterations: int, looks: int) -> Int[np.ndarray, " look"]:
@@ -214,8 +231,6 @@ def opposition_by_label(
 def _test(recording: Recording, pair: Pair) -> Fight:
     """Follow a pair and its controls through the iterations after its discovery."""
     stop = min(pair.iteration + WINDOW + 1, recording.num_records)
-    if stop - pair.iteration - 1 < FEWEST_CHANGES:
-        return Fight(pair, reason=f"fewer than {FEWEST_CHANGES} iterations after it was found")
     loss, correct = _follow(recording, pair.seed, pair.iteration, stop)
     groups = pair.left, pair.right
     accuracy = contention.antiphase(*(correct[:, group].mean(axis=1) for group in groups))

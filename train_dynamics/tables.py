@@ -140,7 +140,7 @@ def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
     return " ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
 
 
-def _decimal(values: Iterable[float | None]) -> list[str]:
+def _decimal(values: Iterable[float | np.floating | None]) -> list[str]:
     return ["" if value is None else f"{value:.9g}" for value in values]
 
 

@@ -14,36 +14,12 @@ from typing import Any
 from absl import app, flags, logging
 
 from train_dynamics.config import InputError, StudyConfig, flag_name
+from train_dynamics.parsers import NumberParser, SwitchParser
 
 FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory to record into; a recording of the same flags there is continued."
 )
-
-
-class NumberParser(flags.ArgumentParser):
-    """Parses a number and says in words what was expected, where absl would quote Python."""
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.kind = kind
-
-    def parse(self, argument: str | int | float) -> int | float:
-        """Parse a flag's value."""
-        try:
-            return self.kind(argument)
-        except ValueError:
-            raise ValueError("must be a whole number" if self.kind is int else "must be a number") from None
-
-
-class SwitchParser(flags.BooleanParser):
-    """Parses true or false."""
-
-    def parse(self, argument: str | int | bool) -> bool:
-        """Parse a flag's value."""
-        try:
-            return super().parse(argument)
-        except ValueError:
-            raise ValueError("must be true or false") from None
 
 
 def define_flags() -> None:

@@ -213,14 +213,15 @@ def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"])
 def p_value(observed: float, controls: Float[np.ndarray, " r"]) -> float:
     """Compute how often matched groups are at least as much in antiphase, the pair itself counted as one of them.
 
-    The pair is one more draw under the hypothesis that it is like its controls, so that p is never 0: Phipson and
-    Smyth, "Permutation P-values Should Never Be Zero" (2010).
+    A control whose correlation is not a number counts against the pair. The pair is one more draw under the hypothesis
+    that it is like its controls, so that p is never 0: Phipson and Smyth, "Permutation P-values Should Never Be Zero"
+    (2010).
 
     Example:
         >>> p_value(-0.5, np.array([-0.6, 0.0, 0.1]))
         0.5
     """
-    return float((1 + np.count_nonzero(controls <= observed)) / (1 + len(controls)))
+    return float((1 + np.count_nonzero(~(controls > observed))) / (1 + len(controls)))
 
 
 def holm(p_values: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from train_dynamics.cone_study import Cones
 from train_dynamics.contention_study import Contention, Fight, window
-from train_dynamics.motion import reach
+from train_dynamics.motion import frames, reach
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
-from train_dynamics.plots import curves, grids
+from train_dynamics.plots import curves, film, grids, scatter
 from train_dynamics.recording import Recording
 from train_dynamics.results import NUM_CHUNKS, Results, metric_name
 from train_dynamics.tables import label_counts
@@ -121,6 +121,20 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         yield Drawing(f"examples_{name}", f"{shown} {words}", caption, figure)
 
 
+def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:
+    """Draw all examples of a seed at key iterations, around that at which half of them are learned."""
+    last = recording.num_iterations
+    times = sorted({min(t, last) for t in (0, half // 2, half, 2 * half, 4 * half, last)})
+    view = film.view(recording, seed, range(last + 1))
+    yield Drawing(
+        "scatter",
+        f"Every example by gradient norm and alignment: seed {seed}, iterations {', '.join(f'{t:,}' for t in times)}",
+        "Right: the example asks for a large change. Up: it is the change that all ask for together; below zero, the "
+        "step that helps the others harms this one. Look how the correct ones come back to the left, and who stays.",
+        scatter.key_frames(view, list(frames(recording, seed, times))),
+    )
+
+
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
     """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
     layers = recording.config.layers
@@ -202,8 +216,9 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
 def _verdict(fight: Fight) -> str:
     if fight.p is None:
         return f"Not tested: {fight.reason}."
+    outcome = "more than chance" if fight.survives else "no more than chance"
     return (
         f"From one iteration to the next their losses change with a correlation of {fight.loss_correlation:.2f}, those "
-        f"of random groups like them in size, labels and norms with {fight.matched_correlation:.2f}; p = {fight.p:.3g}, "
-        f"{fight.corrected:.2g} after correction: {'more than chance' if fight.survives else 'no more than chance'}."
+        f"of random groups like them in size, labels and norms with {fight.matched_correlation:.2f}; p = "
+        f"{fight.p:.3g}, {fight.corrected:.2g} after correction: {outcome}."
     )

@@ -38,6 +38,16 @@ class Film:
     caption: str
     file: Path
 
+    @classmethod
+    def of(cls, file: Path, seed: int, iterations: range) -> "Film":
+        """Describe a film of all examples."""
+        return cls(
+            f"All examples in motion: seed {seed}, iterations {iterations[0]:,} to {iterations[-1]:,}, "
+            f"{iterations.step} from frame to frame",
+            "The axes hold still. A disc is an example classified correctly, a cross one that is not.",
+            file,
+        )
+
     @property
     def source(self) -> str:
         """The film itself."""
@@ -65,9 +75,9 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
     """Lay out the film and its key frames."""
     return Section(
         "Gradients in motion",
-        "Every example is a point: how large a change it asks for, and how far that is the change that all examples ask for "
-        "together. A network learns when the crowd moves right and up, and has learned an example when its point comes "
-        "back to the left.",
+        "Every example is a point: how large a change it asks for, and how far that is the change that all ask for "
+        "together. The crowd moves right while a network learns, and an example comes back to the left once it is "
+        "learned.",
         films,
         pictures,
     )
@@ -124,8 +134,8 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
     survivors = sum(fight.survives for fight in tested)
     to = "the centre of a cone" if options.opposed_to == "centre" else "every member of a cone"
     words = (
-        f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to}, with at "
-        f"least {options.smallest} examples on either side: what helps one harms the other. "
+        f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to}, with "
+        f"at least {options.smallest} examples on either side: what helps one harms the other. "
         f"Looked for at {len(contention.looks)} iterations of {len(recording.seeds)} seeds"
     )
     if not len(contention.looks):
@@ -134,11 +144,11 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         words += ": no pair was found. In this recording, no two groups of that size fight."
     else:
         words += (
-            f": {len(fights):,} pairs were found. Opposition is partly algebra: two examples with the same activations and "
-            f"different labels oppose each other by construction. So the {len(tested)} strongest that could be tested were "
-            f"followed for up to {WINDOW} iterations after they were found, and compared with {NUM_CONTROLS} random pairs "
-            "of groups of the same size, labels and gradient norms: are their losses more in antiphase? "
-            f"{survivors} of {len(tested)} survive (p below {SIGNIFICANT:g} after Holm's correction). "
+            f": {len(fights):,} pairs were found. Opposition is partly algebra: two examples with the same activations "
+            f"and different labels oppose each other by construction. So {len(tested)} of the strongest of those found "
+            f"early enough were followed for up to {WINDOW} iterations after they were found, and compared with "
+            f"{NUM_CONTROLS} random pairs of groups of the same size, labels and gradient norms: are their losses more "
+            f"in antiphase? {survivors} of {len(tested)} survive (p below {SIGNIFICANT:g} after Holm's correction). "
             "The random groups do not share activations, so that surviving means more than labels and norms explain, "
             f"not that nothing else does. Figures begin {BEFORE} iterations before a pair was found."
         )

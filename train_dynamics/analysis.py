@@ -1,0 +1,120 @@
+"""A whole analysis of a recording: everything is computed, and then written into one directory."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from train_dynamics import __version__, tables
+from train_dynamics.claims import claims
+from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned
+from train_dynamics.config import InputError
+from train_dynamics.contention_study import ContentionOptions, find_contention
+from train_dynamics.recording import Recording
+from train_dynamics.results import compute
+
+KINDS = (".png", ".svg")
+FILM_FRAMES, FILM_FPS, FILM_WIDTH = 120, 24, 900
+
+
+def analyze(
+    recording: Recording,
+    output: Path,
+    cone_options: ConeOptions = ConeOptions(),
+    contention_options: ContentionOptions = ContentionOptions(),
+) -> None:
+    """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
+
+    Raises:
+        InputError: If the recording is unfinished, damaged or too small to be ranked, or if the output holds other
+            files or cannot be written.
+    """
+    try:
+        if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
+            raise InputError.flag(
+                "output", output, "holds other files and no earlier analysis; choose another directory"
+            )
+        about = {
+            "recording": str(recording.path),
+            "version": __version__,
+            "config": recording.config.to_dict(),
+            "cones": dataclasses.asdict(cone_options),
+            "contention": dataclasses.asdict(contention_options),
+            "files": _files_of(output),
+        }
+        check_options(recording, cone_options)
+        results = compute(recording)
+        cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
+        contention = find_contention(recording, contention_options)
+        # A second to import, for nothing if the recording will not do.
+        from train_dynamics.plots import figures, style
+        from train_dynamics.plots.film import film
+        from train_dynamics.report import sections
+        from train_dynamics.report.page import page
+
+        (output / "figures").mkdir(parents=True, exist_ok=True)
+        _write_json(about, output / "analysis.json")
+        tables.write_scores(recording, results, output / "scores.csv")
+        tables.write_curves(results, output / "curves.csv")
+        tables.write_cones(recording, cones, output / "cones.csv")
+        tables.write_cone_members(recording, cones, output / "cone_members.csv")
+        tables.write_contention(recording, contention, output / "contention.csv")
+        tables.write_contention_members(recording, contention, output / "contention_members.csv")
+        found = claims(results, recording.config.layers, len(recording.class_names))
+        _write_json([claim.to_dict() for claim in found], output / "claims.json")
+
+        def pictures(drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
+            saved = []
+            for drawing in drawings:
+                style.save(drawing.figure, output / "figures" / drawing.name)
+                width, height = drawing.figure.get_size_inches()
+                file = output / "figures" / f"{drawing.name}.png"
+                saved.append(sections.Picture(drawing.title, drawing.caption, file, square=bool(height > 0.8 * width)))
+            return saved
+
+        seed = cones[0].seed
+        half = half_learned(results.curves["accuracy"][list(recording.seeds).index(seed), :, 0])
+        iterations = first_frames(half, recording.num_iterations)
+        film(recording, output / "scatter.mp4", seed, iterations, fps=FILM_FPS, width=FILM_WIDTH)
+        parts = [
+            sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
+            sections.motion_section(
+                [sections.Film.of(output / "scatter.mp4", seed, iterations)],
+                pictures(figures.motion_drawings(recording, seed, half)),
+            ),
+            sections.cones_section(recording, cone_options, cones, pictures(figures.cone_drawings(recording, cones))),
+            sections.contention_section(
+                recording, contention, pictures(figures.contention_drawings(recording, contention))
+            ),
+        ]
+        (output / "report.html").write_text(page(recording, results, found, parts))
+        drawn = [f"figures/{picture.file.stem}{kind}" for part in parts for picture in part.pictures for kind in KINDS]
+        for name in set(about["files"]) - set(drawn):
+            (output / name).unlink(missing_ok=True)
+        _write_json({**about, "files": drawn}, output / "analysis.json")
+    except OSError as error:
+        raise InputError.flag("output", output, f"cannot be written: {error}") from error
+
+
+def first_frames(half: int, last: int) -> range:
+    """Choose the iterations of the film in the report: up to four times that at which half of the examples are learned.
+
+    Example:
+        >>> first_frames(half=90, last=1410)
+        range(0, 361, 4)
+    """
+    stop = min(4 * max(half, 1), last)
+    return range(0, stop + 1, stop // FILM_FRAMES + 1)
+
+
+def _files_of(output: Path) -> list[str]:
+    """List the figures of an earlier analysis, which this one may not have: not every recording has three fights."""
+    try:
+        names = json.loads((output / "analysis.json").read_text())["files"]
+        return [name for name in names if Path(name).parent == Path("figures") and Path(name).suffix in KINDS]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _write_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,160 @@
+"""Show all examples in motion: how large each one's gradient is and where it points, iteration after iteration.
+
+python -m train_dynamics.animate --recording=recordings/mini_mnist --output=scatter.mp4
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from train_dynamics.config import InputError
+from train_dynamics.recording import Recording
+
+FILMS, STILLS = (".mp4", ".gif"), (".png", ".svg")
+FASTEST = {".mp4": 120, ".gif": 50}  # frames a second; browsers play a faster GIF slowly
+
+RECORDING = flags.DEFINE_string(
+    "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into; it may be unfinished."
+)
+OUTPUT = flags.DEFINE_string(
+    "output",
+    "scatter.mp4",
+    "File to write: a film if it ends in .mp4 or .gif, and of one iteration a picture if it ends in .png or .svg.",
+)
+ITERATIONS = flags.DEFINE_string(
+    "iterations",
+    ":",
+    "Iterations to show, one a frame, as Python slices: START:STOP or START:STOP:STRIDE, without STOP itself; each "
+    "part may be left out, and a negative one counts from the end. ':' shows all, '0:120' the first 120, '::10' every "
+    "tenth, '-100:' the last 100, and '40' that one.",
+)
+SEED = flags.DEFINE_string("seed", "0", "The seed to show, one of those recorded.")
+LAYERS = flags.DEFINE_list(
+    "layers", None, "Recorded layers to show side by side, comma separated; all of them if not given."
+)
+FPS = flags.DEFINE_string("fps", "30", "Frames a second: 1 to 120, in a .gif to 50.")
+HISTORY = flags.DEFINE_string("history", "0", "Earlier frames whose points stay visible, faintly: 0 to 100.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Whether to replace an output file that exists.")
+
+
+def span(text: str, num_records: int) -> range:
+    """Parse the iterations to show, which Python's rules for slices choose from the records that are there.
+
+    Raises:
+        InputError: If the text is no slice of ascending iterations, or none is there.
+
+    Example:
+        >>> span("::500", num_records=1411)
+        range(0, 1411, 500)
+    """
+    if not num_records:
+        raise InputError.flag("iterations", text, "the recording has no records yet")
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+    except ValueError:
+        parts = []
+    stride = parts[2] if len(parts) == 3 else None
+    if not 1 <= len(parts) <= 3 or parts == [None] or (stride is not None and stride < 1):
+        raise InputError.flag("iterations", text, "must look like 0:120, ::10 or 40, with a stride of 1 or more")
+    if len(parts) == 1:  # -1 is the last, for which no slice's stop can be written
+        parts.append(parts[0] + 1 or None)
+    found = range(num_records)[slice(*parts)]
+    if not found:
+        raise InputError.flag("iterations", text, f"holds none of the recorded iterations, 0 to {num_records - 1}")
+    return found
+
+
+def whole(name: str, text: str, least: int, most: int) -> int:
+    """Parse a flag that is a whole number.
+
+    Raises:
+        InputError: If it is none, or out of bounds.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise InputError.flag(name, text, f"must be a whole number, {least} to {most}")
+    return value
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Check, before any work is done, that a file may be written.
+
+    Raises:
+        InputError: If not.
+    """
+    known = (*FILMS, *STILLS)
+    if path.suffix.lower() not in known:
+        raise InputError.flag("output", path, f"must end in one of {', '.join(known)}")
+    try:
+        if path.is_dir():
+            raise InputError.flag("output", path, "is a directory; name a file")
+        if not path.parent.is_dir():
+            raise InputError.flag("output", path, f"there is no directory {path.parent} to write into")
+        if path.exists() and not overwrite:
+            raise InputError.flag("output", path, "exists; choose another name, or say --overwrite")
+    except OSError as error:
+        raise InputError.flag("output", path, f"cannot be written: {error.strerror}") from error
+
+
+def animate(
+    recording: Recording, output: Path, seed: int, iterations: range, layers: list[str] | None, fps: int, history: int
+) -> None:
+    """Write the film, or the picture if there is but one iteration and the output is one.
+
+    Raises:
+        InputError: If the seed or a layer was not recorded, the recording is damaged or the output cannot be written.
+    """
+    from train_dynamics.plots import film  # a second to import, which a typing error should not take
+
+    kind = output.suffix.lower()
+    try:
+        if kind in FILMS:
+            film.film(recording, output, seed, iterations, layers, fps, history)
+        else:
+            film.save(film.still(recording, seed, iterations[0], layers, history), output)
+    except OSError as error:
+        raise InputError.flag("output", output, f"cannot be written: {error.strerror}") from error
+
+
+def stop(number: int, frame: object) -> None:
+    """End the program in a way that leaves no half file."""
+    print("animate: interrupted; nothing was written", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        if len(argv) > 1:
+            raise InputError(f"{argv[1]!r} is no flag; flags look like --iterations=0:120")
+        if not RECORDING.value:
+            raise InputError.flag("recording", None, "must name a directory")
+        output = Path(OUTPUT.value)
+        check_output(output, OVERWRITE.value)
+        kind = output.suffix.lower()
+        seed = whole("seed", SEED.value, 0, 2**31 - 1)
+        fps = whole("fps", FPS.value, 1, FASTEST.get(kind, 120))
+        history = whole("history", HISTORY.value, 0, 100)
+        recording = Recording(RECORDING.value)
+        iterations = span(ITERATIONS.value, recording.num_records)
+        if kind in STILLS and len(iterations) > 1:
+            raise InputError.flag(
+                "output", output, f"holds one iteration and not {len(iterations)}; say --iterations=40, or name an .mp4"
+            )
+        animate(recording, output, seed, iterations, LAYERS.value, fps, history)
+        shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"
+        shown = f"iteration {iterations[0]}" if len(iterations) == 1 else shown
+        print(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")
+    except InputError as error:
+        sys.exit(f"animate: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,444 @@
+"""Every example as a point: how large its gradient is against where it points. One figure, or the frames of a film.
+
+The horizontal scale is the square root of the norm. Norms begin near 1 and end between 0 and 40: on a linear scale the
+beginning is a sliver at the left edge, on a logarithmic one most of the width goes to examples that ask for nothing
+any more, and those that ask for nothing at all have no place.
+
+A figure is drawn by Matplotlib, point by point. A film is too, but only once: its frames are that same picture with
+the points stamped into it by NumPy, which is many times as fast.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, StrMethodFormatter
+from matplotlib.transforms import Affine2D
+
+from train_dynamics.motion import Frame
+from train_dynamics.plots.style import GREEN, ORANGE, styled
+
+ALPHA = 0.5
+TRAIL = 0.2  # opacity of the youngest trace of a trail, of that of a point
+DPI = 120.0
+PHASES = 4  # stamps for as many positions between two pixels, each way
+LEVELS = 128  # of ink, from none to as good as opaque
+OPAQUE = 4.5  # ink that lets 1 % of the light through
+POINTS, ROWS = 512, 32  # worked on at once: large temporary arrays cost more than what is done with them
+HEIGHT, TOP, BOTTOM, LEFT, RIGHT, GAP = 5.4, 0.98, 0.56, 0.72, 0.22, 0.3  # inches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """What all frames of a film have in common.
+
+    Attributes:
+        layers: Names of the layers, one for each panel.
+        reach: Norm at the right edge of each panel; examples beyond are drawn at the edge, as arrowheads.
+        about: A line about what is shown, above the legend.
+    """
+
+    layers: tuple[str, ...]
+    reach: Float[np.ndarray, " layer"]
+    about: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """How a kind of example is drawn: shapes differ, so that colours need not.
+
+    Attributes:
+        label: What it means.
+        path: Its outline, of any scale.
+        color: Its colour.
+        filled: Whether the outline is filled instead of stroked.
+        size: Width and height, in points.
+    """
+
+    label: str
+    path: Path
+    color: str
+    filled: bool
+    size: float
+
+    @property
+    def line_width(self) -> float:
+        """Width of the stroke in points."""
+        return 0.0 if self.filled else 1.1
+
+
+TRIANGLE = Path([(-0.5, -1), (1, 0), (-0.5, 1), (-0.5, -1)], closed=True)
+CHEVRON = Path([(-0.5, -1), (1, 0), (-0.5, 1)])
+CROSS = Path([(-1, -1), (1, 1), (-1, 1), (1, -1)], [Path.MOVETO, Path.LINETO, Path.MOVETO, Path.LINETO])
+CORRECT = Mark("correct", Path.unit_circle(), GREEN, True, 3.4)
+WRONG = Mark("wrong", CROSS, ORANGE, False, 3.6)
+CORRECT_BEYOND = Mark("correct, off the scale", TRIANGLE, GREEN, True, 7.0)
+WRONG_BEYOND = Mark("wrong, off the scale", CHEVRON, ORANGE, False, 7.0)
+MARKS = (CORRECT, CORRECT_BEYOND, WRONG, WRONG_BEYOND)  # those painted later lie on top
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaffold:
+    """A figure that lacks only what changes between frames.
+
+    Attributes:
+        figure: The figure.
+        panels: One for each layer.
+        numbers: Empty texts, for the iteration, the accuracy, and the norm of the mean gradient of each layer.
+    """
+
+    figure: Figure
+    panels: list[Axes]
+    numbers: list[Text]
+
+
+def scatter(view: View, frame: Frame, trail: Sequence[Frame] = ()) -> Figure:
+    """Draw one frame as a figure; the points are pixels in an SVG too.
+
+    Args:
+        view: What is common to all frames.
+        frame: The frame.
+        trail: Earlier frames, oldest first, to be drawn faintly below.
+    """
+    with styled():
+        scaffold = _scaffold(view)
+        for weight, one in zip([*_fading(len(trail)), 1.0], [*trail, frame], strict=True):
+            for k, axes in enumerate(scaffold.panels):
+                _draw(axes, one, k, view.reach[k], weight)
+        for text, number in zip(scaffold.numbers, _numbers(frame), strict=True):
+            text.set_text(number)
+        return scaffold.figure
+
+
+def key_frames(view: View, frames: Sequence[Frame]) -> Figure:
+    """Draw several frames as one figure, a row each; two a row if there is but one layer."""
+    with styled():
+        columns = len(view.layers) if len(view.layers) > 1 else min(2, len(frames))
+        rows = -(-len(frames) * len(view.layers) // columns)
+        figure = Figure(figsize=(4.2 * columns, 2.6 * rows + 0.6))
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(frames) * len(view.layers) :]:
+            axes.remove()
+        for n, axes in enumerate(panels[: len(frames) * len(view.layers)]):
+            frame, k = frames[n // len(view.layers)], n % len(view.layers)
+            _dress(axes, view.reach[k])
+            _draw(axes, frame, k, view.reach[k], 1.0)
+            axes.set_title(
+                f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n"
+                f"{view.layers[k]}: norm of the mean gradient {frame.mean_norm[k]:#.3g}"
+            )
+            axes.label_outer()
+        figure.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9)
+        return figure
+
+
+class Painter:
+    """Paints the frames of a film, all on the same axes.
+
+    Args:
+        view: What is common to all frames.
+        history: Number of earlier frames whose points stay visible, faintly.
+        width: Of the pictures, in pixels, by default 120 an inch; width and height are rounded to even numbers, which
+            video needs.
+
+    Attributes:
+        shape: Height and width of the pictures, in pixels.
+    """
+
+    def __init__(self, view: View, history: int = 0, width: int | None = None) -> None:
+        self.view = view
+        with styled():
+            self._scaffold = _scaffold(view)
+            figure = self._scaffold.figure
+            dpi = width / figure.get_size_inches()[0] if width else DPI
+            size = [2 * round(inches * dpi / 2) for inches in figure.get_size_inches()]
+            figure.set(dpi=dpi, size_inches=[pixels / dpi for pixels in size])
+            self._canvas = FigureCanvasAgg(figure)
+            self._canvas.draw()
+            self._empty = self._pixels().copy()
+            self._letters = [_Letters(text, self._canvas) for text in self._scaffold.numbers]
+        self.shape = self._empty.shape[:2]
+        self._stamps = {mark: _stamps(mark, dpi) for mark in MARKS}
+        margin = max(stamps.shape[-1] for stamps in self._stamps.values()) // 2 + 1
+        boxes = [axes.bbox.extents for axes in self._scaffold.panels]
+        left, right = int(boxes[0][0]) - margin, int(boxes[-1][2]) + margin
+        top, bottom = self.shape[0] - int(boxes[0][3]) - margin, self.shape[0] - int(boxes[0][1]) + margin
+        self._box = (slice(max(top, 0), bottom), slice(max(left, 0), right))
+        self._dyes, self._ground = _dyes(self._empty[self._box])
+        self._inked = np.empty((2, *self._ground.shape), np.float32)
+        self._past = collections.deque(maxlen=history)
+
+    def paint(self, frame: Frame) -> UInt8[np.ndarray, "height width rgba"]:
+        """Paint the next frame.
+
+        Example:
+            >>> view = View(("fc2",), np.array([4.0]), "two examples")
+            >>> frame = Frame(3, np.array([[1.0, 2.0]]), np.array([[0.5, 0.0]]), np.ones(1), np.array([True, False]))
+            >>> Painter(view, width=800).paint(frame).shape
+            (540, 800, 4)
+        """
+        picture = self._empty.copy()
+        for letters, number in zip(self._letters, _numbers(frame), strict=True):
+            letters.write(picture, number)
+        ink = now = self._ink(frame)
+        for weight, past in zip(_fading(len(self._past)), self._past, strict=True):
+            ink = ink + np.float32(weight) * past
+        if self._past.maxlen:
+            self._past.append(now.copy())
+        box = picture.view(np.uint32)[..., 0][self._box]
+        for start in range(0, len(box), ROWS):
+            rows = slice(start, start + ROWS)
+            if ink[:, rows].any():
+                correct, wrong = np.minimum(ink[:, rows], LEVELS - 1).astype(np.int32)
+                box[rows] = self._dyes[self._ground[rows] + LEVELS * correct + wrong]
+        return picture
+
+    def _pixels(self) -> UInt8[np.ndarray, "height width rgba"]:
+        return np.asarray(self._canvas.buffer_rgba())
+
+    def _ink(self, frame: Frame) -> Float[np.ndarray, "2 h w"]:
+        """Sum up the ink of the correct and of the wrong examples on each pixel of the box around the panels.
+
+        Ink is -log of the share of light that comes through it, and adds up where points lie on one another. The array
+        is the same at each call.
+        """
+        self._inked.fill(0)
+        down, across = self._box
+        for k, axes in enumerate(self._scaffold.panels):
+            for mark, places in _places(frame, k, self.view.reach[k]).items():
+                right, up = axes.transData.transform(np.column_stack(places)).T
+                ink = self._inked[MARKS.index(mark) // 2]
+                _stamp(ink, self._stamps[mark], self.shape[0] - up - down.start, right - across.start)
+        return self._inked
+
+
+def _scaffold(view: View) -> Scaffold:
+    """Draw axes, labels and legend, and reserve places for the texts."""
+    count = len(view.layers)
+    width = {1: 8.0, 2: 11.0}.get(count, 4.6 * count)
+    figure = Figure(figsize=(width, HEIGHT), layout="none")
+    figure.subplots_adjust(
+        LEFT / width,
+        BOTTOM / HEIGHT,
+        1 - RIGHT / width,
+        1 - TOP / HEIGHT,
+        wspace=GAP * count / (width - LEFT - RIGHT - GAP * (count - 1)),
+    )
+    panels = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+    for axes, edge in zip(panels, view.reach, strict=True):
+        _dress(axes, edge)
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+    left = LEFT / width
+
+    def texts(x: float, words: str) -> Text:
+        """Put words at the top of the figure, and below them an empty text, larger, for a number."""
+        figure.text(x, 1 - 0.2 / HEIGHT, words, fontsize=9, color="#555555", va="center")
+        return figure.text(x, 1 - 0.46 / HEIGHT, "", fontsize=16, fontweight="bold", va="center")
+
+    numbers = [texts(left, "iteration"), texts(left + 1.15 / width, "accuracy")]
+    for axes, layer in zip(panels, view.layers, strict=True):
+        axes.set_title(layer, fontweight="bold")
+        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate("norm of the mean gradient", (1, 1), (-44, 6), ha="right", **beside)
+        numbers.append(axes.annotate("", (1, 1), (-40, 6), ha="left", **beside))
+    figure.legend(
+        handles=_handles(),
+        title=view.about,
+        title_fontsize=9,
+        alignment="left",
+        loc="upper right",
+        bbox_to_anchor=(1 - RIGHT / width, 1 - 0.08 / HEIGHT),
+        ncols=2,
+        fontsize=9,
+        borderpad=0,
+        borderaxespad=0,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
+    return Scaffold(figure, panels, numbers)
+
+
+def _dress(axes: Axes, edge: float) -> None:
+    """Give a panel its scales, ticks and labels."""
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set(xlim=(0, edge), ylim=(-1, 1), xlabel="gradient norm (nats per unit of weight)")
+    axes.set_ylabel("cosine to the mean gradient")
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(edge)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_major_locator(FixedLocator([-1, -0.5, 0, 0.5, 1]))
+    axes.axhline(0, color="#999999", linewidth=0.8, zorder=0.5)
+
+
+def _ticks(edge: float) -> list[float]:
+    """Choose round numbers from 0 to the edge whose labels have room on a square root scale."""
+    power = 10.0 ** np.floor(np.log10(edge))
+    found = [0.0]
+    for x in np.outer([1, 0.1, 0.01], [5, 2, 1]).ravel() * power:
+        if x <= edge and np.diff(np.sqrt(sorted([*found, float(x)]) / np.float64(edge))).min() >= 0.1:
+            found.append(float(x))
+    return sorted(found)
+
+
+def _handles() -> list[Line2D]:
+    return [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=MarkerStyle(mark.path),
+            markersize=max(mark.size, 6.0),
+            markerfacecolor=mark.color if mark.filled else "none",
+            markeredgecolor=mark.color,
+            markeredgewidth=mark.line_width * 1.4,
+            label=mark.label,
+        )
+        for mark in MARKS
+    ]
+
+
+def _numbers(frame: Frame) -> list[str]:
+    """Write out the numbers of a frame, in the order of `Scaffold.numbers`."""
+    return [f"{frame.iteration:,}", _percent(frame), *(f"{norm:#.3g}" for norm in frame.mean_norm)]
+
+
+def _percent(frame: Frame) -> str:
+    return f"{100 * frame.accuracy:.1f} %"
+
+
+def _places(frame: Frame, k: int, edge: float) -> dict[Mark, tuple[np.ndarray, np.ndarray]]:
+    """Sort the examples by how they are drawn in panel `k`, with the coordinates where."""
+    norm, cosine = frame.norm[k], frame.cosine[k]
+    beyond = norm > edge
+    chosen = (frame.correct & ~beyond, frame.correct & beyond, ~frame.correct & ~beyond, ~frame.correct & beyond)
+    return {mark: (np.minimum(norm[of], edge), cosine[of]) for mark, of in zip(MARKS, chosen, strict=True)}
+
+
+def _draw(axes: Axes, frame: Frame, k: int, edge: float, weight: float) -> None:
+    """Draw the points of panel `k` with Matplotlib."""
+    for mark, (x, y) in _places(frame, k, edge).items():
+        axes.scatter(
+            x,
+            y,
+            s=mark.size**2,
+            marker=MarkerStyle(mark.path),
+            facecolors=mark.color if mark.filled else "none",
+            edgecolors="none" if mark.filled else mark.color,
+            linewidths=mark.line_width,
+            alpha=ALPHA * weight,
+            clip_on=False,
+            zorder=2,
+            rasterized=True,
+        )
+
+
+def _fading(count: int) -> list[float]:
+    """Opacity of each frame of a trail, oldest first, as a share of that of a point."""
+    return [TRAIL * (n + 1) / count for n in range(count)]
+
+
+class _Letters:
+    """The characters of a number, drawn once, to be set side by side: Matplotlib takes milliseconds for a text."""
+
+    def __init__(self, text: Text, canvas: FigureCanvasAgg) -> None:
+        self._pictures: dict[str, UInt8[np.ndarray, "h w 4"]] = {}
+        around, figure = text.get_window_extent, canvas.figure
+        empty = canvas.copy_from_bbox(figure.bbox)
+        text.set_text("0,%")
+        box = around().padded(2)
+        height = np.asarray(canvas.buffer_rgba()).shape[0]
+        self._top, self._left = int(height - box.y1), int(box.x0)
+        rows = slice(self._top, int(height - box.y0) + 1)
+        for character in "0123456789.,% e+-":
+            widths = []
+            for words in (f"0{character}0", "00"):
+                text.set_text(words)
+                widths.append(around().width)
+            text.set_text(character)
+            canvas.restore_region(empty)
+            figure.draw_artist(text)
+            right = self._left + 2 + round(widths[0] - widths[1])
+            self._pictures[character] = np.asarray(canvas.buffer_rgba())[rows, self._left : right].copy()
+        text.set_text("")
+        canvas.restore_region(empty)
+
+    def write(self, picture: UInt8[np.ndarray, "h w 4"], number: str) -> None:
+        """Write a number into a picture, in its place."""
+        left = self._left
+        for character in number:
+            letter = self._pictures[character]
+            height, width = letter.shape[:2]
+            place = picture[self._top : self._top + height, left : left + width]
+            np.minimum(place, letter, out=place)  # what is darker wins: the background is white
+            left += width - 2
+
+
+def _stamps(mark: Mark, dpi: float) -> Float[np.ndarray, "phase phase side side"]:
+    """Have Matplotlib draw a mark in the middle of a small square, at each position between pixels, down and across.
+
+    The values are ink, in levels.
+    """
+    side = 2 * int(np.ceil((mark.size + mark.line_width) * dpi / 144)) + 1
+    marker = MarkerStyle(mark.path)
+    scale = marker.get_transform() + Affine2D().scale(mark.size * dpi / 72)
+    share = np.empty((PHASES, PHASES, side, side))
+    for phases in np.ndindex(PHASES, PHASES):
+        down, across = (side // 2 + (phase + 0.5) / PHASES for phase in phases)
+        renderer = RendererAgg(side, side, dpi)
+        pen = renderer.new_gc()
+        pen.set_snap(False)
+        pen.set_linewidth(mark.line_width)
+        placed = scale + Affine2D().translate(across, side - down)
+        renderer.draw_path(pen, marker.get_path(), placed, (0.0, 0.0, 0.0) if mark.filled else None)
+        share[phases] = np.asarray(renderer.buffer_rgba())[..., 3] / 255
+    return (-np.log1p(-ALPHA * share) * (LEVELS / OPAQUE)).astype(np.float32)
+
+
+def _stamp(
+    ink: Float[np.ndarray, "h w"],
+    stamps: Float[np.ndarray, "phase phase side side"],
+    down: Float[np.ndarray, " m"],
+    across: Float[np.ndarray, " m"],
+) -> None:
+    """Add the ink of a stamp at each position, in pixels from the top left corner of the picture."""
+    middle = stamps.shape[-1] // 2
+    row, column = np.nonzero(stamps.any(axis=(0, 1)))
+    square = (row - middle) * ink.shape[1] + column - middle
+    values = stamps[:, :, row, column]
+    flat = ink.reshape(-1)
+    for start in range(0, len(down), POINTS):
+        y, x = down[start : start + POINTS], across[start : start + POINTS]
+        top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+        where = (top * ink.shape[1] + left)[:, None] + square
+        np.add.at(flat, where.ravel(), values[_phase(y - top), _phase(x - left)].ravel())
+
+
+def _phase(share: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    return np.minimum((share * PHASES).astype(int), PHASES - 1)
+
+
+def _dyes(picture: UInt8[np.ndarray, "h w 4"]) -> tuple[Shaped[np.ndarray, " dye"], Int[np.ndarray, "h w"]]:
+    """List what every level of green ink below every level of orange ink makes of every colour of a picture.
+
+    Returns:
+        The colours, each as one number, for green `g`, orange `o` and the colour of a pixel at
+        `LEVELS * g + o + ground[pixel]`; and that ground.
+    """
+    colors, which = np.unique(picture.copy().view(np.uint32)[..., 0], return_inverse=True)
+    found = np.repeat(colors.view(np.uint8).reshape(-1, 1, 1, 4).astype(np.float32), LEVELS, 1).repeat(LEVELS, 2)
+    through = np.exp(-np.arange(LEVELS, dtype=np.float32) * (OPAQUE / LEVELS))[:, None]
+    for light, color in ((through[:, None], GREEN), (through, ORANGE)):
+        dye = 255 * np.array(to_rgb(color), np.float32)
+        found[..., :3] = dye + (found[..., :3] - dye) * light
+    ground = which.reshape(picture.shape[:2]).astype(np.int32) * LEVELS**2
+    return np.rint(found).astype(np.uint8).view(np.uint32).ravel(), ground
