@@ -44,7 +44,8 @@ if [ "${1-}" = test ]; then
   shift
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  exec .venv/bin/python -m pytest "$@"
+  # By file: what a file makes once for its tests is made in one process.
+  exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi
 recording=recordings/$(basename "$flagfile" .flags)
 .venv/bin/python -m train_dynamics.train --flagfile="$flagfile" --recording="$recording"

@@ -4,10 +4,16 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from train_dynamics import analysis
+from train_dynamics.cone_study import ConeOptions, find_cones
+from train_dynamics.contention_study import ContentionOptions, find_contention
 from train_dynamics.recording import Recording
+from train_dynamics.report.page import page
+from train_dynamics.report.sections import cones_section, contention_section
+from train_dynamics.results import compute
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -49,11 +55,21 @@ def test_what_comes_from_the_data_is_escaped(small_path, tmp_path):
     file = tmp_path / "copy" / "config.json"
     header = json.loads(file.read_text())
     header["config"]["split"] = "<script>alert(1)</script>"
+    header["class_names"][0] = "<b>zero</b>"
     file.write_text(json.dumps(header))
-    analysis.analyze(Recording(tmp_path / "copy"), tmp_path / "out")
-    text = (tmp_path / "out" / "report.html").read_text()
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
+    recording = Recording(tmp_path / "copy")
+    options = ConeOptions(iteration=0)
+    found = find_cones(recording, options, np.zeros((3, 17)))
+    sections = [cones_section(recording, options, found, [])]
+    text = page(recording, compute(recording), [], sections)
+    assert "<script>" not in text and "<b>" not in text
+    assert "&lt;script&gt;" in text and "&lt;b&gt;zero&lt;/b&gt;:" in text
+
+
+def test_it_says_that_no_fights_were_looked_for(small):
+    options = ContentionOptions(looks=0)
+    found = find_contention(small, options)
+    assert "Not looked for" in contention_section(small, found, []).words
 
 
 @pytest.mark.slow
