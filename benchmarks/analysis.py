@@ -3,7 +3,8 @@
     python benchmarks/analysis.py [--recording=recordings/mini_mnist] [--rounds=3]
 
 Both run in processes of their own, so that start, imports and peak memory count, and read from the disk. "Analyze" is
-the whole command: the pass over the recording, claims, tables, figures and report.
+the whole command: the pass over the recording, claims, cones, contention, film, tables, figures and report; "curves" is
+the same without looking for contention, which reads little and computes much.
 """
 
 import os
@@ -51,31 +52,38 @@ def forget(recording: str) -> None:
             os.close(fd)
 
 
+def analysis(*options: str) -> tuple[float, float, bytes]:
+    output = tempfile.mkdtemp()
+    try:
+        command = ("-m", "train_dynamics.analyze", f"--recording={RECORDING.value}", f"--output={output}/analysis")
+        return timed(*command, *options)
+    finally:
+        shutil.rmtree(output)
+
+
 def main(_) -> None:
-    reads, analyses = [], []
+    ways = {
+        "read": lambda: timed("-c", READ, RECORDING.value),
+        "curves": lambda: analysis("--contention_looks=0"),
+        "analyze": analysis,
+    }
+    found: dict[str, list[tuple[float, float, bytes]]] = {name: [] for name in ways}
     for round in range(ROUNDS.value + 1):
-        forget(RECORDING.value)
-        read = timed("-c", READ, RECORDING.value)
-        forget(RECORDING.value)
-        output = tempfile.mkdtemp()
-        try:
-            analysis = timed(
-                "-m", "train_dynamics.analyze", f"--recording={RECORDING.value}", f"--output={output}/analysis"
-            )
-        finally:
-            shutil.rmtree(output)
-        if round:  # the first is a warm-up
-            reads.append(read)
-            analyses.append(analysis)
-    size = int(reads[0][2]) / 1e9
+        for name, way in ways.items():
+            forget(RECORDING.value)
+            run = way()
+            if round:  # the first is a warm-up
+                found[name].append(run)
+    size = int(found["read"][0][2]) / 1e9
     print(f"{RECORDING.value}: {size:.1f} GB that the analysis needs, from the disk, {ROUNDS.value} rounds")
     print(f"{'seconds':12} {'median':>8} {'min':>8} {'max':>8} {'GB peak':>8}")
-    for name, runs in (("read", reads), ("analyze", analyses)):
+    for name, runs in found.items():
         seconds = [run[0] for run in runs]
         peak = max(run[1] for run in runs)
         print(f"{name:12} {statistics.median(seconds):8.1f} {min(seconds):8.1f} {max(seconds):8.1f} {peak:8.2f}")
-    ratio = statistics.median(a[0] / r[0] for a, r in zip(analyses, reads, strict=True))
-    print(f"analyze / read {ratio:14.2f}   (target: at most 1.5; peak memory: at most 2 GB)")
+    for name in ("curves", "analyze"):
+        ratio = statistics.median(a[0] / r[0] for a, r in zip(found[name], found["read"], strict=True))
+        print(f"{name + ' / read':16} {ratio:12.2f}   (target: at most 1.5; peak memory: at most 2 GB)")
 
 
 if __name__ == "__main__":
