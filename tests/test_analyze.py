@@ -184,7 +184,7 @@ def test_cones_are_tables_too(small, output):
     for row in found:
         cone = [int(member["example"]) for member in members if member["cone"] == row["cone"]]
         assert len(cone) == int(row["size"]) > 1
-        counts = sorted(row["labels"].split())
+        counts = sorted(row["labels"].split("; "))
         assert counts == sorted(f"{k}:{n}" for k, n in enumerate(np.bincount(small.labels[cone])) if n)
         cosines = [oracles.cosine(frame[a], frame[b]) for a in cone for b in cone if a != b]
         assert float(row["smallest_cosine"]) == pytest.approx(min(cosines), abs=1e-5) and min(cosines) > 0.95 - 1e-5

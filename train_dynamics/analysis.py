@@ -14,7 +14,7 @@ from train_dynamics.recording import Recording
 from train_dynamics.results import compute
 
 KINDS = (".png", ".svg")
-FILM_FRAMES, FILM_FPS, FILM_WIDTH = 120, 24, 900
+FILM_FRAMES, FILM_FPS, FILM_WIDTH, MOST_PANELS = 120, 24, 900, 3
 
 
 def analyze(
@@ -75,7 +75,9 @@ def analyze(
         seed = cones[0].seed
         half = half_learned(results.curves["accuracy"][list(recording.seeds).index(seed), :, 0])
         iterations = first_frames(half, recording.num_iterations)
-        film(recording, output / "scatter.mp4", seed, iterations, fps=FILM_FPS, width=FILM_WIDTH)
+        layers = recording.config.layers[-MOST_PANELS:]
+        width = FILM_WIDTH if len(layers) == 1 else None
+        film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
         parts = [
             sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
             sections.motion_section(

@@ -43,15 +43,19 @@ CONE_ITERATION = flags.DEFINE(
     "correctly: at the start all gradients are alike, at the end most have nearly vanished.",
 )
 OPPOSED_TO = flags.DEFINE_string(
-    "opposed_to", "centre", "A group in contention with a cone opposes its centre, or every one of its members."
+    "opposed_to",
+    "centre",
+    "A group in contention with a cone opposes its centre, which is the mean direction of its members, or every one of "
+    "its members: centre or members.",
 )
 SMALLEST_GROUP = flags.DEFINE(
     NumberParser(int), "smallest_group", 10, "Fewest examples on either side of a contention."
 )
-CONTENTION_LOOKS = flags.DEFINE_integer(
+CONTENTION_LOOKS = flags.DEFINE(
+    NumberParser(int),
     "contention_looks",
-    20,
-    "At how many iterations of every seed to look for contention, more of them early; 0 for none.",
+    16,
+    "At how many iterations of every seed to look for contention; 0 for none.",
 )
 
 

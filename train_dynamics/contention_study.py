@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from train_dynamics.cone_study import COVERS, ROUNDING, read_factors
 from train_dynamics.config import InputError
@@ -22,6 +23,7 @@ WINDOW = 300
 FEWEST_CHANGES = 30
 BEFORE = 50
 SIGNIFICANT = 0.05
+MEMORY_BYTES = 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,14 @@ class ContentionOptions:
         cover: `clique` or `star`.
         opposed_to: Opponents oppose the `centre` of a cone, or every one of its `members`.
         smallest: Fewest examples on either side.
-        looks: At how many iterations to look, closer together early in the run, where more changes.
+        looks: At how many iterations to look.
     """
 
     cosine: float = 0.95
     cover: str = "clique"
     opposed_to: str = "centre"
     smallest: int = 10
-    looks: int = 20
+    looks: int = 16
 
     def __post_init__(self) -> None:
         if self.opposed_to not in ("centre", "members"):
@@ -75,7 +77,7 @@ class Fight:
 
     @property
     def survives(self) -> bool:
-        """Whether the two are more in antiphase than their labels and norms explain."""
+        """Whether the two are more in antiphase than matched pairs."""
         return self.corrected is not None and self.corrected < SIGNIFICANT
 
 
@@ -98,11 +100,12 @@ class Contention:
 
 
 def find_contention(recording: Recording, options: ContentionOptions) -> Contention:
-    """Look for pairs at some iterations of every seed and layer, join them, and test the strongest.
+    """Look for pairs at some iterations of every seed and layer, join them, follow them, and test the strongest.
 
-    A pair is tested on the iterations after the one it was found at and against random pairs that match it in size,
-    labels and gradient norm, because examples with like activations and different labels oppose each other by
-    construction. Those tested are chosen by their strength when found, which knows nothing of what came after.
+    A pair is followed on the iterations after the one it was found at. It is tested against random pairs that match it
+    in size, labels and gradient norm and hang together as it does, because examples with like activations and different
+    labels oppose each other by construction. Those tested are chosen by their strength when found, which knows nothing
+    of what came after.
     """
     looks = look_at(recording.num_iterations, options.looks)
     layers = recording.config.layers
@@ -119,48 +122,39 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
             for layer in layers
         }
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    at_once = max(1, min(4, os.cpu_count() or 1, MEMORY_BYTES // (len(recording.labels) ** 2 // 2)))
+    # Our threads share the work already; BLAS threads on products this small only get in their way.
+    with threadpool_limits(1), ThreadPoolExecutor(at_once) as threads:
         for found in threads.map(look, looks.tolist()):
             for layer in layers:
                 seen[layer].append([pair for pairs, _ in found[layer] for pair in pairs])
                 opposition[layer] += sum(share for _, share in found[layer]) / (len(looks) * len(recording.seeds))
-    pairs = [pair for layer in layers for pair in contention.merge(seen[layer])]
-    pairs.sort(key=lambda pair: -pair.strength)
-    chosen = [pair for layer in layers for pair in _to_test(recording, [p for p in pairs if p.layer == layer])]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        tested = list(threads.map(lambda pair: _test(recording, pair), chosen))
-    corrected = iter(contention.holm(np.array([fight.p for fight in tested if fight.p is not None])))
-    known = {id(f.pair): f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in tested}
-    fights = [known.get(id(pair)) or Fight(pair, reason=_why_not(recording, pair)) for pair in pairs]
+        pairs = [pair for layer in layers for pair in contention.merge(seen[layer])]
+        pairs.sort(key=lambda pair: -pair.strength)
+        fights = _follow_all(recording, pairs)
+        chosen = [k for layer in layers for k in _to_test(recording, fights, layer)]
+        for k, tested in zip(chosen, threads.map(lambda k: _test(recording, fights[k]), chosen), strict=True):
+            fights[k] = tested
+    tested = [k for k in chosen if fights[k].p is not None]
+    for k, corrected in zip(tested, contention.holm(np.array([fights[k].p for k in tested])), strict=True):
+        fights[k] = dataclasses.replace(fights[k], corrected=float(corrected))
     return Contention(options, looks, fights, opposition)
 
 
-def _to_test(recording: Recording, pairs: Sequence[Pair]) -> list[Pair]:
-    """Choose the strongest pairs of a layer that were found early enough to be followed."""
-    most = NUM_TESTED // len(recording.config.layers)
-    return [pair for pair in pairs if _can_be_followed(recording, pair)][: max(most, 1)]
-
-
-def _can_be_followed(recording: Recording, pair: Pair) -> bool:
-    return recording.num_records - 1 - pair.iteration > FEWEST_CHANGES
-
-
-def _why_not(recording: Recording, pair: Pair) -> str:
-    if _can_be_followed(recording, pair):
-        return "not among the strongest"
-    return f"{FEWEST_CHANGES} iterations or fewer after it was found"
+def _to_test(recording: Recording, fights: Sequence[Fight], layer: str) -> list[int]:
+    """Choose the strongest pairs of a layer that can be followed; the same number in every layer."""
+    most = max(NUM_TESTED // len(recording.config.layers), 1)
+    return [k for k, f in enumerate(fights) if f.pair.layer == layer and f.loss_correlation is not None][:most]
 
 
 def look_at(num_iterations: int, looks: int) -> Int[np.ndarray, " look"]:
-    """Choose iterations from the first update to the last, each a constant factor after the one before.
+    """Choose iterations evenly spread over the run, inside it, so that what comes after can be looked at.
 
     Example:
         >>> look_at(1000, 4)
-        array([   1,   10,  100, 1000])
+        array([200, 400, 600, 800])
     """
-    if looks == 0:
-        return np.zeros(0, int)
-    return np.unique(np.geomspace(1, num_iterations, looks).round().astype(int))
+    return np.unique(np.linspace(0, num_iterations, looks + 2)[1:-1].round().astype(int))
 
 
 def window(recording: Recording, fight: Fight) -> list[Frame]:
@@ -228,28 +222,47 @@ def opposition_by_label(
     return np.divide(opposed, pairs, out=np.zeros_like(opposed), where=pairs > 0)
 
 
-def _test(recording: Recording, pair: Pair) -> Fight:
-    """Follow a pair and its controls through the iterations after its discovery."""
-    stop = min(pair.iteration + WINDOW + 1, recording.num_records)
-    loss, correct = _follow(recording, pair.seed, pair.iteration, stop)
-    groups = pair.left, pair.right
-    accuracy = contention.antiphase(*(correct[:, group].mean(axis=1) for group in groups))
-    observed = contention.antiphase(*(loss[:, group].mean(axis=1, dtype=np.float64) for group in groups))
-    known = {
-        "accuracy_correlation": None if np.isnan(accuracy) else float(accuracy),
-        "loss_correlation": None if np.isnan(observed) else float(observed),
-    }
-    if np.isnan(observed):
-        return Fight(pair, **known, reason="the loss of a group does not change")
+def _follow_all(recording: Recording, pairs: Sequence[Pair]) -> list[Fight]:
+    """Compute how accuracy and loss of the groups of each pair change together after its discovery, in one pass."""
+    curves: list[list[np.ndarray]] = [[] for _ in pairs]
+    for block in recording.blocks() if pairs else ():
+        loss, correct = block.read("loss"), block.read("prediction") == recording.labels
+        for pair, curve in zip(pairs, curves, strict=True):
+            rows = slice(max(pair.iteration + 1 - block.start, 0), max(_stop(recording, pair) - block.start, 0))
+            groups = pair.left, pair.right
+            means = [values[pair.seed, rows][:, group].mean(axis=1) for values in (loss, correct) for group in groups]
+            curve.append(np.stack(means))
+    fights = []
+    for pair, curve in zip(pairs, curves, strict=True):
+        left_loss, right_loss, left_correct, right_correct = np.concatenate(curve, axis=1).astype(np.float64)
+        if len(left_loss) <= FEWEST_CHANGES:
+            fights.append(Fight(pair, reason=f"{FEWEST_CHANGES} iterations or fewer after it was found"))
+            continue
+        loss, accuracy = contention.antiphase(left_loss, right_loss), contention.antiphase(left_correct, right_correct)
+        known = [None if np.isnan(value) else float(value) for value in (accuracy, loss)]
+        reason = "the loss of a group does not change" if known[1] is None else "not among the strongest of its layer"
+        fights.append(Fight(pair, *known, reason=reason))
+    return fights
+
+
+def _stop(recording: Recording, pair: Pair) -> int:
+    return min(pair.iteration + WINDOW + 1, recording.num_records)
+
+
+def _test(recording: Recording, fight: Fight) -> Fight:
+    """Compare a pair with its controls on the iterations after its discovery."""
+    pair = fight.pair
+    loss = _losses(recording, pair.seed, pair.iteration, _stop(recording, pair))
     factors = read_factors(recording, pair.layer, pair.iteration)[pair.seed]
     norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
     rng = np.random.default_rng((int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0])))
-    matched = contention.matched_groups(*groups, recording.labels, norm, NUM_CONTROLS, rng)
+    directions = cones.directions(*factors)
+    matched = contention.matched_groups(pair.left, pair.right, recording.labels, norm, directions, NUM_CONTROLS, rng)
     if matched is None:
-        return Fight(pair, **known, reason="too few other examples of the same labels and norms to compare with")
+        return dataclasses.replace(fight, reason="too few other examples of the same labels and norms to compare with")
     controls = contention.antiphase(*(loss @ _averages(group, loss.shape[1]) for group in matched))
-    p = contention.p_value(float(observed), controls)
-    return Fight(pair, **known, matched_correlation=float(np.nanmedian(controls)), p=p)
+    p = contention.p_value(fight.loss_correlation, controls)
+    return dataclasses.replace(fight, matched_correlation=float(np.nanmedian(controls)), p=p, reason="")
 
 
 def _averages(groups: Int[np.ndarray, "r m"], count: int) -> Float[np.ndarray, "n r"]:
@@ -259,14 +272,12 @@ def _averages(groups: Int[np.ndarray, "r m"], count: int) -> Float[np.ndarray, "
     return weights
 
 
-def _follow(
-    recording: Recording, s: int, start: int, stop: int
-) -> tuple[Float[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
-    """Read loss and correctness of one seed from the iteration after `start` up to `stop`."""
-    loss, correct = [], []
-    for block in recording.blocks():
-        rows = slice(max(start + 1 - block.start, 0), max(stop - block.start, 0))
-        if block.start < stop and block.stop > start + 1:
-            loss.append(block.read("loss")[s, rows])
-            correct.append(block.read("prediction")[s, rows] == recording.labels)
-    return np.concatenate(loss), np.concatenate(correct)
+def _losses(recording: Recording, s: int, start: int, stop: int) -> Float[np.ndarray, "t n"]:
+    """Read the losses of one seed from the iteration after `start` up to `stop`."""
+    return np.concatenate(
+        [
+            block.read("loss")[s, max(start + 1 - block.start, 0) : stop - block.start]
+            for block in recording.blocks()
+            if block.start < stop and block.stop > start + 1
+        ]
+    )

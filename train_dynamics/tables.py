@@ -134,10 +134,10 @@ def write_contention_members(recording: Recording, contention: Contention, path:
 
 
 def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
-    """Count the labels of a group, the most frequent first, as `4:131 9:2`."""
+    """Count the labels of a group, the most frequent first, as `4:131; 9:2`."""
     count = np.bincount(recording.labels[members], minlength=len(recording.class_names))
     order = np.argsort(-count, kind="stable")
-    return " ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
+    return "; ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
 
 
 def _decimal(values: Iterable[float | np.floating | None]) -> list[str]:

@@ -1,12 +1,9 @@
 """Cones: sets of examples whose gradients point the same way."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from threadpoolctl import threadpool_limits
 
 Directions = tuple[Float[np.ndarray, "n _"], ...]
 """Unit vectors of every example, one array a factor: the products of their inner products are the cosines."""
@@ -85,13 +82,16 @@ def _pairs(
     """Find something in the cosines of all pairs, in blocks of rows that stay in the processor's cache."""
     count = len(directions[0])
     step = max(1, BLOCK_BYTES // (4 * count))
-
-    def of_rows(start: int) -> list[np.ndarray]:
-        block = cosines(directions, slice(start, start + step), slice(None))
-        return [of_block(block) for of_block in find]
-
-    with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        return [np.concatenate(found) for found in zip(*threads.map(of_rows, range(0, count, step)), strict=True)]
+    found: list[np.ndarray] = []
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        block = cosines(directions, rows, slice(None))
+        for k, of_block in enumerate(find):
+            some = of_block(block)
+            if not start:
+                found.append(np.empty((count, *some.shape[1:]), some.dtype))
+            found[k][rows] = some
+    return found
 
 
 def unpack(rows: UInt8[np.ndarray, "*r bytes"], count: int) -> Bool[np.ndarray, "*r n"]:

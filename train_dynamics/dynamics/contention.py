@@ -85,22 +85,22 @@ class Pair:
     sightings: int = 1
 
 
-def jaccard(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
-    """Compute what share of the members of either set is in both.
+def overlap(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
+    """Compute what share of the smaller of two sets is in the other.
 
     Example:
-        >>> jaccard(np.array([1, 2]), np.array([2, 3]))
-        0.3333333333333333
+        >>> overlap(np.array([1, 2]), np.array([2, 3, 4]))
+        0.5
     """
-    both = np.intersect1d(a, b).size
-    return both / (len(a) + len(b) - both)
+    return np.intersect1d(a, b).size / min(len(a), len(b))
 
 
 def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
     """Join the sightings of the same two groups of one seed and layer at the same or neighbouring iterations.
 
-    Two sightings are of the same groups if each group shares at least half of all members with its counterpart,
-    whichever is called left. A pair keeps the groups of its first sighting; the next is compared with its latest one.
+    Two sightings are of the same groups if at least half of the smaller of each two counterparts is in the other,
+    whichever is called left: one fight shows up once for each cone on either side. A pair keeps the groups of its first
+    sighting, the strongest if there are several at once; the next is compared with the latest.
 
     Args:
         sightings: The pairs found at each of the iterations looked at, in order.
@@ -112,7 +112,7 @@ def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
     before: list[tuple[int, Pair]] = []  # where in `merged`, and the latest sighting
     for found in sightings:
         now: list[tuple[int, Pair]] = []
-        for pair in found:
+        for pair in sorted(found, key=lambda pair: -pair.strength):
             known = next((k for k, seen in now if _same(seen, pair)), None)
             if known is not None:  # seen from the other side, or as another cone of the same examples
                 continue
@@ -131,7 +131,7 @@ def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
 
 def _same(one: Pair, other: Pair) -> bool:
     return (one.seed, one.layer) == (other.seed, other.layer) and any(
-        jaccard(one.left, left) >= SAME and jaccard(one.right, right) >= SAME
+        overlap(one.left, left) >= SAME and overlap(one.right, right) >= SAME
         for left, right in ((other.left, other.right), (other.right, other.left))
     )
 
@@ -156,42 +156,53 @@ def matched_groups(
     right: Int[np.ndarray, " b"],
     labels: Int[np.ndarray, " n"],
     norm: Float[np.ndarray, " n"],
+    directions: Directions,
     count: int,
     rng: np.random.Generator,
     bins: int = 5,
 ) -> tuple[Int[np.ndarray, "count a"], Int[np.ndarray, "count b"]] | None:
-    """Draw random pairs of groups that match a pair in size, labels and gradient norm.
+    """Draw random pairs of groups that match a pair in size, labels and gradient norm, and that hang together too.
 
-    The examples of each label are divided into bins of equal size by norm; each draw takes from each bin as many
-    examples as the groups have there, uniformly, without replacement, and from outside the pair.
+    The examples of each label are divided into bins of equal size by norm. Each group is drawn around a start, a random
+    example: from each bin those nearest to it in direction, as many as the group has there, none of them of the pair.
+    Groups thrown together at random would not do: their members' losses average out, those of a cone's do not.
 
     Args:
         left: One group.
         right: The other.
         labels: Class of each example.
         norm: Gradient norm of each example.
+        directions: Direction of each example's gradient.
         count: How many pairs to draw.
         rng: Source of chance.
         bins: Bins of norm, for each label.
 
     Returns:
-        The groups, or None if some bin has fewer examples left than are needed.
+        The groups, or None if some bin has fewer than twice as many examples left as are needed.
     """
+    bin_of = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        of_label = np.flatnonzero(labels == label)
+        order = of_label[np.argsort(norm[of_label], kind="stable")]
+        bin_of[order] = label * bins + np.arange(len(order)) * bins // len(order)
     free = np.ones(len(labels), bool)
     free[left] = free[right] = False
-    drawn: tuple[list, list] = ([], [])
-    for label in np.unique(labels[np.concatenate([left, right])]):
-        of_label = np.flatnonzero(labels == label)
-        of_label = of_label[np.argsort(norm[of_label], kind="stable")]
-        for stratum in np.array_split(of_label, bins):
-            pool = stratum[free[stratum]]
-            needed = [int(np.isin(group, stratum).sum()) for group in (left, right)]
-            if sum(needed) > len(pool):
-                return None
-            shuffled = pool[rng.random((count, len(pool))).argsort(axis=1)]
-            drawn[0].append(shuffled[:, : needed[0]])
-            drawn[1].append(shuffled[:, needed[0] : sum(needed)])
-    return np.concatenate(drawn[0], axis=1), np.concatenate(drawn[1], axis=1)
+    taken = np.zeros((count, len(labels)), bool)
+    drawn = []
+    for group in (left, right):
+        needed = np.bincount(bin_of[group], minlength=bin_of.max() + 1)
+        pools = {int(k): np.flatnonzero(free & (bin_of == k)) for k in np.flatnonzero(needed)}
+        if any(len(pool) < 2 * needed[k] for k, pool in pools.items()):
+            return None
+        starts = rng.choice(np.concatenate(list(pools.values())), count)
+        distance = -cosines(directions, starts, slice(None))
+        distance[taken] = np.inf
+        nearest = [
+            pool[distance[:, pool].argpartition(needed[k] - 1, axis=1)[:, : needed[k]]] for k, pool in pools.items()
+        ]
+        drawn.append(np.concatenate(nearest, axis=1))
+        np.put_along_axis(taken, drawn[-1], True, axis=1)
+    return drawn[0], drawn[1]
 
 
 def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:

@@ -148,15 +148,15 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
         yield Drawing(
             metric_name(layers, cones.layer, "cones").replace("/", "_"),
             f"The largest cones of {where}",
-            "Each panel shows up to 24 examples whose gradients point the same way: a step that suits one suits all of "
-            "them. Look for what they have in common besides the label: slant, stroke, shape.",
+            "Each panel shows up to 24 examples whose gradients point the same way, or nearly. Look for what they have "
+            "in common besides the label: slant, stroke, shape.",
             cone_plots.cone_grids([recording.images[group] for group in groups], titles, f"Largest cones of {where}"),
         )
         yield Drawing(
             metric_name(layers, cones.layer, "cone_scatter").replace("/", "_"),
             f"Where the largest cones of {where} lie among all examples",
-            "Members of a cone share a direction, so they lie at one height, their cosine to the mean gradient; they "
-            "need not share a norm. Examples beyond the right edge are drawn on it.",
+            "The nearer the members of a cone are to each other, the more they lie at one height, their cosine to the "
+            "mean gradient; they need not share a norm. Examples beyond the right edge are drawn on it.",
             cone_plots.cone_scatter(frame, groups, float(reach([frame])[0]), f"Largest cones of {where}"),
         )
         yield Drawing(
@@ -206,7 +206,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
 
 def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     """Say how many examples a group has, and of which labels."""
-    counts = label_counts(recording, group).split(" ")
+    counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
         return f"{len(group)} examples of label {recording.class_names[recording.labels[group[0]]]}"
     rest = f", {len(counts) - 3} more" if len(counts) > 3 else ""
@@ -216,9 +216,9 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
 def _verdict(fight: Fight) -> str:
     if fight.p is None:
         return f"Not tested: {fight.reason}."
-    outcome = "more than chance" if fight.survives else "no more than chance"
+    outcome = "more in antiphase than they" if fight.survives else "no more in antiphase than they"
     return (
         f"From one iteration to the next their losses change with a correlation of {fight.loss_correlation:.2f}, those "
-        f"of random groups like them in size, labels and norms with {fight.matched_correlation:.2f}; p = "
+        f"of random coherent groups of like sizes, labels and norms with {fight.matched_correlation:.2f}; p = "
         f"{fight.p:.3g}, {fight.corrected:.2g} after correction: {outcome}."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from train_dynamics.cone_study import ConeOptions, Cones
-from train_dynamics.contention_study import BEFORE, NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
+from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
 from train_dynamics.recording import Recording
 from train_dynamics.tables import label_counts
 
@@ -132,25 +132,32 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
     options, fights = contention.options, contention.fights
     tested = [fight for fight in fights if fight.p is not None]
     survivors = sum(fight.survives for fight in tested)
-    to = "the centre of a cone" if options.opposed_to == "centre" else "every member of a cone"
+    to = "the centre of a cone, its mean direction," if options.opposed_to == "centre" else "every member of a cone"
     words = (
-        f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to}, with "
+        f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to} with "
         f"at least {options.smallest} examples on either side: what helps one harms the other. "
-        f"Looked for at {len(contention.looks)} iterations of {len(recording.seeds)} seeds"
+        f"Looked for at {len(contention.looks)} iterations of {len(recording.seeds)} seeds, "
     )
     if not len(contention.looks):
         words = "Not looked for, as asked: --contention_looks=0."
     elif not fights:
-        words += ": no pair was found. In this recording, no two groups of that size fight."
+        words += "no pair was found: at those iterations no cone of that size has that many examples against it."
     else:
         words += (
-            f": {len(fights):,} pairs were found. Opposition is partly algebra: two examples with the same activations "
-            f"and different labels oppose each other by construction. So {len(tested)} of the strongest of those found "
-            f"early enough were followed for up to {WINDOW} iterations after they were found, and compared with "
-            f"{NUM_CONTROLS} random pairs of groups of the same size, labels and gradient norms: are their losses more "
-            f"in antiphase? {survivors} of {len(tested)} survive (p below {SIGNIFICANT:g} after Holm's correction). "
-            "The random groups do not share activations, so that surviving means more than labels and norms explain, "
-            f"not that nothing else does. Figures begin {BEFORE} iterations before a pair was found."
+            f"{len(fights):,} pairs were found. Their strength is how much of the mean gradient the two cancel: the "
+            "length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
+            "activations and different labels oppose each other by construction. So pairs are followed for up to "
+            f"{WINDOW} iterations after they were found. "
+        )
+        words += (
+            f"The {len(tested)} strongest that could be tested, as many of each layer, were compared with "
+            f"{NUM_CONTROLS} random pairs of groups of the same sizes, labels and gradient norms, each gathered around "
+            f"a random example so that it hangs together too: {survivors} of {len(tested)} are more in antiphase than "
+            f"those, at p below {SIGNIFICANT:g} after Holm's correction. No p can be below {1 / (NUM_CONTROLS + 1):g}. "
+            "To survive means that labels and norms alone do not explain the antiphase; groups that oppose each other "
+            f"a little less would also show some. {len(fights) - len(tested):,} pairs were not tested."
+            if tested
+            else "None of them could be tested; the table says why."
         )
     rows = [
         (
