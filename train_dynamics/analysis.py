@@ -14,7 +14,7 @@ from train_dynamics.recording import Recording
 from train_dynamics.results import compute
 
 KINDS = (".png", ".svg")
-FILM_FRAMES, FILM_FPS, FILM_WIDTH, MOST_PANELS = 120, 24, 900, 3
+FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
 
 def analyze(
@@ -76,7 +76,7 @@ def analyze(
         half = half_learned(results.curves["accuracy"][list(recording.seeds).index(seed), :, 0])
         iterations = first_frames(half, recording.num_iterations)
         layers = recording.config.layers[-MOST_PANELS:]
-        width = FILM_WIDTH if len(layers) == 1 else None
+        width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
         film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
         parts = [
             sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
