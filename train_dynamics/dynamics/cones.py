@@ -159,7 +159,8 @@ def _cover(
     """Take cones out of the examples until none is left; `grow` picks a cone's members from the start's neighbours."""
     count = len(among)
     uncovered = among.copy()
-    degree = np.bitwise_count(near & np.packbits(among)).sum(axis=1, dtype=int)
+    bits, some_rows = np.packbits(among), np.array_split(near, -(-count // 512))
+    degree = np.concatenate([np.bitwise_count(rows & bits).sum(axis=1, dtype=int) for rows in some_rows])
     cone = np.full(count, -1)
     found = 0
     while degree[start := np.argmax(np.where(uncovered, degree, 0))] >= max(smallest, 2) and uncovered[start]:
