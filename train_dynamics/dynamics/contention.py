@@ -42,9 +42,9 @@ def opponents(
 
 
 def least_to_member(cosine: float, cover: str, to: str = "centre") -> float:
-    """Bound the cosine to the nearest opposite member of a cone that an example opposed to the cone can have.
+    """Bound the least cosine to a member of a cone that any example opposed to the cone has: it is below this.
 
-    A member's cosine to the centre is the mean of those to all members, over the centre's length. So an example with a
+    An example's cosine to the centre is the mean of those to all members, over the centre's length. So one with a
     cosine below -c to the centre has one below -c times that length to some member, and the length is at least the root
     of the least cosine between members: c in a clique, 2 c^2 - 1 in a star.
 
