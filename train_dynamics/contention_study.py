@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
 from train_dynamics.cone_study import COVERS, ROUNDING, read_factors
@@ -17,7 +17,6 @@ from train_dynamics.dynamics.contention import Pair
 from train_dynamics.motion import Frame, frames
 from train_dynamics.recording import Recording
 
-NUM_TESTED = 20
 NUM_CONTROLS = 999
 WINDOW = 300
 FEWEST_CHANGES = 30
@@ -62,9 +61,9 @@ class Fight:
         accuracy_correlation: Of the changes of the two groups' accuracy from one iteration to the next.
         loss_correlation: The same of their mean loss: the antiphase that is tested.
         matched_correlation: The median of `loss_correlation` over matched random pairs.
-        p: Share of matched random pairs that are as much in antiphase; None if not tested.
-        corrected: The same, corrected for the number of pairs tested.
-        reason: Why it was not tested, or empty.
+        p: Share of matched random pairs that are as much in antiphase; None if it cannot be tested.
+        corrected: The same, corrected for the number of pairs tested: the false discovery rate at which it survives.
+        reason: Why it cannot be tested, or empty.
     """
 
     pair: Pair
@@ -78,7 +77,7 @@ class Fight:
     @property
     def survives(self) -> bool:
         """Whether the two are more in antiphase than matched pairs."""
-        return self.corrected is not None and self.corrected < SIGNIFICANT
+        return self.corrected is not None and self.corrected <= SIGNIFICANT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,12 +99,11 @@ class Contention:
 
 
 def find_contention(recording: Recording, options: ContentionOptions) -> Contention:
-    """Look for pairs at some iterations of every seed and layer, join them, follow them, and test the strongest.
+    """Look for pairs at some iterations of every seed and layer, join them, follow them, and test them.
 
     A pair is followed on the iterations after the one it was found at. It is tested against random pairs that match it
     in size, labels and gradient norm and hang together as it does, because examples with like activations and different
-    labels oppose each other by construction. Those tested are chosen by their strength when found, which knows nothing
-    of what came after.
+    labels oppose each other by construction.
     """
     looks = look_at(recording.num_iterations, options.looks)
     layers = recording.config.layers
@@ -130,21 +128,9 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
                 seen[layer].append([pair for pairs, _ in found[layer] for pair in pairs])
                 opposition[layer] += sum(share for _, share in found[layer]) / (len(looks) * len(recording.seeds))
         pairs = [pair for layer in layers for pair in contention.merge(seen[layer])]
-        pairs.sort(key=lambda pair: -pair.strength)
-        fights = _follow_all(recording, pairs)
-        chosen = [k for layer in layers for k in _to_test(recording, fights, layer)]
-        for k, tested in zip(chosen, threads.map(lambda k: _test(recording, fights[k]), chosen), strict=True):
-            fights[k] = tested
-    tested = [k for k in chosen if fights[k].p is not None]
-    for k, corrected in zip(tested, contention.holm(np.array([fights[k].p for k in tested])), strict=True):
-        fights[k] = dataclasses.replace(fights[k], corrected=float(corrected))
-    return Contention(options, looks, fights, opposition)
-
-
-def _to_test(recording: Recording, fights: Sequence[Fight], layer: str) -> list[int]:
-    """Choose the strongest pairs of a layer that can be followed; the same number in every layer."""
-    most = max(NUM_TESTED // len(recording.config.layers), 1)
-    return [k for k, f in enumerate(fights) if f.pair.layer == layer and f.loss_correlation is not None][:most]
+        fights = [fight for t in looks for fight in _follow(recording, [p for p in pairs if p.iteration == t], threads)]
+    fights.sort(key=lambda fight: -fight.pair.strength)
+    return Contention(options, looks, _corrected(fights), opposition)
 
 
 def look_at(num_iterations: int, looks: int) -> Int[np.ndarray, " look"]:
@@ -222,62 +208,86 @@ def opposition_by_label(
     return np.divide(opposed, pairs, out=np.zeros_like(opposed), where=pairs > 0)
 
 
-def _follow_all(recording: Recording, pairs: Sequence[Pair]) -> list[Fight]:
-    """Compute how accuracy and loss of the groups of each pair change together after its discovery, in one pass."""
-    curves: list[list[np.ndarray]] = [[] for _ in pairs]
-    for block in recording.blocks() if pairs else ():
-        loss, correct = block.read("loss"), block.read("prediction") == recording.labels
-        for pair, curve in zip(pairs, curves, strict=True):
-            rows = slice(max(pair.iteration + 1 - block.start, 0), max(_stop(recording, pair) - block.start, 0))
-            groups = pair.left, pair.right
-            means = [values[pair.seed, rows][:, group].mean(axis=1) for values in (loss, correct) for group in groups]
-            curve.append(np.stack(means))
-    fights = []
-    for pair, curve in zip(pairs, curves, strict=True):
-        left_loss, right_loss, left_correct, right_correct = np.concatenate(curve, axis=1).astype(np.float64)
-        if len(left_loss) <= FEWEST_CHANGES:
-            fights.append(Fight(pair, reason=f"{FEWEST_CHANGES} iterations or fewer after it was found"))
-            continue
-        loss, accuracy = contention.antiphase(left_loss, right_loss), contention.antiphase(left_correct, right_correct)
-        known = [None if np.isnan(value) else float(value) for value in (accuracy, loss)]
-        reason = "the loss of a group does not change" if known[1] is None else "not among the strongest of its layer"
-        fights.append(Fight(pair, *known, reason=reason))
-    return fights
+def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExecutor) -> list[Fight]:
+    """Follow and test pairs that were found at the same iteration."""
+    if not pairs:
+        return []
+    t = pairs[0].iteration
+    if min(t + WINDOW, recording.num_records - 1) - t <= FEWEST_CHANGES:
+        return [Fight(pair, reason=f"{FEWEST_CHANGES} iterations or fewer after it was found") for pair in pairs]
+    loss, correct = _after(recording, t)
+
+    def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
+        norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
+        directions = cones.directions(*factors)
+        here = [pair for pair in pairs if (pair.layer, pair.seed) == (layer, s)]
+        return [_test(recording, pair, loss[s], correct[s], norm, directions) for pair in here]
+
+    tasks = [
+        threads.submit(of_seed, layer, s, factors)
+        for layer in dict.fromkeys(pair.layer for pair in pairs)
+        for s, factors in enumerate(read_factors(recording, layer, t))
+    ]
+    return [fight for task in tasks for fight in task.result()]
 
 
-def _stop(recording: Recording, pair: Pair) -> int:
-    return min(pair.iteration + WINDOW + 1, recording.num_records)
+def _after(recording: Recording, t: int) -> tuple[Float[np.ndarray, "s n t"], Bool[np.ndarray, "s n t"]]:
+    """Read the losses of the iterations after `t`, and which examples are correct."""
+    stop = min(t + WINDOW + 1, recording.num_records)
+    loss, correct = [], []
+    for block in recording.blocks():
+        if block.start < stop and block.stop > t + 1:
+            rows = slice(max(t + 1 - block.start, 0), stop - block.start)
+            loss.append(block.read("loss")[:, rows])
+            correct.append(block.read("prediction")[:, rows] == recording.labels)
+    return tuple(np.concatenate(parts, axis=1).transpose(0, 2, 1).copy() for parts in (loss, correct))
 
 
-def _test(recording: Recording, fight: Fight) -> Fight:
-    """Compare a pair with its controls on the iterations after its discovery."""
-    pair = fight.pair
-    loss = _losses(recording, pair.seed, pair.iteration, _stop(recording, pair))
-    factors = read_factors(recording, pair.layer, pair.iteration)[pair.seed]
-    norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
-    rng = np.random.default_rng((int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0])))
-    directions = cones.directions(*factors)
-    matched = contention.matched_groups(pair.left, pair.right, recording.labels, norm, directions, NUM_CONTROLS, rng)
-    if matched is None:
-        return dataclasses.replace(fight, reason="too few other examples of the same labels and norms to compare with")
-    controls = contention.antiphase(*(loss @ _averages(group, loss.shape[1]) for group in matched))
-    p = contention.p_value(fight.loss_correlation, controls)
-    return dataclasses.replace(fight, matched_correlation=float(np.nanmedian(controls)), p=p, reason="")
-
-
-def _averages(groups: Int[np.ndarray, "r m"], count: int) -> Float[np.ndarray, "n r"]:
-    """Make the matrix whose columns average over one group each."""
-    weights = np.zeros((count, len(groups)), np.float32)
-    np.put_along_axis(weights, groups.T, np.float32(1 / groups.shape[1]), axis=0)
-    return weights
-
-
-def _losses(recording: Recording, s: int, start: int, stop: int) -> Float[np.ndarray, "t n"]:
-    """Read the losses of one seed from the iteration after `start` up to `stop`."""
-    return np.concatenate(
-        [
-            block.read("loss")[s, max(start + 1 - block.start, 0) : stop - block.start]
-            for block in recording.blocks()
-            if block.start < stop and block.stop > start + 1
-        ]
+def _test(
+    recording: Recording,
+    pair: Pair,
+    loss: Float[np.ndarray, "n t"],
+    correct: Bool[np.ndarray, "n t"],
+    norm: Float[np.ndarray, " n"],
+    directions: cones.Directions,
+) -> Fight:
+    """Compute how the groups of a pair change together after its discovery, and compare that with its controls."""
+    groups = pair.left, pair.right
+    accuracy, observed = (
+        float(contention.antiphase(*(values[group].mean(axis=0, dtype=np.float64) for group in groups)))
+        for values in (correct, loss)
     )
+    known = Fight(pair, *(None if np.isnan(value) else value for value in (accuracy, observed)))
+    if known.loss_correlation is None:
+        return dataclasses.replace(known, reason="the loss of a group does not change")
+    rng = np.random.default_rng(
+        (int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0]), int(pair.right[0]))
+    )
+    matched = contention.matched_groups(*groups, recording.labels, norm, directions, NUM_CONTROLS, rng)
+    if matched is None:
+        return dataclasses.replace(known, reason="too few other examples of the same labels and norms to compare with")
+    controls = contention.antiphase(*(_means(loss, group) for group in matched))
+    p = contention.p_value(observed, controls)
+    return dataclasses.replace(known, matched_correlation=float(np.nanmedian(controls)), p=p)
+
+
+def _means(values: Float[np.ndarray, "n t"], groups: Int[np.ndarray, "r m"]) -> Float[np.ndarray, "t r"]:
+    """Average over each group; as a matrix product, which makes no copy of the members of all groups."""
+    used, member = np.unique(groups, return_inverse=True)
+    weights = np.zeros((len(used), len(groups)), np.float32)
+    np.put_along_axis(weights, member.reshape(groups.shape).T, np.float32(1 / groups.shape[1]), axis=0)
+    return values[used].T @ weights
+
+
+def _corrected(fights: Sequence[Fight]) -> list[Fight]:
+    """Correct the p-values of all pairs tested for their number.
+
+    By the false discovery rate of Benjamini and Hochberg, "Controlling the False Discovery Rate" (1995). There are
+    hundreds of pairs, and a correction that lets no single one pass by chance would need as many thousands of controls
+    for each.
+    """
+    from scipy.stats import false_discovery_control  # half a second to import, for nothing where there is no pair
+
+    tested = [fight.p for fight in fights if fight.p is not None]
+    corrected = iter(false_discovery_control(tested, method="bh") if tested else ())
+    return [f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in fights]

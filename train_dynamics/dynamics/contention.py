@@ -194,11 +194,13 @@ def matched_groups(
         pools = {int(k): np.flatnonzero(free & (bin_of == k)) for k in np.flatnonzero(needed)}
         if any(len(pool) < 2 * needed[k] for k, pool in pools.items()):
             return None
-        starts = rng.choice(np.concatenate(list(pools.values())), count)
-        distance = -cosines(directions, starts, slice(None))
-        distance[taken] = np.inf
+        everyone = np.concatenate(list(pools.values()))
+        distance = -cosines(directions, rng.choice(everyone, count), everyone)
+        distance[taken[:, everyone]] = np.inf
+        of_pool = np.split(distance, np.cumsum([len(pool) for pool in pools.values()])[:-1], axis=1)
         nearest = [
-            pool[distance[:, pool].argpartition(needed[k] - 1, axis=1)[:, : needed[k]]] for k, pool in pools.items()
+            pool[columns.argpartition(needed[k] - 1, axis=1)[:, : needed[k]]]
+            for (k, pool), columns in zip(pools.items(), of_pool, strict=True)
         ]
         drawn.append(np.concatenate(nearest, axis=1))
         np.put_along_axis(taken, drawn[-1], True, axis=1)
@@ -233,17 +235,3 @@ def p_value(observed: float, controls: Float[np.ndarray, " r"]) -> float:
         0.5
     """
     return float((1 + np.count_nonzero(~(controls > observed))) / (1 + len(controls)))
-
-
-def holm(p_values: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """Correct p-values for the number of tests: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
-
-    Example:
-        >>> holm(np.array([0.01, 0.04, 0.03]))
-        array([0.03, 0.06, 0.06])
-    """
-    order = np.argsort(p_values, kind="stable")
-    stepped = np.maximum.accumulate(p_values[order] * (len(p_values) - np.arange(len(p_values))))
-    corrected = np.empty_like(p_values)
-    corrected[order] = np.minimum(stepped, 1)
-    return corrected

@@ -150,12 +150,13 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             f"{WINDOW} iterations after they were found. "
         )
         words += (
-            f"The {len(tested)} strongest that could be tested, as many of each layer, were compared with "
-            f"{NUM_CONTROLS} random pairs of groups of the same sizes, labels and gradient norms, each gathered around "
-            f"a random example so that it hangs together too: {survivors} of {len(tested)} are more in antiphase than "
-            f"those, at p below {SIGNIFICANT:g} after Holm's correction. No p can be below {1 / (NUM_CONTROLS + 1):g}. "
-            "To survive means that labels and norms alone do not explain the antiphase; groups that oppose each other "
-            f"a little less would also show some. {len(fights) - len(tested):,} pairs were not tested."
+            f"The {len(tested):,} that could be tested were each compared with {NUM_CONTROLS} random pairs of groups "
+            "of the same sizes, labels and gradient norms, gathered around a random example so that they hang together "
+            f"too: {survivors:,} of {len(tested):,} are more in antiphase than those, at a false discovery rate of "
+            f"{SIGNIFICANT:.0%} (Benjamini and Hochberg): about as large a share of the survivors may be there by "
+            f"chance. No p can be below {1 / (NUM_CONTROLS + 1):g}. To survive means that labels and norms alone do "
+            "not explain the antiphase; groups that oppose each other a little less would also show some. "
+            f"{len(fights) - len(tested):,} pairs could not be tested; the table says why."
             if tested
             else "None of them could be tested; the table says why."
         )
