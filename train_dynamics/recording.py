@@ -9,6 +9,7 @@
 A block appears under its name when it is whole, and not before.
 """
 
+import asyncio
 import json
 import operator
 import os
@@ -26,6 +27,7 @@ from jaxtyping import Float, Int, Integer, Shaped, UInt8
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
+from train_dynamics.storage import write_array
 
 FORMAT = 1
 STORAGE_CHUNK_BYTES = 1024**2
@@ -318,43 +320,40 @@ class Recorder:
         if not (self.path / "dataset").exists():
             _write_whole(self.path / "dataset", lambda new: _save_dataset(new, dataset))
         (self.path / "blocks").mkdir(exist_ok=True)
-        arrays = ocp.type_handlers.create_type_handler_registry(
-            # A copy would double the memory of a block, and none is needed: the caller reuses its memory only after the
-            # next call of `save`, which waits for this one to end.
-            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        )
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.PyTreeCheckpointHandler(
-                use_ocdbt=False, use_zarr3=True, use_compression=False, type_handler_registry=arrays
+                use_ocdbt=False,
+                use_zarr3=True,
+                type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, _array_handler())),
             )
         )
 
     def save(self, start: int, record: dict[str, Any], state: Any) -> None:
-        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before."""
-        import jax
+        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
 
+        No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
+        """
         self.wait()
-        tree = {"record": record, "state": state}
-
-        def storage_chunks(array: np.ndarray) -> Any:
-            """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
-            large = array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES
-            return self._ocp.SaveArgs(shard_axes=(1,) if large else ())
-
         block = self.path / "blocks" / str(start)
-        self._checkpointer.save(
-            block, args=self._ocp.args.PyTreeSave(tree, save_args=jax.tree.map(storage_chunks, tree))
-        )
+        self._checkpointer.save(block, args=self._ocp.args.PyTreeSave({"record": record, "state": state}))
         self._pending = block
 
     def wait(self) -> None:
-        """Wait until the block being saved is whole; an error while saving it is raised here."""
-        self._checkpointer.wait_until_finished()
-        if self._pending is not None:
-            if not self._pending.is_dir():
-                raise RuntimeError(f"{self._pending} was not written although saving it raised no error")
-            _forget(self._pending)
-        self._pending = None
+        """Wait until the block being saved is whole.
+
+        Raises:
+            RecordingError: If it could not be saved.
+        """
+        block, self._pending = self._pending, None
+        try:
+            self._checkpointer.wait_until_finished()
+        except OSError as error:
+            raise RecordingError(
+                f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
+                f"{block.name if block else 0} stays, and the same command goes on from there"
+            ) from error
+        if block is not None and not block.is_dir():
+            raise RuntimeError(f"{block} was not written although saving it raised no error")
 
     def restore_state(self, start: int, like: Any) -> Any:
         """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
@@ -418,15 +417,26 @@ def _write_whole(path: Path, write: Any) -> None:
     new.rename(path)
 
 
-def _forget(path: Path) -> None:
-    """Drop a saved block from the page cache, which it would crowd out of gigabytes: that costs the run a third."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for directory, _, names in os.walk(path):
-        for name in names:
-            fd = os.open(os.path.join(directory, name), os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+def _array_handler() -> Any:
+    """Make the part of Orbax that stores arrays; only how they are written is ours."""
+    import orbax.checkpoint as ocp
+
+    class Handler(ocp.type_handlers.NumpyHandler):
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+            async def write() -> None:
+                for array, info in zip(values, infos, strict=True):
+                    await info.await_path_creation()
+                    await asyncio.to_thread(write_array, Path(info.path), array, _chunk_shape(array))
+
+            return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
+
+    return Handler()
+
+
+def _chunk_shape(array: np.ndarray) -> tuple[int, ...]:
+    """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
+    large = array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES
+    return (array.shape[0], 1, *array.shape[2:]) if large else array.shape
 
 
 def _save_dataset(path: Path, dataset: Dataset) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,21 @@ class Sweep:
             # One seed after the other: random draws of all at once take three times as long to compile.
             return jax.lax.map(lambda seed: training.initial_state(setup, seed, image), seeds)
 
-        self._initial = pmap(initial, in_axes=(0, None))
         self._place = pmap(lambda state: state)
         block = functools.partial(training.run_block, setup)
         shared = (0, 0, 0, None, None)
-        self._run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
-        _, record = shapes(config, dataset)
+        run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
+        state, record = shapes(config, dataset)
         leading = (self.seeds.shape[1], block_length)
         self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
+        stack = functools.partial(_stacked, self.seeds.shape)
+        batch = jax.ShapeDtypeStruct((block_length, config.batch_size), np.int32)
+        with ThreadPoolExecutor() as threads:  # both compile for a second, and each on one core
+            of_seeds = threads.submit(pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0]).compile)
+            records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
+            lowered = run.lower(stack(state), stack(records), stack(batch), self._images, self._labels)
+            self._run = threads.submit(lowered.compile).result()
+            self._initial = of_seeds.result()
 
     def initial_state(self) -> training.State:
         """Draw the weights of all seeds."""
@@ -123,6 +131,10 @@ def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, train
         return state, training.record(setup, state.parameters, images, labels)
 
     return jax.eval_shape(start, images, labels)
+
+
+def _stacked(leading: tuple[int, ...], tree: Any) -> Any:
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*leading, *one.shape), one.dtype), tree)
 
 
 @dataclasses.dataclass(frozen=True)

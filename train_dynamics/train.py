@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             raise InputError.flag("recording", None, "must name a directory")
         config = config_from_flags()
         noted = stop_on_signals()
-        logging.set_verbosity(logging.ERROR)  # Orbax notes every save, JAX every device that is not there
+        logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
         import jax  # takes seconds to import, which a typing error should not
 
         from train_dynamics import sweep
