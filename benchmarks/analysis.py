@@ -24,8 +24,9 @@ from train_dynamics.recording import Recording
 recording = Recording(sys.argv[1])
 names = [path.name.removeprefix("record.") for path in next(recording.blocks()).path.glob("record.*")]
 names = [name for name in names if not name.startswith(("parameters", "loss"))]
-with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-    print(sum(threads.map(lambda block: sum(block.read(name).nbytes for name in names), recording.blocks())))
+with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+    size = lambda block: sum(row.nbytes for name in names for row in block.each(name))
+    print(sum(threads.map(size, recording.blocks())))
 """
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "A finished recording.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that both take turns.", lower_bound=1)

@@ -11,7 +11,7 @@ import tensorstore as ts
 from tests.conftest import SMALL, blocks_of, silent
 from train_dynamics import storage, sweep
 from train_dynamics.recording import Recording, RecordingError
-from train_dynamics.storage import write_array
+from train_dynamics.storage import StoredArray, write_array
 
 
 def read(path):
@@ -20,41 +20,46 @@ def read(path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "chunk", "dtype"),
+    ("shape", "rows", "dtype"),
     [
-        ((3, 4, 5), (3, 1, 5), np.float32),
-        ((2, 6), (2, 6), np.uint8),
-        ((7,), (7,), np.int32),
-        ((2, 3, 700, 9), (2, 1, 700, 9), np.float32),  # many pages, the last not full
-        ((1024,), (1024,), np.float32),  # one page, and the checksum beyond it
+        ((3, 4, 5), 1, np.float32),
+        ((3, 4, 5), 2, np.float32),
+        ((2, 6), None, np.uint8),
+        ((7,), None, np.int32),
+        ((2, 3, 700, 9), 1, np.float32),  # many pages, the last not full
+        ((1, 1024), None, np.float32),  # one page, and the checksum beyond it
     ],
 )
-def test_arrays_read_back(tmp_path, rng, shape, chunk, dtype):
+def test_arrays_read_back(tmp_path, rng, shape, rows, dtype):
     array = (rng.normal(size=shape) * 100).astype(dtype)
-    write_array(tmp_path / "a", array, chunk)
-    found = read(tmp_path / "a")
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, array)
+    write_array(tmp_path / "a", array, rows)
+    ours = StoredArray(tmp_path / "a")
+    for found in (read(tmp_path / "a"), ours.read()):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, array)
     pieces = [file for file in (tmp_path / "a" / "c").rglob("*") if file.is_file()]
-    assert len(pieces) == array.size // np.prod(chunk)
-    assert {file.stat().st_size for file in pieces} == {int(np.prod(chunk)) * array.itemsize + 4}
+    assert len(pieces) == (1 if rows is None else shape[1] // rows)
+    assert {file.stat().st_size for file in pieces} == {array.nbytes // len(pieces) + 4}
+    if array.ndim > 1:
+        np.testing.assert_array_equal(ours.row(shape[1] - 1), array[:, -1])
+        np.testing.assert_array_equal(list(ours), array.swapaxes(0, 1))
 
 
 def test_arrays_that_are_views_are_written_as_they_look(tmp_path, rng):
     array = rng.random((4, 6, 5)).astype(np.float32)
-    write_array(tmp_path / "a", array[:, :3], (4, 1, 5))
+    write_array(tmp_path / "a", array[:, :3], 1)
     np.testing.assert_array_equal(read(tmp_path / "a"), array[:, :3])
 
 
 def test_pieces_must_fit(tmp_path):
     with pytest.raises(ValueError, match="do not divide"):
-        write_array(tmp_path / "a", np.zeros((4, 5)), (4, 2))
+        write_array(tmp_path / "a", np.zeros((4, 5)), 2)
     assert not (tmp_path / "a").exists()
 
 
 def test_any_bit_that_flips_is_found(tmp_path, rng):
     array = rng.random((2, 30)).astype(np.float32)
-    write_array(tmp_path / "a", array, (2, 30))
+    write_array(tmp_path / "a", array)
     file = tmp_path / "a" / "c" / "0" / "0"
     whole = file.read_bytes()
     for place in range(0, len(whole), 7):
@@ -63,6 +68,31 @@ def test_any_bit_that_flips_is_found(tmp_path, rng):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"[Dd]igest"):
             read(tmp_path / "a")
+        with pytest.raises(ValueError, match="checksum differs"):
+            StoredArray(tmp_path / "a").read()
+
+
+@pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole + b"0", lambda whole: b""])
+def test_other_lengths_are_found(tmp_path, rng, change):
+    write_array(tmp_path / "a", rng.random((2, 30)))
+    file = tmp_path / "a" / "c" / "0" / "0"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match="bytes and not 484"):
+        StoredArray(tmp_path / "a").read()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("crc32c", "gzip"), ("float64", "S8"), ("shape", "size"), ("[", "{"), ("30", "40"), ("little", "big")],
+)
+def test_other_arrays_are_refused(tmp_path, rng, old, new):
+    write_array(tmp_path / "a", rng.random((2, 30)))
+    file = tmp_path / "a" / "zarr.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError):
+        StoredArray(tmp_path / "a").read()
 
 
 def test_file_systems_without_direct_output_are_written_all_the_same(tmp_path, rng, monkeypatch):
@@ -72,13 +102,15 @@ def test_file_systems_without_direct_output_are_written_all_the_same(tmp_path, r
     def refusing(path, flags, *more, **named):
         tried.append(flags & os.O_DIRECT)
         if flags & os.O_DIRECT:
-            real(path, flags & ~os.O_DIRECT, *more, **named)  # Linux makes the file and then refuses
+            if flags & os.O_CREAT:  # Linux makes the file and then refuses
+                os.close(real(path, flags & ~os.O_DIRECT, *more, **named))
             raise OSError(errno.EINVAL, "no direct output")
         return real(path, flags, *more, **named)
 
     monkeypatch.setattr(storage.os, "open", refusing)
-    write_array(tmp_path / "a", array, (3, 4))
-    assert os.O_DIRECT in tried
+    write_array(tmp_path / "a", array)
+    np.testing.assert_array_equal(StoredArray(tmp_path / "a").read(), array)
+    assert tried == [os.O_DIRECT, 0] * 2
     np.testing.assert_array_equal(read(tmp_path / "a"), array)
 
 

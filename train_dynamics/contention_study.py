@@ -286,8 +286,10 @@ def _corrected(fights: Sequence[Fight]) -> list[Fight]:
     hundreds of pairs, and a correction that lets no single one pass by chance would need as many thousands of controls
     for each.
     """
-    from scipy.stats import false_discovery_control  # half a second to import, for nothing where there is no pair
-
     tested = [fight.p for fight in fights if fight.p is not None]
-    corrected = iter(false_discovery_control(tested, method="bh") if tested else ())
+    if not tested:
+        return list(fights)
+    from scipy.stats import false_discovery_control  # a second to import, for nothing where there is no pair
+
+    corrected = iter(false_discovery_control(tested, method="bh"))
     return [f if f.p is None else dataclasses.replace(f, corrected=float(next(corrected))) for f in fights]

@@ -10,6 +10,7 @@ A block appears under its name when it is whole, and not before.
 """
 
 import asyncio
+import contextlib
 import json
 import operator
 import os
@@ -21,15 +22,14 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-import tensorstore as ts
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
-from train_dynamics.storage import write_array
+from train_dynamics.storage import StoredArray, write_array
 
-FORMAT = 1
+FORMAT = 2
 STORAGE_CHUNK_BYTES = 1024**2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -61,17 +61,28 @@ class Block:
         Raises:
             RecordingError: If the array is damaged or not there.
         """
+        with self._array(name) as array:
+            return array.read() if t is None else array.row(operator.index(t) - self.start)
+
+    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
+
+        Raises:
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            yield from array
+
+    @contextlib.contextmanager
+    def _array(self, name: str) -> Iterator[StoredArray]:
         path = self.path / f"record.{name}"
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{path.absolute()}/"},
-            "fill_missing_data_reads": False,  # a lost file is an error, and not an array of zeros
-        }
         try:
-            array = ts.open(spec, read=True).result()
-            return np.asarray((array if t is None else array[:, operator.index(t) - self.start]).read().result())
-        except (ValueError, KeyError, OSError) as error:
-            raise RecordingError(f"{path} is damaged or missing: {str(error).splitlines()[0][:200]}") from error
+            array = StoredArray(path)
+            if array.shape[1] != self.stop - self.start:
+                raise ValueError(f"it holds {array.shape[1]} iterations and not {self.stop - self.start}")
+            yield array
+        except (ValueError, OSError) as error:
+            raise RecordingError(f"{path} is damaged or missing: {error}") from error
 
 
 class Recording:
@@ -203,20 +214,24 @@ class Recording:
 
     def factors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n i"], Float[np.ndarray, "s n o"]]:
         """Read activation and cotangent at one iteration, whose outer product is the gradient."""
-        activation, cotangent = self.block_factors(self._block(t), layer, t)
-        return activation, cotangent
+        cotangent = self._block(t).read(f"cotangent.{layer}", t)
+        if layer == self.config.layer_names[0]:  # the images, alike for every seed
+            return self.inputs().reshape(1, len(self.labels), -1), cotangent
+        return self._block(t).read(f"activation.{layer}", t), cotangent
 
-    def block_factors(
-        self, block: Block, layer: str, t: SupportsIndex | None = None
-    ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-        """Read activation and cotangent of a whole block, `[s, t, n, ...]`, or of one iteration, `[s, n, ...]`.
+    def each_gradient(self, block: Block, layer: str) -> Iterator[tuple[Float[np.ndarray, "..."], ...]]:
+        """Read what the gradients of a layer are made of, one iteration of a block after the other.
 
-        The activation of the input layer is the images, alike for every seed and iteration: those axes have length 1.
+        Returns:
+            For each iteration what `factors` gives, or, of a dense recording, only the gradients, `[s, n, i, o]`.
         """
-        cotangent = block.read(f"cotangent.{layer}", t)
+        if self.config.gradient_layout == "dense":
+            return zip(block.each(f"gradient.{layer}"))
+        cotangents = block.each(f"cotangent.{layer}")
         if layer != self.config.layer_names[0]:
-            return block.read(f"activation.{layer}", t), cotangent
-        return self.inputs().reshape(*[1] * (cotangent.ndim - 2), len(self.labels), -1), cotangent
+            return zip(block.each(f"activation.{layer}"), cotangents, strict=True)
+        images = self.inputs().reshape(1, len(self.labels), -1)
+        return ((images, cotangent) for cotangent in cotangents)
 
     def _block(self, t: SupportsIndex) -> Block:
         index = operator.index(t)
@@ -244,8 +259,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise RecordingError(f"{path} is not a directory")
     try:
         header = json.loads((path / "config.json").read_text())
-        if header["format"] > FORMAT:
-            raise RecordingError(f"{path} has format {header['format']}; this version reads up to {FORMAT}: update it")
+        if header["format"] != FORMAT:
+            other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
+            raise RecordingError(
+                f"{path} has format {header['format']}, and this version reads format {FORMAT}: use {other}"
+            )
         StudyConfig.from_dict(header["config"])
         whole = all(isinstance(header[name], int) and header[name] > 0 for name in ("num_iterations", "block_length"))
         if not whole or not isinstance(header["class_names"], list) or not isinstance(header["versions"], dict):
@@ -426,17 +444,16 @@ def _array_handler() -> Any:
             async def write() -> None:
                 for array, info in zip(values, infos, strict=True):
                     await info.await_path_creation()
-                    await asyncio.to_thread(write_array, Path(info.path), array, _chunk_shape(array))
+                    await asyncio.to_thread(write_array, Path(info.path), array, _rows(array))
 
             return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
 
     return Handler()
 
 
-def _chunk_shape(array: np.ndarray) -> tuple[int, ...]:
+def _rows(array: np.ndarray) -> int | None:
     """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
-    large = array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES
-    return (array.shape[0], 1, *array.shape[2:]) if large else array.shape
+    return 1 if array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES else None
 
 
 def _save_dataset(path: Path, dataset: Dataset) -> None:

@@ -65,7 +65,8 @@ def compute(recording: Recording) -> Results:
     forgetting = Forgetting(len(recording.seeds), len(labels))
     pieces: list[Curves] = []
     # Our threads share the work already; BLAS threads on products this small only get in their way.
-    with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    # There are more of them than processors, for some wait for the disk.
+    with threadpool_limits(1), ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         for correct, piece in threads.map(of_block, recording.blocks()):
             forgetting.add(correct)
             pieces.append(piece)
@@ -91,14 +92,11 @@ def _gradient_curves(recording: Recording, block: Block, weights: Float[np.ndarr
     shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
     for layer in layers:
         cosine, norm = np.empty(shape), np.empty(shape)
-        dense = block.read(f"gradient.{layer}") if recording.config.gradient_layout == "dense" else None
-        activation, cotangent = (None, None) if dense is not None else recording.block_factors(block, layer)
-        for s, t in np.ndindex(shape[:2]):  # one iteration of one seed at a time stays in the processor's cache
-            if dense is not None:
-                found = alignment(dense[s, t])
-            else:
-                found = factored_alignment(activation[s % len(activation), t % activation.shape[1]], cotangent[s, t])
-            cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
+        for t, parts in enumerate(recording.each_gradient(block, layer)):
+            for s in range(shape[0]):  # one seed at a time stays in the processor's cache
+                of_seed = [part[s % len(part)] for part in parts]
+                found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
+                cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
         curves[metric_name(layers, layer, "alignment")] = cosine
         curves[metric_name(layers, layer, "gradient_norm")] = norm
     return curves
