@@ -442,9 +442,12 @@ def _array_handler() -> Any:
     class Handler(ocp.type_handlers.NumpyHandler):
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
             async def write() -> None:
-                for array, info in zip(values, infos, strict=True):
+                for info in infos:
                     await info.await_path_creation()
-                    await asyncio.to_thread(write_array, Path(info.path), array, _rows(array))
+                arrays = zip(infos, values, strict=True)
+                await asyncio.gather(
+                    *(asyncio.to_thread(write_array, Path(info.path), array, _rows(array)) for info, array in arrays)
+                )
 
             return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
 
