@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import tempfile
 
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
@@ -39,6 +41,17 @@ def contents(directory: Path) -> dict[str, bytes]:
         for file in directory.rglob("*")
         if file.is_file() and file.name not in ("_CHECKPOINT_METADATA", "commit_success.txt")
     }
+
+
+def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"train_dynamics.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
 
 
 @pytest.fixture(scope="session")

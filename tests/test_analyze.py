@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, contents, silent
-from tests.test_train import run
+from tests.conftest import SMALL, contents, run, silent
 from train_dynamics import analysis, contention_study, results, sweep
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions

@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import contents
-from tests.test_train import run
+from tests.conftest import contents, run
 from train_dynamics import animate
 from train_dynamics.config import InputError
 from train_dynamics.plots import film

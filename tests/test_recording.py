@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, silent
-from train_dynamics import gradients, sweep
+from tests.conftest import SMALL, contents, silent
+from train_dynamics import gradients, results, sweep
+from train_dynamics import recording as recording_module
+from train_dynamics.config import InputError
 from train_dynamics.models import MLP
-from train_dynamics.recording import Block, Recording, RecordingError
+from train_dynamics.recording import Block, Recording, RecordingError, sealed
 
 
 def host(parameters, seed):
@@ -192,16 +195,72 @@ def test_a_missing_data_set_is_found(copy):
         _ = Recording(copy).labels
 
 
+@pytest.mark.parametrize("linked", ["blocks/3/record.loss", "blocks/3", "blocks", "dataset/labels.npy", "config.json"])
+def test_links_out_of_a_recording_are_not_followed(copy, tmp_path, linked):
+    (copy / linked).rename(tmp_path / "elsewhere")
+    (copy / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RecordingError, match="is reached through a link"):
+        recording = Recording(copy)
+        recording.loss(3)
+        _ = recording.labels
+
+
+def test_a_link_to_a_recording_is_followed(small_path, tmp_path):
+    (tmp_path / "link").symlink_to(small_path)
+    assert Recording(tmp_path / "link").loss(3).shape == (3, 50)
+
+
+def test_nothing_in_a_recording_is_executed(copy):
+    """Pickles in arrays are refused, and so is an array that claims to be larger than its file."""
+    array = np.array([print], dtype=object)
+    np.save(copy / "dataset" / "ids.npy", array, allow_pickle=True)
+    header = json.loads((copy / "config.json").read_text())
+    header["dataset"]["ids"] = recording_module._checksum((copy / "dataset" / "ids.npy").read_bytes())
+    (copy / "config.json").write_text(json.dumps(sealed(header)))
+    with pytest.raises(RecordingError, match=r"ids\.npy is damaged or missing: .*allow_pickle"):
+        _ = Recording(copy).ids
+    file = copy / "blocks" / "3" / "record.loss" / "zarr.json"
+    file.write_text(file.read_text().replace("50", "500000000000"))
+    with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: 0 has 1804 bytes"):
+        Recording(copy).loss(3)
+
+
 @pytest.mark.parametrize("change", [{"config": None}, {"config": {}}, {"num_iterations": "9"}, {"class_names": 3}])
 def test_a_malformed_header_is_refused(copy, change):
     header = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**header, **change}))
+    (copy / "config.json").write_text(json.dumps(sealed({**header, **change})))
     with pytest.raises(RecordingError, match=r"config\.json is not that of a recording"):
         Recording(copy)
     for name in change:
-        (copy / "config.json").write_text(json.dumps({key: value for key, value in header.items() if key != name}))
+        rest = {key: value for key, value in header.items() if key != name}
+        (copy / "config.json").write_text(json.dumps(sealed(rest)))
         with pytest.raises(RecordingError, match=f"it has no '{name}'"):
             Recording(copy)
+
+
+def test_two_runs_do_not_write_to_one_recording(copy, device):
+    shutil.rmtree(copy / "blocks" / "15")
+    before = contents(copy)
+    lock = recording_module._lock(copy)
+    with pytest.raises(InputError, match="is being written by another run"):
+        sweep.train(SMALL, copy, device, say=silent)
+    assert contents(copy) == before
+    with pytest.raises(InputError, match="is still being written: it holds 15 of 17 records"):
+        results.compute(Recording(copy))
+    os.close(lock)
+    with pytest.raises(InputError, match="is unfinished: it holds 15 of 17 records"):
+        results.compute(Recording(copy))
+    assert sweep.train(SMALL, copy, device, say=silent)
+
+
+def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, monkeypatch):
+    shutil.rmtree(copy / "blocks" / "15")
+    with pytest.raises(InputError, match="was written to by another run meanwhile"):
+        recording_module.Recorder(copy, SMALL, small_dataset, 3, num_records=12)
+    with pytest.raises(InputError, match="was begun with other examples"):
+        other = dataclasses.replace(small_dataset, labels=(small_dataset.labels + 1) % 10)
+        recording_module.Recorder(copy, SMALL, other, 3, num_records=15)
+    recording_module.Recorder(copy, SMALL, small_dataset, 3, num_records=15).close()  # no lock was left behind
 
 
 def test_training_does_not_start_again_over_a_recording_without_its_data(copy):

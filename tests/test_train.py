@@ -15,22 +15,11 @@ import time
 
 import pytest
 
-from tests.conftest import SMALL, contents
+from tests.conftest import SMALL, contents, run
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
 
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
-
-
-def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", f"train_dynamics.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,18 @@
 """What is on disk: the one contract between recording and analysis.
 
     RECORDING/
-      config.json      written first: the configuration, sizes, versions
+      config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
       dataset/         images.npy, labels.npy, ids.npy
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
 
-A block appears under its name when it is whole, and not before.
+A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
 """
 
 import asyncio
 import contextlib
+import fcntl
+import io
 import json
 import operator
 import os
@@ -21,13 +23,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
-from train_dynamics.storage import StoredArray, write_array
+from train_dynamics.storage import StoredArray, read_whole, write_array
 
 FORMAT = 2
 STORAGE_CHUNK_BYTES = 1024**2
@@ -42,14 +45,17 @@ class Block:
     """Consecutive records, read from disk as they are asked for.
 
     Attributes:
+        path: Directory of the block.
         start: Iteration of the first record.
         stop: Iteration after that of the last.
+        num_seeds: Seeds in each record.
     """
 
-    def __init__(self, path: Path, start: int, stop: int) -> None:
+    def __init__(self, path: Path, start: int, stop: int, num_seeds: int) -> None:
         self.path = path
         self.start = start
         self.stop = stop
+        self.num_seeds = num_seeds
 
     def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
         """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
@@ -78,8 +84,8 @@ class Block:
         path = self.path / f"record.{name}"
         try:
             array = StoredArray(path)
-            if array.shape[1] != self.stop - self.start:
-                raise ValueError(f"it holds {array.shape[1]} iterations and not {self.stop - self.start}")
+            if array.shape[:2] != (expected := (self.num_seeds, self.stop - self.start)):
+                raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
             yield array
         except (ValueError, OSError) as error:
             raise RecordingError(f"{path} is damaged or missing: {error}") from error
@@ -112,7 +118,7 @@ class Recording:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._root = self.path.absolute()  # stays right if the process moves to another directory
+        self._root = self.path.resolve()  # stays right if the process moves to another directory
         header = read_header(self.path)
         self.config = StudyConfig.from_dict(header["config"])
         self.seeds = np.array(self.config.seeds)
@@ -121,9 +127,15 @@ class Recording:
         self.versions: dict[str, str] = header["versions"]
         self.block_length: int = header["block_length"]
         self._blocks = [
-            Block(self._root / "blocks" / str(start), start, min(start + self.block_length, self.num_iterations + 1))
+            Block(
+                self._root / "blocks" / str(start),
+                start,
+                min(start + self.block_length, self.num_iterations + 1),
+                len(self.seeds),
+            )
             for start in whole_blocks(self.path, header)
         ]
+        self._checksums: dict[str, str] = header["dataset"]
         self._dataset: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
@@ -243,7 +255,10 @@ class Recording:
         if name not in self._dataset:
             path = self._root / "dataset" / f"{name}.npy"
             try:
-                self._dataset[name] = np.load(path, allow_pickle=False)
+                content = read_whole(path)
+                if _checksum(content) != self._checksums.get(name):
+                    raise ValueError("it was changed after it was written: its checksum differs")
+                self._dataset[name] = np.load(io.BytesIO(content), allow_pickle=False)
             except (OSError, ValueError) as error:
                 raise RecordingError(f"{path} is damaged or missing: {error}") from error
         return self._dataset[name]
@@ -258,25 +273,38 @@ def read_header(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise RecordingError(f"{path} is not a directory")
     try:
-        header = json.loads((path / "config.json").read_text())
+        header = json.loads(read_whole(path.resolve() / "config.json"))
         if header["format"] != FORMAT:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
             raise RecordingError(
                 f"{path} has format {header['format']}, and this version reads format {FORMAT}: use {other}"
             )
+        if header["checksum"] != sealed(header)["checksum"]:
+            raise ValueError("it was changed after it was written: its checksum differs")
         StudyConfig.from_dict(header["config"])
         whole = all(isinstance(header[name], int) and header[name] > 0 for name in ("num_iterations", "block_length"))
-        if not whole or not isinstance(header["class_names"], list) or not isinstance(header["versions"], dict):
-            raise ValueError("sizes, class names or versions are malformed")
+        kinds = {"class_names": list, "versions": dict, "dataset": dict}
+        if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
+            raise ValueError("sizes, class names, versions or checksums are malformed")
     except RecordingError:
         raise
     except FileNotFoundError:
         raise RecordingError(f"{path} is not a recording: it has no config.json") from None
     except KeyError as error:
         raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
     return header
+
+
+def sealed(header: dict[str, Any]) -> dict[str, Any]:
+    """Add the checksum of everything else in a header to it."""
+    rest = {name: value for name, value in header.items() if name != "checksum"}
+    return {**rest, "checksum": _checksum(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
+
+
+def _checksum(content: bytes) -> str:
+    return f"{google_crc32c.value(content):08x}"
 
 
 def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
@@ -299,23 +327,30 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
 class Recorder:
     """Writes a recording, a block at a time, in the background.
 
+    No other one can write to the same directory until it is closed or its process has ended, however that ends.
+
     Args:
-        path: Directory of the recording; made if it does not exist.
+        path: Directory of the recording; made if it does not exist. It must hold nothing but the beginning of this same
+            recording, as `is_begun` checks.
         config: The configuration.
         dataset: The examples; written once.
         block_length: Iterations in a block.
+        num_records: Iterations that are recorded already.
 
     Raises:
-        InputError: If the directory holds anything but the beginning of this same recording.
+        InputError: If the directory cannot be written, or another process writes to it.
     """
 
-    def __init__(self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int) -> None:
+    def __init__(
+        self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int, num_records: int = 0
+    ) -> None:
         import orbax.checkpoint as ocp  # pulls in JAX, which readers do without
 
         self._ocp = ocp
         self.path = path.absolute()
         self._pending: Path | None = None
         num_examples = len(dataset.labels)
+        files = _dataset_files(dataset)
         header = {
             "format": FORMAT,
             "config": config.to_dict(),
@@ -323,6 +358,7 @@ class Recorder:
             "num_iterations": config.num_iterations(num_examples),
             "block_length": block_length,
             "class_names": list(dataset.class_names),
+            "dataset": {name: _checksum(content) for name, content in files.items()},
             "versions": {
                 "train-dynamics": __version__,
                 "python": platform.python_version(),
@@ -331,13 +367,16 @@ class Recorder:
         }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+            try:
+                self._begin(sealed(header), files, num_records)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except BlockingIOError:
+            raise _busy(path) from None
         except OSError as error:
-            raise InputError.flag("recording", path, f"cannot be made: {error.strerror}") from error
-        if not (self.path / "config.json").exists():
-            _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
-        if not (self.path / "dataset").exists():
-            _write_whole(self.path / "dataset", lambda new: _save_dataset(new, dataset))
-        (self.path / "blocks").mkdir(exist_ok=True)
+            raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.PyTreeCheckpointHandler(
                 use_ocdbt=False,
@@ -346,15 +385,28 @@ class Recorder:
             )
         )
 
+    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
+        """Write what comes before the first block, as far as it is not there."""
+        if not (self.path / "config.json").exists():
+            _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
+        found = read_header(self.path)
+        if found["dataset"] != header["dataset"]:
+            raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
+        if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
+            raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
+        if not (self.path / "dataset").exists():
+            _write_whole(self.path / "dataset", lambda new: _save_dataset(new, files))
+        (self.path / "blocks").mkdir(exist_ok=True)
+
     def save(self, start: int, record: dict[str, Any], state: Any) -> None:
         """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
 
         No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
         """
         self.wait()
-        block = self.path / "blocks" / str(start)
-        self._checkpointer.save(block, args=self._ocp.args.PyTreeSave({"record": record, "state": state}))
-        self._pending = block
+        self._pending = self.path / "blocks" / str(start)
+        with self._failing_clearly(self._pending):
+            self._checkpointer.save(self._pending, args=self._ocp.args.PyTreeSave({"record": record, "state": state}))
 
     def wait(self) -> None:
         """Wait until the block being saved is whole.
@@ -363,15 +415,23 @@ class Recorder:
             RecordingError: If it could not be saved.
         """
         block, self._pending = self._pending, None
-        try:
+        if block is None:
+            return
+        with self._failing_clearly(block):
             self._checkpointer.wait_until_finished()
+        if not block.is_dir():
+            raise RuntimeError(f"{block} was not written although saving it raised no error")
+
+    @contextlib.contextmanager
+    def _failing_clearly(self, block: Path) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            self._pending = None
             raise RecordingError(
                 f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
-                f"{block.name if block else 0} stays, and the same command goes on from there"
+                f"{block.name} stays, and the same command goes on from there"
             ) from error
-        if block is not None and not block.is_dir():
-            raise RuntimeError(f"{block} was not written although saving it raised no error")
 
     def restore_state(self, start: int, like: Any) -> Any:
         """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
@@ -389,9 +449,12 @@ class Recorder:
             raise RecordingError(f"{block}: the state to go on from is damaged or missing: {reason}") from error
 
     def close(self) -> None:
-        """Wait for what is being saved and let go of the threads."""
-        self.wait()
-        self._checkpointer.close()
+        """Wait for what is being saved, let go of the threads, and let others write."""
+        try:
+            self.wait()
+            self._checkpointer.close()
+        finally:
+            os.close(self._lock)
 
 
 def is_begun(path: Path, config: StudyConfig) -> bool:
@@ -415,6 +478,8 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
         raise InputError.flag("recording", path, "exists and is not a directory; choose another")
     if "config.json" not in found:
         raise InputError.flag("recording", path, "holds other files and is not a recording; choose another directory")
+    if is_being_written(path):
+        raise _busy(path)
     header = read_header(path)
     differences = config.differences(StudyConfig.from_dict(header["config"]))
     if differences:
@@ -424,6 +489,38 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
             f"holds a recording of another configuration ({'; '.join(differences)}); choose another directory",
         )
     return True
+
+
+def _busy(path: Path) -> InputError:
+    return InputError.flag(
+        "recording", path, "is being written by another run; wait for it, or choose another directory"
+    )
+
+
+def is_being_written(path: Path) -> bool:
+    """Tell whether a run is writing to a recording at the moment."""
+    try:
+        os.close(_lock(path))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock(path: Path) -> int:
+    """Lock a directory for as long as the returned file descriptor is open.
+
+    Raises:
+        BlockingIOError: If it is locked by another.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    except OSError:
+        pass  # some network file systems have no locks, and recording into them is still better than not
+    return fd
 
 
 def _write_whole(path: Path, write: Any) -> None:
@@ -459,7 +556,15 @@ def _rows(array: np.ndarray) -> int | None:
     return 1 if array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES else None
 
 
-def _save_dataset(path: Path, dataset: Dataset) -> None:
+def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
+    """Make the contents of the files of a data set, by name."""
+    files = {name: io.BytesIO() for name in ("images", "labels", "ids")}
+    for name, file in files.items():
+        np.save(file, getattr(dataset, name), allow_pickle=False)
+    return {name: file.getvalue() for name, file in files.items()}
+
+
+def _save_dataset(path: Path, files: dict[str, bytes]) -> None:
     path.mkdir()
-    for name in ("images", "labels", "ids"):
-        np.save(path / f"{name}.npy", getattr(dataset, name), allow_pickle=False)
+    for name, content in files.items():
+        (path / f"{name}.npy").write_bytes(content)

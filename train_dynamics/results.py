@@ -13,7 +13,7 @@ from train_dynamics.dynamics.agreement import agreement, chunks, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
-from train_dynamics.recording import Block, Recording
+from train_dynamics.recording import Block, Recording, is_being_written
 
 NUM_CHUNKS = 10
 GROUPS = ("all", *(f"chunk_{k}" for k in range(NUM_CHUNKS)))
@@ -104,11 +104,14 @@ def _gradient_curves(recording: Recording, block: Block, weights: Float[np.ndarr
 
 def _check(recording: Recording) -> None:
     if not recording.finished:
+        if is_being_written(recording.path):
+            state, then = "is still being written", "analyse it when that is finished"
+        else:
+            state, then = "is unfinished", "run the train command again to finish it"
         raise InputError.flag(
             "recording",
             recording.path,
-            f"is unfinished: it holds {recording.num_records} of {recording.num_iterations + 1} records; "
-            "run the train command again to finish it",
+            f"{state}: it holds {recording.num_records} of {recording.num_iterations + 1} records; {then}",
         )
     if len(recording.seeds) < 2:
         raise InputError.flag(

@@ -71,12 +71,12 @@ class StoredArray:
 
     Raises:
         OSError: If it is not there.
-        ValueError: If it is not as `write_array` writes it.
+        ValueError: If it is not as `write_array` writes it, or leads out of its directory.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        metadata = json.loads((path / "zarr.json").read_text())
+        metadata = json.loads(read_whole(path / "zarr.json"))
         try:
             self.shape = tuple(metadata["shape"])
             self.dtype = np.dtype(metadata["data_type"])
@@ -164,8 +164,26 @@ def _write(file: Path, memory: mmap.mmap, size: int) -> None:
         os.close(fd)
 
 
+def read_whole(file: Path) -> bytes:
+    """Read a small file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If a link on the way leads elsewhere.
+    """
+    _check_place(file)
+    return file.read_bytes()
+
+
+def _check_place(file: Path) -> None:
+    """Refuse links, through which a recording could show what is not part of it."""
+    if os.path.realpath(file) != str(file):
+        raise ValueError(f"{file.name} is reached through a link, and a recording has none")
+
+
 def _read(file: Path, size: int) -> np.ndarray:
     """Read a file of known size."""
+    _check_place(file)
     fd = _open(file, os.O_RDONLY)
     try:
         if (found := os.fstat(fd).st_size) != size:

@@ -227,15 +227,14 @@ def train(
     if done:
         say(f"Going on from iteration {done}")
 
-    sweep = Sweep(config, dataset, todo.block_length, devices)
-    recorder = Recorder(path, config, dataset, todo.block_length)
-    state = sweep.initial_state()
-    if done:
-        like = collect(state, config.num_seeds)
-        state = sweep.restored_state(recorder.restore_state(done - todo.block_length, like))
-    buffers = [sweep.empty_records(), sweep.empty_records()]
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    with contextlib.closing(recorder), bar:
+    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar:
+        sweep = Sweep(config, dataset, todo.block_length, devices)
+        state = sweep.initial_state()
+        if done:
+            like = collect(state, config.num_seeds)
+            state = sweep.restored_state(recorder.restore_state(done - todo.block_length, like))
+        buffers = [sweep.empty_records(), sweep.empty_records()]
         for start in range(done, todo.num_records, todo.block_length):
             state, records = sweep.run(state, buffers.pop(0), start)
             length = min(todo.block_length, todo.num_records - start)

@@ -1,0 +1,136 @@
+"""What happens to long runs: they are killed, their disk fills, they are started twice."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import contents, run
+from train_dynamics.recording import Recording
+
+LONG = ["--num_examples=500", "--batch_size=50", "--epochs=400", "--seeds=2"]  # 4,001 records in 81 blocks
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, "-m", "train_dynamics.train", *arguments]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def blocks(path):
+    """How many blocks are whole, and how many are being saved."""
+    with contextlib.suppress(FileNotFoundError):
+        names = [entry.name for entry in (path / "blocks").iterdir()]
+        return sum(name.isdigit() for name in names), sum(not name.isdigit() for name in names)
+    return 0, 0
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    done = run("train", *LONG, "--recording=out", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return contents(directory / "out")
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
+    chance = random.Random(0)
+    path = tmp_path / "out"
+    during_a_save, at_the_start = 0, 0
+    for round in range(20):
+        before = blocks(path)[0]
+        process = start(*LONG, "--recording=out", cwd=tmp_path)
+        if round % 5 == 4:  # before anything is recorded, while it starts
+            time.sleep(chance.uniform(0.5, 2))
+        elif round % 2:  # as soon as the next block is begun
+            wait_for(lambda now=before: blocks(path)[0] > now and blocks(path)[1], process)
+        else:
+            wait_for(lambda now=before: blocks(path)[0] > now, process)
+            time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        whole, partial = blocks(path)
+        during_a_save += partial > 0
+        at_the_start += whole == before
+        assert whole >= before
+        if whole:
+            recording = Recording(path)  # what is whole can be read at any time
+            assert recording.num_records == 50 * whole
+            assert np.isfinite(recording.loss(recording.num_records - 1)).all()
+    assert during_a_save >= 5 and at_the_start >= 1
+    assert not Recording(path).finished
+    done = run("train", *LONG, "--recording=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert contents(path) == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    first = start(*LONG, "--recording=out", cwd=tmp_path)
+    wait_for(lambda: blocks(tmp_path / "out")[0], first)
+    second = run("train", *LONG, "--recording=out", cwd=tmp_path)
+    assert second.returncode == 1 and second.stdout == ""
+    assert second.stderr == (
+        "train: --recording=out: is being written by another run; wait for it, or choose another directory\n"
+    )
+    analysed = run("analyze", "--recording=out", cwd=tmp_path)
+    assert first.poll() is None
+    assert analysed.returncode == 1
+    assert "--recording=out: is still being written: it holds" in analysed.stderr
+    assert len(analysed.stderr.splitlines()) == 1
+    first.kill()
+    first.communicate()
+    assert run("train", *LONG, "--recording=out", cwd=tmp_path).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own of 800 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here, so a full disk is not tested: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_ends_the_run_and_the_same_command_finishes_it(tmp_path, small_disk, uninterrupted):
+    arguments = [*LONG, "--recording=disk/out"]
+    process = start(*arguments, cwd=tmp_path)
+    wait_for(lambda: blocks(small_disk / "out")[0], process)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert line.startswith("train: ") and "could not be written: No space left on device; what was recorded" in line
+    recording = Recording(small_disk / "out")
+    assert 0 < recording.num_records < 4001
+    assert np.isfinite(recording.loss(recording.num_records - 1)).all()
+
+    full = run("train", *arguments, cwd=tmp_path)  # tells before it starts
+    assert full.returncode == 1 and "but only" in full.stderr and len(full.stderr.splitlines()) == 1
+    filler.unlink()
+    assert run("train", *arguments, cwd=tmp_path).returncode == 0
+    assert run("verify", "--recording=disk/out", cwd=tmp_path).returncode == 0
+    assert contents(small_disk / "out") == uninterrupted

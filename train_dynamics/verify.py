@@ -1,0 +1,61 @@
+"""Check that a recording is whole and right.
+
+    python -m train_dynamics.verify --recording=recordings/mini_mnist
+
+Exit status 0 if it is; 1 if it is not, and then every damage is named in a line of its own.
+"""
+
+import sys
+
+from absl import app, flags
+from tqdm import tqdm
+
+from train_dynamics.config import InputError
+from train_dynamics.parsers import NumberParser
+from train_dynamics.recording import Recording
+from train_dynamics.verification import verify
+
+RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Recording to check.")
+flags.DEFINE(
+    NumberParser(int),
+    "samples",
+    100,
+    "Pairs of seed and iteration to compute again, with up to 64 examples each; 0 only compares checksums.",
+)
+flags.DEFINE(NumberParser(int), "sample_seed", 0, "Seed of the draw of those.")
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
+        if not RECORDING.value:
+            raise InputError.flag("recording", None, "must name a directory")
+        for name in ("samples", "sample_seed"):
+            if flags.FLAGS[name].value < 0:
+                raise InputError.flag(name, flags.FLAGS[name].value, "must be 0 or more")
+        recording = Recording(RECORDING.value)
+        with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
+            found = verify(
+                recording,
+                flags.FLAGS.samples,
+                flags.FLAGS.sample_seed,
+                lambda block: bar.update(block.stop - block.start),
+            )
+    except InputError as error:
+        sys.exit(f"verify: {error}")
+    if found.problems:
+        sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
+    print(f"{recording.path}: all {recording.num_records:,} records of {len(recording.seeds)} seeds are there")
+    print(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
+    if found.num_compared:
+        errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
+        print(
+            f"{found.num_compared:,} gradients were computed again, in float64. Largest differences, over the largest "
+            f"value: {errors}; all predictions are the same"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
