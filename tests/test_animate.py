@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import contents, run
-from train_dynamics import animate
+from train_dynamics import animate, commands
 from train_dynamics.config import InputError
 from train_dynamics.plots import film
 
@@ -149,14 +149,14 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
         (["--recording=empty"], "empty is not a recording: it has no config.json"),
         (["--recording=begun"], "--iterations=:: the recording has no records yet"),
         (["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
-        (["0:3"], "'0:3' is no flag; flags look like --iterations=0:120"),
+        (["0:3"], "'0:3' is no flag; flags look like --recording=DIR"),
     ]:
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         flags = animate.flags.FLAGS
         rest = flags(["animate", f"--recording={small_path}", *arguments])
         try:
             with pytest.raises(SystemExit) as ended:
-                animate.main(rest)
+                commands.call("animate", animate.main, rest)
         finally:
             flags.unparse_flags()
             for name in flags.flags_by_module_dict()["train_dynamics.animate"]:

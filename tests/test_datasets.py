@@ -23,7 +23,7 @@ def png(image: np.ndarray) -> io.BytesIO:
     return stream
 
 
-def prepare(directory: Path, features: dict, rows: list[dict]) -> StudyConfig:
+def prepare(directory: Path, features: dict, rows: list[dict], name: str = "toy") -> StudyConfig:
     """Store a data set of the given features, as TFDS would, and give the configuration that reads it."""
 
     class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -40,8 +40,9 @@ def prepare(directory: Path, features: dict, rows: list[dict]) -> StudyConfig:
         def _generate_examples(self):
             yield from enumerate(rows)
 
+    Toy.name = name
     Toy(data_dir=directory, file_format="array_record").download_and_prepare()
-    return StudyConfig(dataset="toy", data_dir=str(directory), batch_size=1)
+    return StudyConfig(dataset=name, data_dir=str(directory), batch_size=1)
 
 
 IMAGE = tfds.features.Image(shape=(3, 3, 1))

@@ -1,9 +1,11 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -286,3 +288,16 @@ def test_a_relative_path_stays_right(small_path, monkeypatch):
     assert "17 of 17 records" in repr(recording)
     with pytest.raises(TypeError):
         recording.loss(3.0)
+
+
+def test_the_documented_way_to_read_it_needs_none_of_our_code(small, tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "RECORDING.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "seed, t, example = 0, 100, 42" in program
+    program = program.replace("seed, t, example = 0, 100, 42", "seed, t, example = 2, 10, 42")
+    program += "\nimport sys, numpy\nassert not {'train_dynamics', 'orbax', 'jax'} & set(sys.modules)"
+    (tmp_path / "recordings").mkdir()
+    shutil.copytree(small.path, tmp_path / "recordings" / "mini_mnist")
+    program += "\nnumpy.save('gradient.npy', gradient)\n"
+    subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "gradient.npy"), small.gradients("fc2", 10)[2, 42])

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 
 import jax
@@ -180,3 +181,16 @@ def test_a_skipped_save_is_a_failed_recording(tmp_path, device, monkeypatch, blo
     monkeypatch.setattr(AsyncCheckpointer, "save", lambda *args, **kwargs: None)
     with pytest.raises(RuntimeError, match="was not written"):
         record(SMALL, tmp_path / "skipped", device)
+
+
+def test_what_came_before_a_loss_that_is_no_longer_finite_stays(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(sweep, "BLOCK_ITERATIONS", 1)  # so that blocks are epochs, of ten updates
+    config = StudyConfig(
+        num_examples=50, batch_size=5, epochs=30, num_seeds=3, learning_rate=8.0, hidden_sizes=(20, 20)
+    )
+    with pytest.raises(InputError, match="the loss of seed 1 is no longer finite at iteration") as error:
+        sweep.train(config, tmp_path / "out", device, say=silent)
+    found = re.search(r"at iteration (\d+); what was recorded before iteration (\d+) stays", str(error.value))
+    kept = Recording(tmp_path / "out")
+    assert 0 < kept.num_records == int(found[2]) <= int(found[1]) < kept.num_records + kept.block_length
+    assert all(np.isfinite(kept.loss(t)).all() for t in range(kept.num_records))

@@ -3,16 +3,14 @@
 python -m train_dynamics.analyze --recording=recordings/mini_mnist
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from train_dynamics.analysis import analyze
+from train_dynamics.commands import NumberParser, run
 from train_dynamics.cone_study import ConeOptions
-from train_dynamics.config import InputError
 from train_dynamics.contention_study import ContentionOptions
-from train_dynamics.parsers import NumberParser
 from train_dynamics.recording import Recording
 
 RECORDING = flags.DEFINE_string(
@@ -59,27 +57,20 @@ CONTENTION_LOOKS = flags.DEFINE(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the command."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
-        if not RECORDING.value:
-            raise InputError.flag("recording", None, "must name a directory")
-        recording = Recording(RECORDING.value)
-        output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
-        analyze(
-            recording,
-            output,
-            ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
-            ContentionOptions(
-                CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
-            ),
-        )
-        print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
-    except InputError as error:
-        sys.exit(f"analyze: {error}")
+    recording = Recording(RECORDING.value)
+    output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
+    analyze(
+        recording,
+        output,
+        ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
+        ContentionOptions(
+            CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
+        ),
+    )
+    print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run("analyze", main)

@@ -7,8 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from train_dynamics.commands import run
 from train_dynamics.config import InputError
 from train_dynamics.recording import Recording
 
@@ -127,34 +128,27 @@ def stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the command."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    try:
-        if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is no flag; flags look like --iterations=0:120")
-        if not RECORDING.value:
-            raise InputError.flag("recording", None, "must name a directory")
-        output = Path(OUTPUT.value)
-        check_output(output, OVERWRITE.value)
-        kind = output.suffix.lower()
-        seed = whole("seed", SEED.value, 0, 2**31 - 1)
-        fps = whole("fps", FPS.value, 1, FASTEST.get(kind, 120))
-        history = whole("history", HISTORY.value, 0, 100)
-        recording = Recording(RECORDING.value)
-        iterations = span(ITERATIONS.value, recording.num_records)
-        if kind in STILLS and len(iterations) > 1:
-            raise InputError.flag(
-                "output", output, f"holds one iteration and not {len(iterations)}; say --iterations=40, or name an .mp4"
-            )
-        animate(recording, output, seed, iterations, LAYERS.value, fps, history)
-        shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"
-        shown = f"iteration {iterations[0]}" if len(iterations) == 1 else shown
-        print(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")
-    except InputError as error:
-        sys.exit(f"animate: {error}")
+    output = Path(OUTPUT.value)
+    check_output(output, OVERWRITE.value)
+    kind = output.suffix.lower()
+    seed = whole("seed", SEED.value, 0, 2**31 - 1)
+    fps = whole("fps", FPS.value, 1, FASTEST.get(kind, 120))
+    history = whole("history", HISTORY.value, 0, 100)
+    recording = Recording(RECORDING.value)
+    iterations = span(ITERATIONS.value, recording.num_records)
+    if kind in STILLS and len(iterations) > 1:
+        raise InputError.flag(
+            "output", output, f"holds one iteration and not {len(iterations)}; say --iterations=40, or name an .mp4"
+        )
+    animate(recording, output, seed, iterations, LAYERS.value, fps, history)
+    shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"
+    shown = f"iteration {iterations[0]}" if len(iterations) == 1 else shown
+    print(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run("animate", main)

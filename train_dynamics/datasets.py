@@ -74,6 +74,8 @@ def load_dataset(config: StudyConfig) -> Dataset:
         splits = ", ".join(sorted(builder.info.splits))
         raise InputError.flag("split", config.split, f"{config.dataset} has the splits {splits}")
     available = builder.info.splits[config.split].num_examples
+    if not available:
+        raise InputError.flag("split", config.split, f"{config.dataset} has no examples in it")
     if config.num_examples is not None and config.num_examples > available:
         raise InputError.flag(
             "num_examples",
@@ -94,9 +96,17 @@ def load_dataset(config: StudyConfig) -> Dataset:
             config.dataset,
             f"needs images of one size, but has some of {smallest} and some of {largest}",
         )
+    labels = np.array([row["label"] for row in rows], np.int32)
+    if (unknown := (labels < 0) | (labels >= len(class_names))).any():
+        raise InputError.flag(
+            "dataset",
+            config.dataset,
+            f"must have labels from 0 to {len(class_names) - 1}, but example {indices[unknown.argmax()]} has "
+            f"{labels[unknown.argmax()]}",
+        )
     return Dataset(
         images=np.stack([row["image"] for row in rows]),
-        labels=np.array([row["label"] for row in rows], np.int32),
+        labels=labels,
         ids=np.array([_text(row["id"]) for row in rows]) if "id" in builder.info.features else indices,
         class_names=class_names,
     )
@@ -179,7 +189,12 @@ def _class_names(config: StudyConfig, builder: Any) -> tuple[str, ...]:
             config.dataset,
             "must have a feature 'image' of 8-bit pixels and a feature 'label' with one class for each image",
         )
-    return tuple(label.names or map(str, range(label.num_classes)))
+    names = tuple(label.names or map(str, range(label.num_classes)))
+    if len(names) < 2:
+        raise InputError.flag(
+            "dataset", config.dataset, f"must have two classes or more to tell apart, not {len(names)}"
+        )
+    return names
 
 
 def _line(error: BaseException) -> str:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
+from train_dynamics.commands import NumberParser, SwitchParser, run
 from train_dynamics.config import InputError, StudyConfig, flag_name
-from train_dynamics.parsers import NumberParser, SwitchParser
 
 FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
@@ -69,28 +69,21 @@ def stop_on_signals() -> list[int]:
     return noted
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the command."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is no flag; flags look like --epochs=30")
-        if not RECORDING.value:
-            raise InputError.flag("recording", None, "must name a directory")
-        config = config_from_flags()
-        noted = stop_on_signals()
-        logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
-        import jax  # takes seconds to import, which a typing error should not
+    config = config_from_flags()
+    noted = stop_on_signals()
+    logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
+    import jax  # takes seconds to import, which a typing error should not
 
-        from train_dynamics import sweep
+    from train_dynamics import sweep
 
-        jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
-        if not sweep.train(config, Path(RECORDING.value), stop=lambda: bool(noted)):
-            print("train: interrupted; the same command goes on from here", file=sys.stderr)
-            sys.exit(128 + noted[0])
-    except InputError as error:
-        sys.exit(f"train: {error}")
+    jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
+    if not sweep.train(config, Path(RECORDING.value), stop=lambda: bool(noted)):
+        print("train: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + noted[0])
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    run("train", main)

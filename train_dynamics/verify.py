@@ -7,11 +7,11 @@ Exit status 0 if it is; 1 if it is not, and then every damage is named in a line
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from train_dynamics.commands import NumberParser, run
 from train_dynamics.config import InputError
-from train_dynamics.parsers import NumberParser
 from train_dynamics.recording import Recording
 from train_dynamics.verification import verify
 
@@ -25,26 +25,16 @@ flags.DEFINE(
 flags.DEFINE(NumberParser(int), "sample_seed", 0, "Seed of the draw of those.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the command."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
-        if not RECORDING.value:
-            raise InputError.flag("recording", None, "must name a directory")
-        for name in ("samples", "sample_seed"):
-            if flags.FLAGS[name].value < 0:
-                raise InputError.flag(name, flags.FLAGS[name].value, "must be 0 or more")
-        recording = Recording(RECORDING.value)
-        with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
-            found = verify(
-                recording,
-                flags.FLAGS.samples,
-                flags.FLAGS.sample_seed,
-                lambda block: bar.update(block.stop - block.start),
-            )
-    except InputError as error:
-        sys.exit(f"verify: {error}")
+    for name in ("samples", "sample_seed"):
+        if flags.FLAGS[name].value < 0:
+            raise InputError.flag(name, flags.FLAGS[name].value, "must be 0 or more")
+    recording = Recording(RECORDING.value)
+    with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
+        found = verify(
+            recording, flags.FLAGS.samples, flags.FLAGS.sample_seed, lambda block: bar.update(block.stop - block.start)
+        )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
     print(f"{recording.path}: all {recording.num_records:,} records of {len(recording.seeds)} seeds are there")
@@ -58,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run("verify", main)

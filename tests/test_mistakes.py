@@ -1,0 +1,259 @@
+"""Everything a user can get wrong, in bulk: one clear line, a status that is not 0, no traceback, nothing written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SMALL, contents, run, silent
+from tests.test_datasets import png, prepare
+from train_dynamics import sweep
+from train_dynamics.config import StudyConfig
+from train_dynamics.recording import Recording, sealed
+from train_dynamics.verification import verify
+
+# Each case is a command as `python -m` runs it, in a process of its own; what all import is imported once.
+FORKING = """
+import json, os, runpy, sys
+import absl.app, matplotlib.figure, numpy, tensorflow_datasets
+cases = json.load(sys.stdin)
+for k, (module, arguments) in enumerate(cases):
+    child = os.fork()
+    if not child:
+        for stream, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(os.path.join(sys.argv[1], f"{k}.{stream}"), os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = [f"{module}.py", *arguments]
+        runpy.run_module(f"train_dynamics.{module}", run_name="__main__", alter_sys=True)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+TOY = ["--dataset=toy", "--data_dir=data", "--batch_size=2"]
+CASES = [
+    # flags
+    ("train", ["--epochs=0"], "--epochs=0: must be a whole number, 1 or more"),
+    ("train", ["--epochs=-3"], "--epochs=-3: must be a whole number, 1 or more"),
+    ("train", ["--epochs=1.5"], "flag --epochs=1.5: must be a whole number"),
+    ("train", ["--epochs="], "flag --epochs=: must be a whole number"),
+    ("train", ["--epochs"], "Missing value for flag --epochs"),
+    ("train", ["--seeds=0"], "--seeds=0: must be a whole number, 1 or more"),
+    ("train", ["--seeds=some"], "flag --seeds=some: must be a whole number"),
+    ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
+    ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
+    ("train", ["--batch_size=0"], "--batch_size=0: must be"),
+    ("train", ["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
+    ("train", ["--num_examples=0"], "--num_examples=0: must be"),
+    ("train", ["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
+    ("train", ["--num_examples=100"], "--batch_size=128: must be at most the 100 examples"),
+    ("train", ["--learning_rate=0"], "--learning_rate=0.0: must be"),
+    ("train", ["--learning_rate=-1"], "--learning_rate=-1.0: must be"),
+    ("train", ["--learning_rate=nan"], "--learning_rate=nan: must be"),
+    ("train", ["--learning_rate=inf"], "--learning_rate=inf: must be"),
+    ("train", ["--momentum=1"], "--momentum=1.0: must be"),
+    ("train", ["--momentum=-0.1"], "--momentum=-0.1: must be"),
+    ("train", ["--nesterov"], "--nesterov=True: "),
+    ("train", ["--nesterov=perhaps"], "flag --nesterov=perhaps: must be true or false"),
+    ("train", ["--pixel_std=0"], "--pixel_std=0.0: must be"),
+    ("train", ["--pixel_mean=nan"], "--pixel_mean=nan: must be"),
+    ("train", ["--hidden_sizes=8,x"], "--hidden_sizes=8,x: must be whole numbers, comma separated"),
+    ("train", ["--hidden_sizes=0"], "--hidden_sizes=0: must be positive whole numbers"),
+    ("train", ["--layers=fc9"], "--layers=fc9: must be one or more of fc1, fc2"),
+    ("train", ["--layers=fc2,fc2"], "--layers=fc2,fc2: names a layer twice"),
+    ("train", ["--layers="], "--layers=: must be one or more of fc1, fc2"),
+    ("train", ["--gradient_layout=tight"], "--gradient_layout=tight: must be factored or dense"),
+    ("train", ["--colour=red"], "Unknown command line flag 'colour'; --help lists the flags"),
+    ("train", ["recording"], "'recording' is no flag; flags look like --recording=DIR"),
+    # flag files
+    ("train", ["--flagfile=missing.flags"], "Unable to open flagfile"),
+    ("train", ["--flagfile=binary.flags"], "the flag file is no text"),
+    (
+        "train",
+        ["--flagfile=unknown.flags"],
+        "flag 'colour'; --help lists the flags (in unknown.flags)",
+    ),
+    ("train", ["--flagfile=bad.flags"], "--epochs=0: must be a whole number, 1 or more (in bad.flags)"),
+    ("train", ["--flagfile=malformed.flags"], "flag --seeds=ten: must be a whole number (in malformed.flags)"),
+    # data
+    ("train", ["--dataset=no_such_set"], "--dataset=no_such_set: is neither prepared in"),
+    ("train", ["--dataset="], "--dataset="),
+    ("train", ["--dataset=../mini_mnist"], "--dataset=../mini_mnist: "),
+    (
+        "train",
+        ["--dataset=toy", "--data_dir=nowhere"],
+        "--data_dir=nowhere: must be a directory of prepared",
+    ),
+    ("train", ["--split=holdout"], "--split=holdout: mini_mnist has the splits test, train"),
+    ("train", ["--dataset=text", "--data_dir=data", "--batch_size=2"], "--dataset=text: must have a feature 'image'"),
+    ("train", ["--dataset=sizes", "--data_dir=data", "--batch_size=2"], "--dataset=sizes: needs images of one size"),
+    (
+        "train",
+        ["--dataset=range", "--data_dir=data", "--batch_size=2"],
+        "must have labels from 0 to 2, but",
+    ),
+    ("train", ["--dataset=one_class", "--data_dir=data", "--batch_size=2"], "must have two classes or more"),
+    ("train", [*TOY, "--split=train[:3]"], "--split=train[:3]: "),
+    # where to
+    ("train", ["--recording="], "--recording=: must name a directory"),
+    ("train", ["--recording=file"], "--recording=file: exists and is not a directory"),
+    ("train", ["--recording=file/below"], "--recording=file/below: cannot be"),
+    ("train", ["--recording=foreign"], "--recording=foreign: holds other files and is not a recording"),
+    ("train", ["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written"),
+    ("train", ["--recording=good"], "--recording=good: holds a recording of another configuration (--num_examples "),
+    ("train", ["--recording=newer"], "newer has format 99, and this version reads format 2: use a newer version"),
+    ("train", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
+    # analyze
+    ("analyze", ["--recording=nowhere"], "nowhere is not a directory"),
+    ("analyze", ["--recording=file"], "file is not a directory"),
+    ("analyze", ["--recording=foreign"], "foreign is not a recording: it has no config.json"),
+    ("analyze", ["--recording=newer"], "newer has format 99, and this version reads format 2: use a newer version"),
+    ("analyze", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
+    ("analyze", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
+    ("analyze", ["--recording=unfinished"], "--recording=unfinished: is unfinished: it holds 15 of 17 records"),
+    ("analyze", ["--recording=single"], "--recording=single: has one seed, and ranking by agreement needs two"),
+    ("analyze", ["--recording=alone"], "--recording=alone: has 1 examples, and 10 chunks need one each"),
+    ("analyze", ["--recording=good", "--output=file"], "--output=file: cannot be written"),
+    (
+        "analyze",
+        ["--recording=good", "--output=foreign"],
+        "--output=foreign: holds other files and no",
+    ),
+    ("analyze", ["--recording=good", "--output=/proc/x"], "--output=/proc/x: cannot be written"),
+    ("analyze", ["--recording=good", "--cone_seed=7"], "--cone_seed=7: must be one of the seeds recorded"),
+    ("analyze", ["--recording=good", "--cone_cosine=nan"], "--cone_cosine=nan: must be between 0 and 1"),
+    ("analyze", ["--recording=good", "--cone_iteration=x"], "flag --cone_iteration=x: must be a whole number"),
+    ("analyze", ["--recording=good", "--smallest_group=0"], "--smallest_group=0: must be at least 2"),
+    # animate
+    ("animate", ["--recording=nowhere", "--output=new.mp4"], "nowhere is not a directory"),
+    (
+        "animate",
+        ["--recording=good", "--output=new.avi"],
+        "--output=new.avi: must end in one of .mp4, .gif",
+    ),
+    ("animate", ["--recording=good", "--output=used.mp4"], "--output=used.mp4: exists"),
+    ("animate", ["--recording=good", "--output=no/new.mp4"], "--output=no/new.mp4: there is no directory no"),
+    ("animate", ["--recording=good", "--output=new.mp4", "--seed=9"], "--seed=9: was not recorded"),
+    ("animate", ["--recording=good", "--output=new.mp4", "--iterations=99"], "--iterations=99: holds none of"),
+    (
+        "animate",
+        ["--recording=damaged", "--output=new.mp4"],
+        "damaged/blocks/3/record.cotangent.fc2 is damaged or missing",
+    ),
+    # verify
+    ("verify", ["--recording=nowhere"], "nowhere is not a directory"),
+    ("verify", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
+    ("verify", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
+    ("verify", ["--recording=unfinished"], "unfinished is unfinished: it holds 15 of 17 records"),
+    ("verify", ["--recording=good", "--samples=-1"], "--samples=-1: must be 0 or more"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, small_path, device):
+    """A directory with good and bad recordings, data sets and flag files."""
+    here = tmp_path_factory.mktemp("place")
+    (here / "file").write_text("mine")
+    (here / "used.mp4").write_text("mine")
+    (here / "foreign").mkdir()
+    (here / "foreign" / "letter.txt").write_text("mine")
+    (here / "binary.flags").write_bytes(bytes(range(128, 256)))
+    (here / "unknown.flags").write_text("--colour=red\n")
+    (here / "bad.flags").write_text("# a comment\n--epochs=0\n")
+    (here / "malformed.flags").write_text("--seeds=ten\n")
+    for name in ("good", "newer", "edited", "damaged", "unfinished"):
+        shutil.copytree(small_path, here / name)
+    header = json.loads((here / "newer" / "config.json").read_text())
+    (here / "newer" / "config.json").write_text(json.dumps(sealed({**header, "format": 99})))
+    (here / "edited" / "config.json").write_text(json.dumps({**header, "num_iterations": 15}))
+    file = here / "damaged" / "blocks" / "3" / "record.cotangent.fc2" / "c" / "0" / "0" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-9] + bytes(9))
+    shutil.rmtree(here / "unfinished" / "blocks" / "15")
+    for name, change in {"single": {"num_seeds": 1}, "alone": {"num_examples": 1, "batch_size": 1}}.items():
+        sweep.train(StudyConfig(**{**SMALL.__dict__, **change}), here / name, device, say=silent)
+
+    def classes(count):
+        return tfds.features.ClassLabel(num_classes=count)
+
+    data, image = here / "data", tfds.features.Image(shape=(4, 4, 1))
+    data.mkdir()
+    some = [np.full((4, 4, 1), 40 * k, np.uint8) for k in range(6)]
+    prepare(data, {"image": image, "label": classes(3)}, [{"image": png(x), "label": 1} for x in some], "toy")
+    prepare(data, {"text": tfds.features.Text()}, [{"text": "one"}, {"text": "two"}], "text")
+    prepare(data, {"image": image, "label": classes(1)}, [{"image": png(x), "label": 0} for x in some], "one_class")
+    cut = [{"image": png(x[: 3 + k % 2]), "label": 0} for k, x in enumerate(some)]
+    any_size = tfds.features.Image(shape=(None, None, 1))
+    prepare(data, {"image": any_size, "label": classes(3)}, cut, "sizes")
+    prepare(data, {"image": image, "label": classes(6)}, [{"image": png(x), "label": 5} for x in some], "range")
+    about = data / "range" / "1.0.0" / "features.json"
+    assert '"6"' in about.read_text()
+    about.write_text(about.read_text().replace('"6"', '"3"'))
+    return here
+
+
+def test_there_are_enough():
+    assert len(CASES) >= 60 and {module for module, _, _ in CASES} == {"train", "analyze", "animate", "verify"}
+
+
+def test_every_mistake_gets_one_clear_line(place, tmp_path):
+    before = contents(place)
+    command = [sys.executable, "-c", FORKING, str(tmp_path)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    cases = json.dumps([case[:2] for case in CASES])
+    done = subprocess.run(command, input=cases, capture_output=True, text=True, cwd=place, env=environment)
+    assert done.returncode == 0, done.stderr
+    unclear = []
+    for k, (case, status) in enumerate(zip(CASES, done.stdout.split(), strict=True)):
+        module, _, message = case
+        output, errors = ((tmp_path / f"{k}.{stream}").read_text() for stream in ("out", "err"))
+        clear = errors.startswith(f"{module}: ") and message in errors and len(errors.splitlines()) == 1
+        if not clear or status not in ("1", "2") or output:
+            unclear.append((case, status, errors, output))
+    assert not unclear
+    assert contents(place) == before
+
+
+def test_the_same_as_a_user_types_it(place):
+    done = run("train", "--flagfile=bad.flags", cwd=place)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "train: --epochs=0: must be a whole number, 1 or more (in bad.flags)\n"
+
+
+def test_whoever_stops_reading_gets_no_traceback(place):
+    command = f"{sys.executable} -m train_dynamics.verify --recording=good --samples=0 | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=place)
+    assert done.stderr == ""
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, data):
+    hidden = data.draw(st.lists(st.integers(1, 6), max_size=3))
+    names = [f"fc{k + 1}" for k in range(len(hidden) + 1)]
+    num_examples = data.draw(st.integers(1, 12))
+    momentum = data.draw(st.sampled_from([0.0, 0.5, 0.9]))
+    config = StudyConfig(
+        num_examples=num_examples,
+        subset_seed=data.draw(st.integers(0, 5)),
+        hidden_sizes=tuple(hidden),
+        layers=tuple(data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))),
+        batch_size=data.draw(st.integers(1, num_examples)),
+        epochs=data.draw(st.integers(1, 3)),
+        num_seeds=data.draw(st.integers(1, 3)),
+        first_seed=data.draw(st.integers(0, 1000)),
+        learning_rate=data.draw(st.floats(1e-4, 0.1)),
+        momentum=momentum,
+        nesterov=momentum > 0 and data.draw(st.booleans()),
+        gradient_layout=data.draw(st.sampled_from(["factored", "dense"])),
+    )
+    path = tmp_path_factory.mktemp("any") / "recording"
+    assert sweep.train(config, path, device, say=silent)
+    recording = Recording(path)
+    assert recording.finished and recording.config == config
+    assert recording.num_records == -(-num_examples // config.batch_size) * config.epochs + 1
+    assert verify(recording, samples=5).problems == []

@@ -1,0 +1,93 @@
+"""What all commands have in common: errors of one line, and flags that say in words what was expected."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from train_dynamics.config import InputError
+
+
+def run(name: str, main: Callable[[], None]) -> None:
+    """Run a command whose flags are defined, among them `--recording`.
+
+    A mistake of the user's ends it with one line on the standard error and exit status 1; Ctrl-C, where the command
+    does not look after it, with status 130.
+    """
+    app.run(lambda rest: call(name, main, rest), flags_parser=lambda argv: parse(name, argv))
+
+
+def parse(name: str, argv: Sequence[str]) -> list[str]:
+    """Parse the flags of a command and return what is none."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        message = f"{error}; --help lists the flags"
+    except flags.Error as error:
+        message = str(error).removeprefix("ERROR:: ")
+    except UnicodeDecodeError as error:
+        message = f"the flag file is no text: {error}"
+    sys.exit(f"{name}: {' '.join(message.split())}{_where(message, argv)}")
+
+
+def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
+    """Call a command whose flags are parsed."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
+        if not flags.FLAGS.recording:
+            raise InputError.flag("recording", None, "must name a directory")
+        main()
+        sys.stdout.flush()
+    except InputError as error:
+        sys.exit(f"{name}: {error}{_where(str(error), sys.argv)}")
+    except BrokenPipeError:  # whoever read along has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _where(message: str, argv: Sequence[str]) -> str:
+    """Name the flag file that a flag complained of stands in, if it is not on the command line."""
+    found = re.match(r"(?:flag )?--(\w+)|Unknown command line flag '(\w+)'", message)
+    if found is None:
+        return ""
+    given = re.compile(rf"\s*--?(no)?{found[1] or found[2]}\b")
+    if any(given.match(argument) for argument in argv):
+        return ""
+    for argument in argv:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if any(map(given.match, Path(file := argument.partition("--flagfile=")[2]).read_text().splitlines())):
+                return f" (in {file})"
+    return ""
+
+
+class NumberParser(flags.ArgumentParser):
+    """Parses a whole number or any number."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def parse(self, argument: str | int | float) -> int | float:
+        """Parse a flag's value."""
+        try:
+            return self.kind(argument)
+        except ValueError:
+            raise ValueError("must be a whole number" if self.kind is int else "must be a number") from None
+
+
+class SwitchParser(flags.BooleanParser):
+    """Parses true or false."""
+
+    def parse(self, argument: str | int | bool) -> bool:
+        """Parse a flag's value."""
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("must be true or false") from None
