@@ -128,51 +128,6 @@ def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path
     }
 
 
-def test_directories_that_will_not_do_get_one_clear_line(small_path, tmp_path, device):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "config.json").write_text("[]")
-    shutil.copytree(small_path, tmp_path / "unfinished")
-    shutil.rmtree(tmp_path / "unfinished" / "blocks" / "15")
-    shutil.copytree(small_path, tmp_path / "damaged")
-    shutil.rmtree(tmp_path / "damaged" / "blocks" / "3" / "record.cotangent.fc2" / "c")
-    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
-    few = dataclasses.replace(SMALL, num_examples=8, batch_size=8)
-    sweep.train(few, tmp_path / "few", device, say=silent)
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "scores.csv").write_text("mine")
-    for arguments, message in [
-        (["--recording=missing"], "missing is not a directory"),
-        (["--recording=empty"], "empty is not a recording: it has no config.json"),
-        (["--recording=foreign"], "is not that of a recording"),
-        (["--recording=file"], "file is not a directory"),
-        (["--recording=unfinished"], "is unfinished: it holds 15 of 17 records; run the train command again"),
-        (["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
-        (["--recording=single"], "has one seed, and ranking by agreement needs two"),
-        (["--recording=few"], "has 8 examples, and 10 chunks need one each"),
-        ([f"--recording={small_path}", "--output=file"], "--output=file: cannot be written"),
-        ([f"--recording={small_path}", "--output=used"], "--output=used: holds other files and no earlier analysis"),
-        ([f"--recording={small_path}", "--cone_seed=3"], "--cone_seed=3: must be one of the seeds recorded: 0, 1, 2"),
-        ([f"--recording={small_path}", "--cone_iteration=17"], "--cone_iteration=17: must be from 0 to 16"),
-        ([f"--recording={small_path}", "--cone_cosine=2"], "--cone_cosine=2.0: must be between 0 and 1"),
-        ([f"--recording={small_path}", "--cone_cosine=near"], "must be a number"),
-        ([f"--recording={small_path}", "--cone_cover=ring"], "--cone_cover=ring: must be one of clique, star"),
-        ([f"--recording={small_path}", "--opposed_to=all"], "--opposed_to=all: must be centre or members"),
-        ([f"--recording={small_path}", "--smallest_group=1"], "--smallest_group=1: must be at least 2"),
-        ([f"--recording={small_path}", "--contention_looks=-1"], "--contention_looks=-1: must be 0, for none, or more"),
-        ([f"--recording={small_path}", "--outputs=x"], "Unknown command line flag 'outputs'"),
-        (["--recording="], "--recording=: must name a directory"),
-        ([], "recordings/mini_mnist is not a directory"),
-    ]:
-        before = contents(tmp_path)
-        done = run("analyze", *arguments, cwd=tmp_path)
-        assert done.returncode in (1, 2)
-        assert message in done.stderr.splitlines()[0]
-        assert "Traceback" not in done.stderr
-        assert contents(tmp_path) == before
-
-
 def test_cones_are_tables_too(small, output):
     found = rows(output / "cones.csv")
     members = rows(output / "cone_members.csv")

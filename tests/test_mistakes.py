@@ -70,6 +70,7 @@ CASES = [
     ("train", ["--gradient_layout=tight"], "--gradient_layout=tight: must be factored or dense"),
     ("train", ["--colour=red"], "Unknown command line flag 'colour'; --help lists the flags"),
     ("train", ["recording"], "'recording' is no flag; flags look like --recording=DIR"),
+    ("train", ["--momentum=much"], "flag --momentum=much: must be a number"),
     # flag files
     ("train", ["--flagfile=missing.flags"], "Unable to open flagfile"),
     ("train", ["--flagfile=binary.flags"], "the flag file is no text"),
@@ -101,6 +102,9 @@ CASES = [
     ("train", [*TOY, "--split=train[:3]"], "--split=train[:3]: "),
     # where to
     ("train", ["--recording="], "--recording=: must name a directory"),
+    ("train", [f"--recording={'x' * 300}"], "cannot be read: File name too long"),
+    ("train", ["--recording=back\\slash"], "must be a path of this machine without backslashes"),
+    ("train", ["--recording=."], "--recording=.: holds other files and is not a recording"),
     ("train", ["--recording=file"], "--recording=file: exists and is not a directory"),
     ("train", ["--recording=file/below"], "--recording=file/below: cannot be"),
     ("train", ["--recording=foreign"], "--recording=foreign: holds other files and is not a recording"),
@@ -129,6 +133,14 @@ CASES = [
     ("analyze", ["--recording=good", "--cone_cosine=nan"], "--cone_cosine=nan: must be between 0 and 1"),
     ("analyze", ["--recording=good", "--cone_iteration=x"], "flag --cone_iteration=x: must be a whole number"),
     ("analyze", ["--recording=good", "--smallest_group=0"], "--smallest_group=0: must be at least 2"),
+    ("analyze", ["--recording=good", "--cone_iteration=17"], "--cone_iteration=17: must be from 0 to 16"),
+    ("analyze", ["--recording=good", "--cone_cosine=2"], "--cone_cosine=2.0: must be between 0 and 1"),
+    ("analyze", ["--recording=good", "--cone_cover=ring"], "--cone_cover=ring: must be one of clique, star"),
+    ("analyze", ["--recording=good", "--opposed_to=all"], "--opposed_to=all: must be centre or members"),
+    ("analyze", ["--recording=good", "--contention_looks=-1"], "--contention_looks=-1: must be 0, for none, or more"),
+    ("analyze", ["--recording=good", "--outputs=x"], "Unknown command line flag 'outputs'"),
+    ("analyze", ["--recording="], "--recording=: must name a directory"),
+    ("analyze", [], "recordings/mini_mnist is not a directory"),
     # animate
     ("animate", ["--recording=nowhere", "--output=new.mp4"], "nowhere is not a directory"),
     (
@@ -150,6 +162,9 @@ CASES = [
     ("verify", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     ("verify", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
     ("verify", ["--recording=unfinished"], "unfinished is unfinished: it holds 15 of 17 records"),
+    ("verify", ["--recording="], "--recording=: must name a directory"),
+    ("verify", ["--recording=good", "--samples=few"], "flag --samples=few: must be a whole number"),
+    ("verify", ["good"], "'good' is no flag; flags look like --recording=DIR"),
     ("verify", ["--recording=good", "--samples=-1"], "--samples=-1: must be 0 or more"),
 ]
 

@@ -71,6 +71,8 @@ def test_the_lanes_meet_in_the_recording_alone():
         "contention_study",
         "claims",
         "tables",
+        "verify",
+        "verification",
     )
     analysis = {f"train_dynamics.{name}" for name in (*files, "dynamics", "plots", "report")}
     modules = [package / f"{name}.py" for name in files]

@@ -10,7 +10,7 @@ import pytest
 from train_dynamics import analysis
 from train_dynamics.cone_study import ConeOptions, find_cones
 from train_dynamics.contention_study import ContentionOptions, find_contention
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, sealed
 from train_dynamics.report.page import page
 from train_dynamics.report.sections import cones_section, contention_section
 from train_dynamics.results import compute
@@ -56,7 +56,7 @@ def test_what_comes_from_the_data_is_escaped(small_path, tmp_path):
     header = json.loads(file.read_text())
     header["config"]["split"] = "<script>alert(1)</script>"
     header["class_names"][0] = "<b>zero</b>"
-    file.write_text(json.dumps(header))
+    file.write_text(json.dumps(sealed(header)))
     recording = Recording(tmp_path / "copy")
     options = ConeOptions(iteration=0)
     found = find_cones(recording, options, np.zeros((3, 17)))

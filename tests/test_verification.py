@@ -197,21 +197,6 @@ def test_on_the_command_line(small_path, copy):
     assert not (copy.parent / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--recording=nowhere"], "nowhere is not a directory"),
-        (["--recording="], "--recording=: must name a directory"),
-        (["--samples=-1"], "--samples=-1: must be 0 or more"),
-        (["--samples=few"], "flag --samples=few: must be a whole number"),
-        (["here"], "'here' is no flag"),
-    ],
-)
-def test_bad_flags(tmp_path, arguments, message):
-    done = run("verify", *arguments, cwd=tmp_path)
-    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
-
-
 def test_the_configuration_cannot_be_edited(copy):
     text = (copy / "config.json").read_text()
     (copy / "config.json").write_text(text.replace('"learning_rate": 0.01', '"learning_rate": 0.02'))
