@@ -1,5 +1,6 @@
 """Contention: by hand, against slow twins, and on planted fights and planted peace."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,16 +139,26 @@ def test_look_at_covers_the_run():
 
 @pytest.fixture
 def planted(small_path, monkeypatch):
-    """A recording of 300 examples of two labels, most of whose losses go their own ways for 200 iterations."""
+    """A recording of 300 examples of two labels, most of whose losses go their own ways for 200 iterations.
+
+    Something is planted in the second seed and the second layer; all others are noise.
+    """
 
     def plant(loss, factors):
+        noise = np.random.default_rng(1)
+        others = tuple(noise.normal(size=factor.shape).astype(np.float32) for factor in factors)
         recording = Recording(small_path)
         monkeypatch.setattr(Recording, "labels", np.repeat([0, 1], 150))
         monkeypatch.setattr(Recording, "num_records", 201)
         recording.num_iterations = 200
-        recording.seeds = np.array([0])
-        monkeypatch.setattr(contention_study, "read_factors", lambda recording, layer, t: [factors])
-        arrays = {"loss": loss[None], "prediction": np.zeros((1, 201, 300), int)}
+        recording.seeds = np.array([4, 5])
+        recording.config = dataclasses.replace(recording.config, layers=("fc1", "fc2"))
+        planted = {"fc1": [others, others], "fc2": [others, factors]}
+        monkeypatch.setattr(contention_study, "read_factors", lambda recording, layer, t: planted[layer])
+        arrays = {
+            "loss": np.stack([noise.random(loss.shape, np.float32), loss]),
+            "prediction": np.stack([noise.integers(0, 2, (201, 300)), np.zeros((201, 300), int)]),
+        }
         block = SimpleNamespace(start=0, stop=201, read=arrays.get)
         monkeypatch.setattr(Recording, "blocks", lambda recording: iter([block]))
         return recording
@@ -177,10 +188,11 @@ def test_a_planted_fight_survives_and_planted_peace_does_not(rng, planted):
         recording = planted(loss, opposed_factors(rng))
         found = find_contention(recording, ContentionOptions(looks=2))
         (fight,) = [fight for fight in found.fights if fight.pair.iteration == 67]
+        assert (fight.pair.seed, fight.pair.layer) == (1, "fc2")
         assert {tuple(fight.pair.left), tuple(fight.pair.right)} == {tuple(range(20)), tuple(range(150, 170))}
         assert fight.pair.cosine == pytest.approx(-1, abs=1e-5)
         assert fight.pair.last == 133 and fight.pair.sightings == 2
-        assert found.label_opposition["fc2"][0, 1] == pytest.approx(400 / 150**2, rel=0.1)
+        assert found.label_opposition["fc2"][0, 1] == pytest.approx(400 / 150**2 / 2, rel=0.1)
         seen[fights] = fight
     assert seen[True].survives and seen[True].p == 0.001 and seen[True].loss_correlation < -0.8
     assert abs(seen[True].matched_correlation) < 0.2

@@ -259,6 +259,9 @@ def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, mo
     shutil.rmtree(copy / "blocks" / "15")
     with pytest.raises(InputError, match="was written to by another run meanwhile"):
         recording_module.Recorder(copy, SMALL, small_dataset, 3, num_records=12)
+    with pytest.raises(InputError, match="was begun by another run meanwhile"):
+        other = dataclasses.replace(SMALL, learning_rate=0.5)
+        recording_module.Recorder(copy, other, small_dataset, 3, num_records=15)
     with pytest.raises(InputError, match="was begun with other examples"):
         other = dataclasses.replace(small_dataset, labels=(small_dataset.labels + 1) % 10)
         recording_module.Recorder(copy, SMALL, other, 3, num_records=15)

@@ -81,6 +81,24 @@ def test_other_lengths_are_found(tmp_path, rng, change):
         StoredArray(tmp_path / "a").read()
 
 
+@pytest.mark.parametrize("rows", [1, None])
+def test_any_bit_that_flips_in_the_description_is_found_or_changes_nothing(tmp_path, rng, rows):
+    array = rng.random((3, 4, 5)).astype(np.float32)
+    write_array(tmp_path / "a", array, rows)
+    file = tmp_path / "a" / "zarr.json"
+    whole = file.read_bytes()
+    found = 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(StoredArray(tmp_path / "a").read(), array)
+        except (ValueError, OSError):
+            found += 1
+    assert found > len(whole)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [("crc32c", "gzip"), ("float64", "S8"), ("shape", "size"), ("[", "{"), ("30", "40"), ("little", "big")],

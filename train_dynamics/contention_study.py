@@ -284,7 +284,8 @@ def _corrected(fights: Sequence[Fight]) -> list[Fight]:
 
     By the false discovery rate of Benjamini and Hochberg, "Controlling the False Discovery Rate" (1995). There are
     hundreds of pairs, and a correction that lets no single one pass by chance would need as many thousands of controls
-    for each.
+    for each. It holds where tests are independent or depend positively, as those of overlapping pairs do: Benjamini and
+    Yekutieli, "The Control of the False Discovery Rate in Multiple Testing under Dependency" (2001).
     """
     tested = [fight.p for fight in fights if fight.p is not None]
     if not tested:

@@ -18,6 +18,7 @@ import operator
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,8 @@ from train_dynamics.datasets import Dataset, standardise
 from train_dynamics.storage import StoredArray, read_whole, write_array
 
 FORMAT = 2
-STORAGE_CHUNK_BYTES = 1024**2
+OWN_FILE_BYTES = 1024**2
+PATIENCE = 0.2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -367,7 +369,7 @@ class Recorder:
         }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
+            self._lock = _lock(self.path, patience=PATIENCE)
             try:
                 self._begin(sealed(header), files, num_records)
             except BaseException:
@@ -390,6 +392,12 @@ class Recorder:
         if not (self.path / "config.json").exists():
             _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
         found = read_header(self.path)
+        if any(found[name] != header[name] for name in ("num_iterations", "block_length")) or StudyConfig.from_dict(
+            found["config"]
+        ) != StudyConfig.from_dict(header["config"]):
+            raise InputError.flag(
+                "recording", self.path, "was begun by another run meanwhile; choose another directory"
+            )
         if found["dataset"] != header["dataset"]:
             raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
         if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
@@ -500,27 +508,37 @@ def _busy(path: Path) -> InputError:
 def is_being_written(path: Path) -> bool:
     """Tell whether a run is writing to a recording at the moment."""
     try:
-        os.close(_lock(path))
+        os.close(_lock(path, fcntl.LOCK_SH))
     except BlockingIOError:
         return True
     return False
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0) -> int:
     """Lock a directory for as long as the returned file descriptor is open.
+
+    Args:
+        path: The directory.
+        kind: `fcntl.LOCK_EX` to write, `fcntl.LOCK_SH` to see whether one could.
+        patience: Seconds to wait for others, who may only look.
 
     Raises:
         BlockingIOError: If it is locked by another.
     """
     fd = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise
-    except OSError:
-        pass  # some network file systems have no locks, and recording into them is still better than not
-    return fd
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            os.close(fd)
+            raise
+        except OSError:
+            pass  # some network file systems have no locks, and recording into them is still better than not
+        return fd
 
 
 def _write_whole(path: Path, write: Any) -> None:
@@ -542,9 +560,12 @@ def _array_handler() -> Any:
                 for info in infos:
                     await info.await_path_creation()
                 arrays = zip(infos, values, strict=True)
-                await asyncio.gather(
-                    *(asyncio.to_thread(write_array, Path(info.path), array, _rows(array)) for info, array in arrays)
+                done = await asyncio.gather(
+                    *(asyncio.to_thread(write_array, Path(info.path), array, _rows(array)) for info, array in arrays),
+                    return_exceptions=True,  # none is left writing when the first error is raised
                 )
+                for error in filter(None, done):
+                    raise error
 
             return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
 
@@ -553,7 +574,7 @@ def _array_handler() -> Any:
 
 def _rows(array: np.ndarray) -> int | None:
     """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
-    return 1 if array.ndim > 2 and array[:, 0].nbytes >= STORAGE_CHUNK_BYTES else None
+    return 1 if array.ndim > 2 and array[:, 0].nbytes >= OWN_FILE_BYTES else None
 
 
 def _dataset_files(dataset: Dataset) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """Arrays on disk: plain Zarr v3, in pieces that each have a checksum, past the page cache.
 
-TensorStore could do it too, and the tests read everything with it. But it goes by way of the page cache and of fresh
+TensorStore could do it too, and tests compare what both read. But it goes by way of the page cache and of fresh
 memory, which for gigabytes costs the processors several times as much.
 """
 
@@ -81,6 +81,8 @@ class StoredArray:
             self.shape = tuple(metadata["shape"])
             self.dtype = np.dtype(metadata["data_type"])
             self._chunk = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+            if not all(type(n) is int and n > 0 for n in (*self.shape, *self._chunk)):
+                raise ValueError("its lengths are not positive whole numbers")
             self.rows: int = (*self._chunk, 1, 1)[1]
             whole = (*self.shape[:1], self.rows, *self.shape[2:])[: len(self.shape)]
             fits = self._chunk == whole and not any(n % self.rows for n in self.shape[1:2])

@@ -154,9 +154,10 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             "of the same sizes, labels and gradient norms, gathered around a random example so that they hang together "
             f"too: {survivors:,} of {len(tested):,} are more in antiphase than those, at a false discovery rate of "
             f"{SIGNIFICANT:.0%} (Benjamini and Hochberg): about as large a share of the survivors may be there by "
-            f"chance. No p can be below {1 / (NUM_CONTROLS + 1):g}. To survive means that labels and norms alone do "
-            "not explain the antiphase; groups that oppose each other a little less would also show some. "
-            f"{len(fights) - len(tested):,} pairs could not be tested; the table says why."
+            "chance, as long as pairs that share examples or iterations depend on each other positively. No p can be "
+            f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that labels and norms alone do not explain the "
+            "antiphase; groups that oppose each other a little less would also show some. "
+            f"{len(fights) - len(tested):,} pairs could not be tested; contention.csv says why."
             if tested
             else "None of them could be tested; the table says why."
         )
