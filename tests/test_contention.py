@@ -1,6 +1,7 @@
 """Contention: by hand, against slow twins, and on planted fights and planted peace."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -288,3 +289,17 @@ def test_no_opponent_is_further_from_all_members_than_the_bound(cover):
             least = cones.cosines(directions, np.array([n]), slice(0, 6)).min()
             assert least < contention.least_to_member(0.9, cover)
     assert tried > 50
+
+
+def test_pairs_of_several_layers_and_seeds_are_each_followed_once_by_their_own_losses(rng, planted):
+    loss = rng.random((201, 300)).astype(np.float32)
+    recording = planted(loss, opposed_factors(rng))
+    groups = np.arange(20), np.arange(150, 170)
+    pairs = [pair(*groups, 67, seed, layer) for layer in ("fc1", "fc2") for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        fights = contention_study._follow(recording, pairs, threads)
+    assert [(fight.pair.layer, fight.pair.seed) for fight in fights] == [(p.layer, p.seed) for p in pairs]
+    changes = [np.diff(loss[68:, group].mean(axis=1)) for group in groups]
+    own = np.corrcoef(*changes)[0, 1]
+    assert [fight.loss_correlation == pytest.approx(own, abs=1e-5) for fight in fights] == [False, True, False, True]
+    assert fights[1].p != fights[3].p  # their controls hang together in their own layer
