@@ -1,0 +1,245 @@
+"""Time every way we know to get the gradient of every example, on the same network and images, interleaved in one run.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.peers [--rounds=5] [--directory=recordings]
+
+All are asked for the same: the gradient of the 8x10 kernel of fc2 for each of 6,000 examples, for ten seeds. Ours also
+updates the weights, and in its second line stores everything to the disk that --directory is on; the others only
+evaluate, and store nothing. First all are checked to agree. A way that does one seed at a time is timed on all ten.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from absl import app, flags, logging
+
+from train_dynamics import gradients, models, sweep
+from train_dynamics.config import StudyConfig
+from train_dynamics.datasets import load_dataset, standardise
+from train_dynamics.recording import Recorder
+
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
+DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
+BLOCKS = 6  # of our recorder in a round
+LOOPED = 300  # examples of one seed that the naive loop is timed on
+
+
+class Peers:
+    """What others offer, each as a function that gives `[s, n, 8, 10]`."""
+
+    def __init__(self, weights: dict, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images = torch.tensor(images)
+        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.seeds = len(weights["fc1"]["kernel"])
+        self.stacked = {
+            f"{name}.{part}": torch.tensor(
+                np.swapaxes(weights[name][ours], -1, -2) if ours == "kernel" else weights[name][ours]
+            ).contiguous()
+            for name in ("fc1", "fc2")
+            for part, ours in (("weight", "kernel"), ("bias", "bias"))
+        }
+
+    def network(self, s: int) -> torch.nn.Module:
+        """The network of one seed, of which only the kernel of fc2 asks for a gradient."""
+        parts = {"fc1": torch.nn.Linear(784, 8), "relu": torch.nn.ReLU(), "fc2": torch.nn.Linear(8, 10)}
+        network = torch.nn.Sequential()
+        for name, part in parts.items():
+            network.add_module(name, part)
+        network.load_state_dict({name: value[s] for name, value in self.stacked.items()})
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name == "fc2.weight")
+        return network
+
+    def functional(self) -> Callable[..., torch.Tensor]:
+        """`torch.func`: vmap of grad over the examples, of one seed."""
+        network = self.network(0)
+
+        def loss(kernel: torch.Tensor, others: dict, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            logits = torch.func.functional_call(network, {**others, "fc2.weight": kernel}, (image[None],))
+            return torch.nn.functional.cross_entropy(logits, label[None])
+
+        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, None, 0, 0))
+
+    def split(self, s: int | None) -> tuple[torch.Tensor, dict]:
+        """The kernel of fc2 and all other weights, of one seed or of all."""
+        some = {name: value if s is None else value[s] for name, value in self.stacked.items()}
+        return some.pop("fc2.weight"), some
+
+    def one_seed(self, each: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Call for each seed in turn."""
+        parts = [self.split(s) for s in range(self.seeds)]
+        return lambda: torch.stack([each(*part, self.images, self.labels) for part in parts])
+
+    def all_seeds(self, each: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Call for all seeds at once."""
+        kernel, others = self.split(None)
+        return lambda: each(kernel, others, self.images, self.labels)
+
+    def opacus(self) -> Callable[[], torch.Tensor]:
+        """Opacus: hooks that keep the gradient of each example."""
+        from opacus import GradSampleModule
+
+        networks = [GradSampleModule(self.network(s), loss_reduction="sum") for s in range(self.seeds)]
+
+        def run() -> torch.Tensor:
+            for network in networks:
+                network.zero_grad(set_to_none=True)
+                torch.nn.functional.cross_entropy(network(self.images), self.labels, reduction="sum").backward()
+            return torch.stack([network._module.fc2.weight.grad_sample for network in networks])
+
+        return run
+
+    def backpack(self) -> Callable[[], torch.Tensor]:
+        """BackPACK: its extension BatchGrad."""
+        from backpack import backpack, extend
+        from backpack.extensions import BatchGrad
+
+        networks = [extend(self.network(s)) for s in range(self.seeds)]
+        loss = extend(torch.nn.CrossEntropyLoss(reduction="sum"))
+
+        def run() -> torch.Tensor:
+            for network in networks:
+                network.zero_grad(set_to_none=True)
+                with backpack(BatchGrad()):
+                    loss(network(self.images), self.labels).backward()
+            return torch.stack([network.fc2.weight.grad_batch for network in networks])
+
+        return run
+
+    def loop(self, examples: int) -> torch.Tensor:
+        """One backward pass for each example, of the first seed."""
+        network, found = self.network(0), []
+        for n in range(examples):
+            network.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(network(self.images[n : n + 1]), self.labels[n : n + 1]).backward()
+            found.append(network.fc2.weight.grad)
+        return torch.stack(found)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - began
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.FATAL)
+    warnings.simplefilter("ignore")  # of hooks that see no gradient for the images
+    config = StudyConfig()
+    dataset = load_dataset(config)
+    plan = sweep.plan(config, dataset)
+    swept = sweep.Sweep(config, dataset, plan.block_length, jax.local_devices())
+    state = swept.initial_state()
+    buffers = [swept.empty_records(), swept.empty_records()]
+    images = standardise(dataset.images, config.pixel_mean, config.pixel_std).reshape(len(dataset.labels), -1)
+
+    # The definition, and the weights it is taken at: those of the start.
+    state, records = swept.run(state, buffers.pop(0), 0)
+    host = sweep.collect(records, config.num_seeds)
+    weights = jax.tree.map(lambda array: array[:, 0], host["parameters"])
+    buffers.append(records)
+    model = models.MLP(config.hidden_sizes, dataset.num_classes)
+    dense = jax.jit(
+        jax.vmap(lambda p, x, y: gradients.kernel_gradients(model, p, x, y, ("fc2",))["fc2"], in_axes=(0, None, None))
+    )
+    arguments = jax.tree.map(jnp.asarray, (weights, images, dataset.labels))
+    expected = np.asarray(dense(*arguments))
+    ours = host["activation"]["fc2"][:, 0, :, :, None] * host["cotangent"]["fc2"][:, 0, :, None, :]
+
+    peers = Peers(weights, images, dataset.labels)
+    functional = peers.functional()
+    over_seeds = torch.func.vmap(functional, in_dims=(0, 0, None, None))
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "torch.func, one seed at a time": peers.one_seed(functional),
+        "torch.func, all seeds": peers.all_seeds(over_seeds),
+        "torch.compile of that, one seed at a time": peers.one_seed(torch.compile(functional)),
+        "torch.compile of that, all seeds": peers.all_seeds(torch.compile(over_seeds)),
+        "Opacus": peers.opacus(),
+        "BackPACK": peers.backpack(),
+    }
+
+    def error(found: np.ndarray, of: np.ndarray = expected) -> float:
+        return float(np.abs(found - of).max() / np.abs(of).max())
+
+    errors = {"ours": error(ours)}
+    for name, way in ways.items():
+        errors[name] = error(np.swapaxes(way().detach().numpy(), -1, -2))
+    looped = np.swapaxes(peers.loop(LOOPED).numpy(), -1, -2)
+    errors["naive loop"] = error(looped, expected[0, :LOOPED])
+    worst = max(errors, key=errors.get)
+    print(f"Largest relative error: {errors[worst]:.1e}, of {worst}")
+    if errors[worst] >= 1e-5:
+        raise SystemExit(f"they do not agree: {errors}")
+
+    product = jax.jit(lambda x, w: jnp.matmul(x, w, precision="highest"))
+    kernels = jnp.asarray(np.concatenate(list(weights["fc1"]["kernel"]), axis=1))
+    device_images = jnp.asarray(images)
+
+    def compute() -> jax.Array:
+        nonlocal state
+        for _ in range(BLOCKS):
+            state, records = swept.run(state, buffers.pop(0), 0)
+            buffers.append(records)
+        return records["loss"]
+
+    def store() -> None:
+        nonlocal state
+        directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
+        try:
+            recorder = Recorder(directory / "recording", config, dataset, plan.block_length)
+            for k in range(BLOCKS):
+                state, records = swept.run(state, buffers.pop(0), k * plan.block_length)
+                recorder.save(
+                    k * plan.block_length, *(sweep.collect(tree, config.num_seeds) for tree in (records, state))
+                )
+                buffers.append(records)
+            recorder.close()
+        finally:
+            shutil.rmtree(directory)
+
+    iterations = BLOCKS * plan.block_length
+    timed: dict[str, tuple[Callable[[], object], float]] = {
+        "floor: first layer's matrix product": (lambda: [product(device_images, kernels) for _ in range(20)], 20),
+        "ours: record and update": (compute, iterations),
+        "ours: record, update and store": (store, iterations),
+        "jax.vmap(jax.grad), dense": (lambda: [dense(*arguments) for _ in range(5)], 5),
+        **{name: (way, 1) for name, way in ways.items()},
+        "naive loop of backward": (lambda: peers.loop(LOOPED), LOOPED / len(images) / config.num_seeds),
+    }
+    Path(DIRECTORY.value).mkdir(parents=True, exist_ok=True)
+    for run, _ in timed.values():
+        seconds(run)
+    rounds = [{name: seconds(run) / count * 1000 for name, (run, count) in timed.items()} for _ in range(ROUNDS.value)]
+    middle = {name: statistics.median(round[name] for round in rounds) for name in timed}
+    rivals = [*ways, "jax.vmap(jax.grad), dense"]
+    best = min(rivals, key=middle.get)
+    floor, computed, stored = list(middle)[:3]
+    print(
+        f"ms for all gradients of {config.num_seeds} seeds at one iteration; {ROUNDS.value} rounds; torch "
+        f"{torch.__version__}"
+    )
+    print(f"{'':44} {'median':>9} {'min':>9} {'max':>9} {'/ ours':>8}")
+    for name, value in middle.items():
+        values = [round[name] for round in rounds]
+        print(f"{name:44} {value:9.2f} {min(values):9.2f} {max(values):9.2f} {value / middle[computed]:8.2f}")
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(round[one] / round[other] for round in rounds)
+
+    print(f"best peer: {best}")
+    print(f"best peer / ours                {ratio(best, computed):6.2f}   (target: at least 3)")
+    print(f"best peer / ours with the store {ratio(best, stored):6.2f}   (target: at least 2)")
+    print(f"ours / floor                    {ratio(computed, floor):6.2f}   (target: at most 1.6)")
+
+
+if __name__ == "__main__":
+    app.run(main)
