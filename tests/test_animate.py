@@ -147,7 +147,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
         (["--output=/proc/out.mp4"], "--output=/proc/out.mp4: cannot be written"),
         (["--recording="], "--recording=: must name a directory"),
         (["--recording=empty"], "empty is not a recording: it has no config.json"),
-        (["--recording=begun"], "--iterations=:: the recording has no records yet"),
+        (["--recording=begun"], "--recording=begun: has no records yet"),
         (["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
         (["0:3"], "'0:3' is no flag; flags look like --recording=DIR"),
     ]:

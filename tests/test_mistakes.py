@@ -73,12 +73,13 @@ CASES = [
     ("train", ["--momentum=much"], "flag --momentum=much: must be a number"),
     # flag files
     ("train", ["--flagfile=missing.flags"], "Unable to open flagfile"),
-    ("train", ["--flagfile=binary.flags"], "the flag file is no text"),
+    ("train", ["--flagfile=binary.flags"], "--flagfile=binary.flags: a flag file is text, and this is not"),
     (
         "train",
         ["--flagfile=unknown.flags"],
         "flag 'colour'; --help lists the flags (in unknown.flags)",
     ),
+    ("train", ["--flagfile=word.flags"], "'seeds=3' is no flag; flags look like --recording=DIR (in word.flags)"),
     ("train", ["--flagfile=bad.flags"], "--epochs=0: must be a whole number, 1 or more (in bad.flags)"),
     ("train", ["--flagfile=malformed.flags"], "flag --seeds=ten: must be a whole number (in malformed.flags)"),
     # data
@@ -179,6 +180,7 @@ def place(tmp_path_factory, small_path, device):
     (here / "foreign" / "letter.txt").write_text("mine")
     (here / "binary.flags").write_bytes(bytes(range(128, 256)))
     (here / "unknown.flags").write_text("--colour=red\n")
+    (here / "word.flags").write_text("--epochs=3\nseeds=3\n")
     (here / "bad.flags").write_text("# a comment\n--epochs=0\n")
     (here / "malformed.flags").write_text("--seeds=ten\n")
     for name in ("good", "newer", "edited", "damaged", "unfinished"):

@@ -14,7 +14,7 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, contents, silent
-from train_dynamics import gradients, results, sweep
+from train_dynamics import gradients, results, storage, sweep
 from train_dynamics import recording as recording_module
 from train_dynamics.config import InputError
 from train_dynamics.models import MLP
@@ -128,8 +128,10 @@ def test_the_images_are_not_stored_again_as_activations(deep):
     block = next(deep["factored"].blocks())
     assert block.read("cotangent.fc1").shape[-1] == 7
     assert block.read("activation.fc2").shape[-1] == 7
-    with pytest.raises(RecordingError, match=r"record\.activation\.fc1 is damaged or missing"):
+    with pytest.raises(KeyError, match=r"there is no array 'activation.fc1'; there are: loss, prediction, parameters"):
         block.read("activation.fc1")
+    with pytest.raises(KeyError, match=r"there is no array '\.\./config\.json'"):
+        list(block.each("../config.json"))
 
 
 def test_it_opens_without_jax(small_path):
@@ -191,6 +193,12 @@ def test_a_damaged_array_is_found_and_named(copy, damage, name):
         next(block for block in recording.blocks() if block.start == 3).read(name)
 
 
+def test_a_block_that_does_not_belong_is_found(copy):
+    (copy / "blocks" / "4").mkdir()
+    with pytest.raises(RecordingError, match=r"blocks/4 does not belong to it"):
+        Recording(copy)
+
+
 def test_a_missing_data_set_is_found(copy):
     (copy / "dataset" / "labels.npy").unlink()
     with pytest.raises(RecordingError, match=r"labels\.npy is damaged or missing"):
@@ -222,8 +230,11 @@ def test_nothing_in_a_recording_is_executed(copy):
     with pytest.raises(RecordingError, match=r"ids\.npy is damaged or missing: .*allow_pickle"):
         _ = Recording(copy).ids
     file = copy / "blocks" / "3" / "record.loss" / "zarr.json"
-    file.write_text(file.read_text().replace("50", "500000000000"))
-    with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: 0 has 1804 bytes"):
+    description = json.loads(file.read_text().replace("50]", "500000000000]"))
+    (block,) = (block for block in Recording(copy).blocks() if block.start == 3)
+    description["attributes"]["seal"] = storage._seal(description, f"{block._place}/record.loss")
+    file.write_text(json.dumps(description))
+    with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: c/0/0/0 has 1804 bytes"):
         Recording(copy).loss(3)
 
 

@@ -191,6 +191,7 @@ def test_what_came_before_a_loss_that_is_no_longer_finite_stays(tmp_path, device
     with pytest.raises(InputError, match="the loss of seed 1 is no longer finite at iteration") as error:
         sweep.train(config, tmp_path / "out", device, say=silent)
     found = re.search(r"at iteration (\d+); what was recorded before iteration (\d+) stays", str(error.value))
+    assert str(error.value).endswith("a lower --learning_rate may help, into another directory")
     kept = Recording(tmp_path / "out")
     assert 0 < kept.num_records == int(found[2]) <= int(found[1]) < kept.num_records + kept.block_length
     assert all(np.isfinite(kept.loss(t)).all() for t in range(kept.num_records))

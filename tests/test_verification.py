@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, run, silent
+from tests.conftest import SMALL, blocks_of, run, silent
+from train_dynamics import recording as recording_module
 from train_dynamics import sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, RecordingError
 from train_dynamics.storage import write_array
-from train_dynamics.verification import array_names, replay, verify
+from train_dynamics.verification import replay, verify
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_a_good_recording_passes(small):
     assert set(found.errors) == {"loss", "prediction", "gradient of fc2"}
     assert 0 < found.errors["gradient of fc2"] < 1e-5 and found.errors["prediction"] == 0
     assert [block.start for block in blocks] == [block.start for block in small.blocks()]
-    on_disk = {path.name.removeprefix("record.") for path in next(small.blocks()).path.glob("record.*")}
-    assert set(array_names(small)) == on_disk
-    stored = sum(block.read(name).nbytes for block in small.blocks() for name in array_names(small))
+    first = next(small.blocks())
+    assert set(first.names) == {path.name.removeprefix("record.") for path in first.path.glob("record.*")}
+    stored = sum(block.read(name).nbytes for block in small.blocks() for name in block.names)
     assert found.num_bytes == stored + 6 * 3 * 4 * (784 * 5 + 5 + 5 * 10 + 10)  # and the state after each block
 
 
@@ -72,6 +73,60 @@ def test_all_layers_of_a_deeper_network_pass_in_either_layout(deep_paths, layout
     assert found.problems == []
     assert {f"gradient of fc{k}" for k in (1, 2, 3)} < set(found.errors)
     assert max(found.errors.values()) < 1e-5
+
+
+def rewrite(block, name, array):
+    """Replace an array as the recorder would have written it."""
+    shutil.rmtree(block.path / f"record.{name}")
+    write_array(block.path / f"record.{name}", array, place=f"{block._place}/record.{name}")
+
+
+def exchange(one, other):
+    one.rename(one.with_name("aside"))
+    other.rename(one)
+    one.with_name("aside").rename(other)
+
+
+@pytest.mark.parametrize("what", ["", "record.loss", "record.parameters.fc1.kernel", "state.parameters.fc1.bias"])
+def test_blocks_and_arrays_that_changed_places_are_found(copy, what):
+    exchange(copy / "blocks" / "3" / what, copy / "blocks" / "9" / what)
+    said = problems(copy)
+    for block in ("blocks/3", "blocks/9"):
+        assert any(block in line and "it was changed, or is that of another array" in line for line in said)
+
+
+def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dataset):
+    other = StudyConfig(**{**SMALL.__dict__, "learning_rate": 0.02})
+    with blocks_of(3, small_dataset):
+        sweep.train(other, tmp_path / "other", device, say=silent)
+    shutil.rmtree(copy / "blocks" / "6")
+    shutil.copytree(tmp_path / "other" / "blocks" / "6", copy / "blocks" / "6")
+    assert all("blocks/6/" in line and "is that of another array" in line for line in problems(copy))
+    with pytest.raises(RecordingError, match=r"blocks/6/record.loss is damaged"):
+        Recording(copy).loss(6)
+
+
+def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(recording_module, "OWN_FILE_BYTES", 1)  # so that each has files of its own
+    path = tmp_path / "recording"
+    sweep.train(SMALL, path, device, say=silent)
+    assert problems(path) == []
+    files = path / "blocks" / "0" / "record.cotangent.fc2" / "c" / "0"
+    exchange(files / "4", files / "5")
+    (line,) = problems(path)
+    assert "record.cotangent.fc2" in line and "c/0/4/0/0 was changed after it was written" in line
+
+
+def test_training_does_not_go_on_from_another_state(copy, device):
+    shutil.rmtree(copy / "blocks" / "15")
+    name = "state.parameters.fc1.kernel"
+    exchange(copy / "blocks" / "3" / name, copy / "blocks" / "12" / name)
+    with pytest.raises(RecordingError, match=r"blocks/12/state.parameters.fc1.kernel is damaged or missing"):
+        sweep.train(SMALL, copy, device, say=silent)
+
+
+def test_no_more_is_drawn_than_there_is(small):
+    assert verify(small, samples=10**9).num_compared == 17 * 3 * 50
 
 
 @pytest.mark.parametrize(
@@ -87,9 +142,7 @@ def test_all_layers_of_a_deeper_network_pass_in_either_layout(deep_paths, layout
 def test_values_that_were_wrong_when_written_are_found(copy, name, change, words):
     """Their checksums are right; only computing them again tells."""
     for block in Recording(copy).blocks():
-        array = change(block.read(name)).astype(block.read(name).dtype)
-        shutil.rmtree(block.path / f"record.{name}")
-        write_array(block.path / f"record.{name}", array)
+        rewrite(block, name, change(block.read(name)).astype(block.read(name).dtype))
     found = verify(Recording(copy), samples=20)
     assert any(words in problem and "is not what weights and images give" in problem for problem in found.problems)
     assert verify(Recording(copy), samples=0).problems == []
@@ -97,9 +150,7 @@ def test_values_that_were_wrong_when_written_are_found(copy, name, change, words
 
 def test_numbers_that_are_none_are_found(copy):
     for block in Recording(copy).blocks():
-        array = np.full_like(block.read("loss"), np.nan)
-        shutil.rmtree(block.path / "record.loss")
-        write_array(block.path / "record.loss", array)
+        rewrite(block, "loss", np.full_like(block.read("loss"), np.nan))
     assert any("the loss of seed" in problem for problem in verify(Recording(copy), samples=5).problems)
 
 
@@ -110,7 +161,7 @@ def values(path):
     for name in ("images", "labels", "ids"):
         yield getattr(recording, name).tobytes()
     for block in recording.blocks():
-        for name in array_names(recording):
+        for name in block.names:
             yield block.read(name).tobytes()
 
 
@@ -169,11 +220,10 @@ def test_lost_blocks_seeds_and_arrays_are_found(copy):
     assert any("is unfinished: it holds 15 of 17 records" in problem for problem in problems(copy))
     shutil.move(last, copy / "blocks" / "15")
     shutil.rmtree(copy / "blocks" / "6" / "state.parameters.fc2.bias")
-    array = Recording(copy).loss(0)
-    shutil.rmtree(copy / "blocks" / "0" / "record.loss")
-    write_array(copy / "blocks" / "0" / "record.loss", np.stack([array[:2]] * 3, axis=1))  # two of three seeds
+    first = next(Recording(copy).blocks())
+    rewrite(first, "loss", first.read("loss")[:2])  # two of three seeds
     lost, short = sorted(problems(copy), key=lambda line: "blocks/0" in line)
-    assert "blocks/6/state.parameters.fc2.bias is missing" in lost
+    assert "blocks/6/state.parameters.fc2.bias is damaged or missing" in lost
     assert "it holds (2, 3) seeds and iterations and not (3, 3)" in short
     shutil.rmtree(copy / "blocks" / "9")
     assert any("blocks/9 is missing" in problem for problem in problems(copy))

@@ -44,14 +44,12 @@ def span(text: str, num_records: int) -> range:
     """Parse the iterations to show, which Python's rules for slices choose from the records that are there.
 
     Raises:
-        InputError: If the text is no slice of ascending iterations, or none is there.
+        InputError: If the text is no slice of ascending iterations, or none of them is there.
 
     Example:
         >>> span("::500", num_records=1411)
         range(0, 1411, 500)
     """
-    if not num_records:
-        raise InputError.flag("iterations", text, "the recording has no records yet")
     try:
         parts = [int(part) if part.strip() else None for part in text.split(":")]
     except ValueError:
@@ -139,6 +137,8 @@ def main() -> None:
     fps = whole("fps", FPS.value, 1, FASTEST.get(kind, 120))
     history = whole("history", HISTORY.value, 0, 100)
     recording = Recording(RECORDING.value)
+    if not recording.num_records:
+        raise InputError.flag("recording", recording.path, "has no records yet")
     iterations = span(ITERATIONS.value, recording.num_records)
     if kind in STILLS and len(iterations) > 1:
         raise InputError.flag(

@@ -30,7 +30,8 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
     except flags.Error as error:
         message = str(error).removeprefix("ERROR:: ")
     except UnicodeDecodeError as error:
-        message = f"the flag file is no text: {error}"
+        files = ", ".join(argument for argument in argv if argument.startswith("--flagfile"))
+        message = f"{files}: a flag file is text, and this is not: {error}"
     sys.exit(f"{name}: {' '.join(message.split())}{_where(message, argv)}")
 
 
@@ -55,10 +56,11 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
 
 def _where(message: str, argv: Sequence[str]) -> str:
     """Name the flag file that a flag complained of stands in, if it is not on the command line."""
-    found = re.match(r"(?:flag )?--(\w+)|Unknown command line flag '(\w+)'", message)
+    found = re.match(r"(?:flag )?--(\w+)|Unknown command line flag '(\w+)'|'(.*)' is no flag", message)
     if found is None:
         return ""
-    given = re.compile(rf"\s*--?(no)?{found[1] or found[2]}\b")
+    name, unknown, word = found.groups()
+    given = re.compile(rf"\s*{re.escape(word)}\s*$" if word else rf"\s*--?(no)?{name or unknown}\b")
     if any(given.match(argument) for argument in argv):
         return ""
     for argument in argv:

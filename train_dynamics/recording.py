@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -50,23 +50,26 @@ class Block:
         path: Directory of the block.
         start: Iteration of the first record.
         stop: Iteration after that of the last.
-        num_seeds: Seeds in each record.
+        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
     """
 
-    def __init__(self, path: Path, start: int, stop: int, num_seeds: int) -> None:
+    def __init__(self, path: Path, start: int, stop: int, names: Sequence[str], num_seeds: int, place: str) -> None:
         self.path = path
         self.start = start
         self.stop = stop
-        self.num_seeds = num_seeds
+        self.names = names
+        self._num_seeds = num_seeds
+        self._place = place
 
     def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
         """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
 
         Args:
-            name: Dotted name, for example `loss`, `cotangent.fc2` or `parameters.fc1.kernel`.
+            name: One of `names`.
             t: Iteration, counted from the start of training; the whole block if None.
 
         Raises:
+            KeyError: If no block has such an array.
             RecordingError: If the array is damaged or not there.
         """
         with self._array(name) as array:
@@ -76,21 +79,38 @@ class Block:
         """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
 
         Raises:
+            KeyError: If no block has such an array.
             RecordingError: If the array is damaged or not there.
         """
         with self._array(name) as array:
             yield from array
 
+    def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
+        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
+
+        Raises:
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._stored(f"state.{name}") as array:
+            return array.read()
+
     @contextlib.contextmanager
     def _array(self, name: str) -> Iterator[StoredArray]:
-        path = self.path / f"record.{name}"
-        try:
-            array = StoredArray(path)
-            if array.shape[:2] != (expected := (self.num_seeds, self.stop - self.start)):
+        if name not in self.names:
+            raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
+        with self._stored(f"record.{name}") as array:
+            if array.shape[:2] != (expected := (self._num_seeds, self.stop - self.start)):
                 raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
             yield array
+
+    @contextlib.contextmanager
+    def _stored(self, name: str) -> Iterator[StoredArray]:
+        try:
+            yield StoredArray(self.path / name, f"{self._place}/{name}")
         except (ValueError, OSError) as error:
-            raise RecordingError(f"{path} is damaged or missing: {error}") from error
+            raise RecordingError(
+                f"{self.path / name} is damaged or missing: {error}; restore it from a copy"
+            ) from error
 
 
 class Recording:
@@ -123,7 +143,7 @@ class Recording:
         self._root = self.path.resolve()  # stays right if the process moves to another directory
         header = read_header(self.path)
         self.config = StudyConfig.from_dict(header["config"])
-        self.seeds = np.array(self.config.seeds)
+        self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
         self.num_iterations: int = header["num_iterations"]
         self.class_names = tuple(header["class_names"])
         self.versions: dict[str, str] = header["versions"]
@@ -133,7 +153,9 @@ class Recording:
                 self._root / "blocks" / str(start),
                 start,
                 min(start + self.block_length, self.num_iterations + 1),
+                _names(self.config),
                 len(self.seeds),
+                _place(header, start),
             )
             for start in whole_blocks(self.path, header)
         ]
@@ -276,6 +298,8 @@ def read_header(path: Path) -> dict[str, Any]:
         raise RecordingError(f"{path} is not a directory")
     try:
         header = json.loads(read_whole(path.resolve() / "config.json"))
+        if not isinstance(header["format"], int):
+            raise ValueError("its format is no number")
         if header["format"] != FORMAT:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
             raise RecordingError(
@@ -299,6 +323,24 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def _names(config: StudyConfig) -> list[str]:
+    """List the arrays that every block has."""
+    names = [
+        "loss",
+        "prediction",
+        *(f"parameters.{n}.{part}" for n in config.layer_names for part in ("kernel", "bias")),
+    ]
+    factored = () if config.gradient_layout == "dense" else config.layers
+    names += [f"cotangent.{n}" for n in dict.fromkeys((*factored, config.layer_names[-1]))]
+    names += [f"activation.{n}" for n in factored if n != config.layer_names[0]]
+    return names + ([f"gradient.{n}" for n in config.layers] if not factored else [])
+
+
+def _place(header: dict[str, Any], start: int | str) -> str:
+    """Name a block so that its arrays read in no other block and in no other recording."""
+    return f"{header['checksum']}/{start}"
+
+
 def sealed(header: dict[str, Any]) -> dict[str, Any]:
     """Add the checksum of everything else in a header to it."""
     rest = {name: value for name, value in header.items() if name != "checksum"}
@@ -316,8 +358,12 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
         RecordingError: If one is missing before the last, or there is one that does not belong.
     """
     blocks = path / "blocks"
+    length = header["block_length"]
     found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
-    expected = range(0, header["num_iterations"] + 1, header["block_length"])[: len(found)]
+    possible = range(0, header["num_iterations"] + 1, length)
+    if odd := found - set(possible):
+        raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
+    expected = possible[: len(found)]
     if missing := set(expected) - found:
         raise RecordingError(
             f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
@@ -351,6 +397,7 @@ class Recorder:
         self._ocp = ocp
         self.path = path.absolute()
         self._pending: Path | None = None
+        self._failed = False
         num_examples = len(dataset.labels)
         files = _dataset_files(dataset)
         header = {
@@ -383,7 +430,9 @@ class Recorder:
             ocp.PyTreeCheckpointHandler(
                 use_ocdbt=False,
                 use_zarr3=True,
-                type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, _array_handler())),
+                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+                    (np.ndarray, _array_handler(self._header))
+                ),
             )
         )
 
@@ -405,6 +454,7 @@ class Recorder:
         if not (self.path / "dataset").exists():
             _write_whole(self.path / "dataset", lambda new: _save_dataset(new, files))
         (self.path / "blocks").mkdir(exist_ok=True)
+        self._header = found
 
     def save(self, start: int, record: dict[str, Any], state: Any) -> None:
         """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
@@ -435,7 +485,7 @@ class Recorder:
         try:
             yield
         except OSError as error:
-            self._pending = None
+            self._pending, self._failed = None, True
             raise RecordingError(
                 f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
                 f"{block.name} stays, and the same command goes on from there"
@@ -447,6 +497,9 @@ class Recorder:
 
         restore = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), like)
         block = self.path / "blocks" / str(start)
+        whole = Block(block, start, start, (), 0, _place(self._header, start))
+        for path in block.glob("state.*"):
+            whole.state(path.name.removeprefix("state."))  # which checks it
         arguments = self._ocp.args.PyTreeRestore(
             item={"state": like}, restore_args={"state": restore}, partial_restore=True
         )
@@ -454,13 +507,17 @@ class Recorder:
             return self._checkpointer.restore(block, args=arguments)["state"]
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0][:200]
-            raise RecordingError(f"{block}: the state to go on from is damaged or missing: {reason}") from error
+            raise RecordingError(
+                f"{block}: the state to go on from is damaged or missing: {reason}; restore it from a copy, or move "
+                f"{block} elsewhere and run the same command again"
+            ) from error
 
     def close(self) -> None:
         """Wait for what is being saved, let go of the threads, and let others write."""
         try:
             self.wait()
-            self._checkpointer.close()
+            with contextlib.suppress(OSError) if self._failed else contextlib.nullcontext():
+                self._checkpointer.close()
         finally:
             os.close(self._lock)
 
@@ -550,20 +607,21 @@ def _write_whole(path: Path, write: Any) -> None:
     new.rename(path)
 
 
-def _array_handler() -> Any:
+def _array_handler(header: dict[str, Any]) -> Any:
     """Make the part of Orbax that stores arrays; only how they are written is ours."""
     import orbax.checkpoint as ocp
 
     class Handler(ocp.type_handlers.NumpyHandler):
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
             async def write() -> None:
-                for info in infos:
+                calls = []
+                for array, info in zip(values, infos, strict=True):
                     await info.await_path_creation()
-                arrays = zip(infos, values, strict=True)
-                done = await asyncio.gather(
-                    *(asyncio.to_thread(write_array, Path(info.path), array, _rows(array)) for info, array in arrays),
-                    return_exceptions=True,  # none is left writing when the first error is raised
-                )
+                    start = info.parent_dir.name.partition(".")[0]  # "98.orbax-checkpoint-tmp" until it is whole
+                    place = f"{_place(header, start)}/{info.name}"
+                    calls.append(asyncio.to_thread(write_array, Path(info.path), array, _rows(array), place))
+                # None is left writing when the first error is raised.
+                done = await asyncio.gather(*calls, return_exceptions=True)
                 for error in filter(None, done):
                     raise error
 

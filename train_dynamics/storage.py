@@ -20,13 +20,14 @@ CHECKSUM = 4
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
-def write_array(path: Path, array: np.ndarray, rows: int | None = None) -> None:
-    """Write a new array.
+def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: str = "") -> None:
+    """Write a new array, its description last.
 
     Args:
         path: Directory of the array, which must not exist.
         array: The array; little-endian.
         rows: How many rows of the second axis one file holds; must divide it. All of them by default.
+        place: Where it belongs; it reads there only.
 
     Raises:
         OSError: If the disk is full, or fails.
@@ -35,6 +36,17 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None) -> None:
     chunk = array.shape if rows is None else (array.shape[0], rows, *array.shape[2:])
     if rows is not None and array.shape[1] % rows:
         raise ValueError(f"{rows} rows do not divide the second axis of an array of shape {array.shape}")
+    checksums = []
+    size = math.prod(chunk) * array.itemsize
+    memory = mmap.mmap(-1, _pages(size + CHECKSUM))
+    values = np.frombuffer(memory, array.dtype, size // array.itemsize).reshape(chunk)
+    for k in range(1 if rows is None else array.shape[1] // rows):
+        np.copyto(values, array if rows is None else array[:, k * rows : (k + 1) * rows])
+        checksums.append(_checksum(values))
+        memory[size : size + CHECKSUM] = checksums[-1]
+        file = _file(path, k, array.ndim)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, memory, size + CHECKSUM)
     metadata = {
         "zarr_format": 3,
         "node_type": "array",
@@ -44,18 +56,10 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None) -> None:
         "chunk_key_encoding": {"name": "default"},
         "fill_value": 0,
         "codecs": _codecs(array.dtype),
+        "attributes": {"checksums": [checksum.hex() for checksum in checksums]},
     }
-    path.mkdir(parents=True)
-    (path / "zarr.json").write_text(json.dumps(metadata, indent=2))
-    size = math.prod(chunk) * array.itemsize
-    memory = mmap.mmap(-1, _pages(size + CHECKSUM))
-    values = np.frombuffer(memory, array.dtype, size // array.itemsize).reshape(chunk)
-    for k in range(1 if rows is None else array.shape[1] // rows):
-        np.copyto(values, array if rows is None else array[:, k * rows : (k + 1) * rows])
-        memory[size : size + CHECKSUM] = _checksum(values)
-        file = _file(path, k, array.ndim)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, memory, size + CHECKSUM)
+    metadata["attributes"]["seal"] = _seal(metadata, place)
+    (path / "zarr.json").write_text(json.dumps(metadata))
 
 
 class StoredArray:
@@ -63,6 +67,7 @@ class StoredArray:
 
     Args:
         path: Directory of the array.
+        place: Where it belongs, as when it was written.
 
     Attributes:
         shape: Shape of the array.
@@ -71,13 +76,16 @@ class StoredArray:
 
     Raises:
         OSError: If it is not there.
-        ValueError: If it is not as `write_array` writes it, or leads out of its directory.
+        ValueError: If it is not as `write_array` writes it, leads out of its directory, or belongs elsewhere.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: str = "") -> None:
         self._path = path
         metadata = json.loads(read_whole(path / "zarr.json"))
         try:
+            if metadata["attributes"]["seal"] != _seal(metadata, place):
+                raise ValueError("it was changed, or is that of another array")
+            self._checksums: list[str] = metadata["attributes"]["checksums"]
             self.shape = tuple(metadata["shape"])
             self.dtype = np.dtype(metadata["data_type"])
             self._chunk = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
@@ -88,8 +96,8 @@ class StoredArray:
             fits = self._chunk == whole and not any(n % self.rows for n in self.shape[1:2])
             if not fits or self.dtype.kind not in "fiu" or metadata["codecs"] != _codecs(self.dtype):
                 raise ValueError("its type, chunks or codecs are others")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"zarr.json is not that of an array of a recording: {error}") from error
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"zarr.json is not what was written: {error}") from error
 
     def piece(self, k: int) -> np.ndarray:
         """Read one piece.
@@ -102,7 +110,8 @@ class StoredArray:
         file = _file(self._path, k, len(self.shape))
         memory = _read(file, size + CHECKSUM)
         values = memory[:size].view(self.dtype).reshape(self._chunk)
-        if memory[size:].tobytes() != _checksum(values):
+        checksum = _checksum(values)
+        if memory[size:].tobytes() != checksum or checksum.hex() != self._checksums[k]:
             raise ValueError(f"{file.relative_to(self._path)} was changed after it was written: its checksum differs")
         return values
 
@@ -127,6 +136,13 @@ class StoredArray:
 def _codecs(dtype: np.dtype) -> list[dict]:
     endian = {} if dtype.itemsize == 1 else {"configuration": {"endian": "little"}}
     return [{"name": "bytes", **endian}, {"name": "crc32c"}]
+
+
+def _seal(metadata: dict, place: str) -> str:
+    """Sum up a description and where it belongs."""
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != "seal"}
+    text = json.dumps({**metadata, "attributes": attributes, "place": place}, sort_keys=True, separators=(",", ":"))
+    return google_crc32c.value(text.encode()).to_bytes(CHECKSUM, "big").hex()
 
 
 def _checksum(values: np.ndarray) -> bytes:
@@ -183,20 +199,25 @@ def _check_place(file: Path) -> None:
         raise ValueError(f"{file.name} is reached through a link, and a recording has none")
 
 
+def _short(file: Path) -> str:
+    """Name a file as its array knows it."""
+    return "/".join(file.parts[len(file.parts) - file.parts[::-1].index("c") - 1 :])
+
+
 def _read(file: Path, size: int) -> np.ndarray:
     """Read a file of known size."""
     _check_place(file)
     fd = _open(file, os.O_RDONLY)
     try:
         if (found := os.fstat(fd).st_size) != size:
-            raise ValueError(f"{file.name} has {found} bytes and not {size}")
+            raise ValueError(f"{_short(file)} has {found} bytes and not {size}")
         room = np.empty(_pages(size) + PAGE, np.uint8)
         begin = -room.ctypes.data % PAGE
         memory, done = room[begin : begin + _pages(size)], 0
         while done < size:
             read = os.preadv(fd, [memory[done:]], done)
             if not read:
-                raise ValueError(f"{file.name} ends after {done} of {size} bytes")
+                raise ValueError(f"{_short(file)} ends after {done} of {size} bytes")
             done += read
         return memory[:size]
     finally:

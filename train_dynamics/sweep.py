@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,7 @@ def train(
         say(f"Going on from iteration {done}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar:
+    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar, _memory():
         sweep = Sweep(config, dataset, todo.block_length, devices)
         state = sweep.initial_state()
         if done:
@@ -262,13 +262,28 @@ def _local_devices() -> list[jax.Device]:
         raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
 
 
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """Say clearly where a device has too little of it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"not enough memory ({str(error).splitlines()[0][:150]}); fewer --seeds or --num_examples, or smaller "
+            "--hidden_sizes, need less"
+        ) from error
+
+
 def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], start: int) -> None:
     broken = ~np.isfinite(loss).all(axis=-1)
     if broken.any():
         t, s = np.argwhere(broken.T)[0]
+        kept = f"what was recorded before iteration {start} stays" if start else "nothing was recorded"
         raise InputError(
-            f"the loss of seed {seeds[s]} is no longer finite at iteration {start + t}; what was recorded before "
-            f"iteration {start} stays; a lower --learning_rate may help"
+            f"the loss of seed {seeds[s]} is no longer finite at iteration {start + t}; {kept}; a lower "
+            "--learning_rate may help, into another directory"
         )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from train_dynamics.recording import Block, Recording, RecordingError, is_being_written
-from train_dynamics.storage import StoredArray
 
 TOLERANCE = 1e-4  # a hundred times what float32 leaves; products in TF32 or a lost layer leave ten times as much
 EXAMPLES = 64
@@ -45,7 +44,7 @@ def verify(
 
     Args:
         recording: The recording.
-        samples: Pairs of seed and iteration to draw, and up to 64 examples of each.
+        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each.
         seed: Seed of the draw.
         progress: Called after each block.
     """
@@ -61,7 +60,7 @@ def verify(
             problems.append(str(error))
     num_bytes = 0
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        checks = threads.map(lambda block: _check_block(recording, block), recording.blocks())
+        checks = threads.map(_check_block, recording.blocks())
         for block, (found, size) in zip(recording.blocks(), checks, strict=True):
             problems += found
             num_bytes += size
@@ -79,36 +78,20 @@ def verify(
     return Verification(problems, num_bytes, compared, errors)
 
 
-def array_names(recording: Recording) -> list[str]:
-    """List the arrays that every block has."""
-    config = recording.config
-    names = [
-        "loss",
-        "prediction",
-        *(f"parameters.{n}.{part}" for n in config.layer_names for part in ("kernel", "bias")),
-    ]
-    factored = () if config.gradient_layout == "dense" else config.layers
-    names += [f"cotangent.{n}" for n in dict.fromkeys((*factored, config.layer_names[-1]))]
-    names += [f"activation.{n}" for n in factored if n != config.layer_names[0]]
-    return names + ([f"gradient.{n}" for n in config.layers] if not factored else [])
-
-
-def _check_block(recording: Recording, block: Block) -> tuple[list[str], int]:
+def _check_block(block: Block) -> tuple[list[str], int]:
     """Read everything in a block, which compares its checksums."""
     problems, size = [], 0
-    for name in array_names(recording):
+    states = {path.name.removeprefix("state.") for path in block.path.glob("state.*")}
+    states |= {name.removeprefix("record.") for name in block.names if name.startswith("parameters.")}
+    reads = [(block.each, name) for name in block.names]
+    reads += [(block.state, name) for name in sorted(states)]
+    for read, name in reads:
         try:
-            size += sum(row.nbytes for row in block.each(name))
+            size += sum(row.nbytes for row in read(name))
         except RecordingError as error:
             problems.append(str(error))
-    states = sorted(block.path.glob("state.*"))
-    expected = {f"state.parameters.{n}.{part}" for n in recording.config.layer_names for part in ("kernel", "bias")}
-    problems += [f"{block.path / name} is missing" for name in expected - {path.name for path in states}]
-    for path in states:
-        try:
-            size += StoredArray(path).read().nbytes
-        except (OSError, ValueError) as error:
-            problems.append(f"{path} is damaged or missing: {error}")
+    if not (block.path / "_METADATA").is_file():
+        problems.append(f"{block.path / '_METADATA'} is missing, without which training cannot go on from this block")
     return problems, size
 
 
@@ -117,8 +100,9 @@ def _compare(recording: Recording, samples: int, rng: np.random.Generator) -> tu
     compared = 0
     largest: dict[str, float] = {}
     worst: dict[str, tuple[float, int, int]] = {}
-    for t in np.sort(rng.integers(recording.num_records, size=samples)).tolist():
-        s = int(rng.integers(len(recording.seeds)))
+    total = recording.num_records * len(recording.seeds)
+    for pair in np.sort(rng.choice(total, min(samples, total), replace=False)).tolist():
+        t, s = divmod(pair, len(recording.seeds))
         count = min(EXAMPLES, len(recording.labels))
         examples = np.sort(rng.choice(len(recording.labels), count, replace=False))
         compared += count * len(recording.config.layers)
