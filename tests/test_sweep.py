@@ -195,3 +195,20 @@ def test_what_came_before_a_loss_that_is_no_longer_finite_stays(tmp_path, device
     kept = Recording(tmp_path / "out")
     assert 0 < kept.num_records == int(found[2]) <= int(found[1]) < kept.num_records + kept.block_length
     assert all(np.isfinite(kept.loss(t)).all() for t in range(kept.num_records))
+
+
+def test_too_little_memory_is_one_line_and_other_failures_are_not_hidden(tmp_path, device, monkeypatch):
+    def fail(words):
+        def run(self, *arguments):
+            raise jax.errors.JaxRuntimeError(words)
+
+        monkeypatch.setattr(sweep.Sweep, "run", run)
+        sweep.train(SMALL, tmp_path / "out", device, say=silent)
+
+    with pytest.raises(
+        InputError, match="not enough memory .*Out of memory allocating 9 bytes.*; fewer --seeds"
+    ) as error:
+        fail("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
+    assert "\n" not in str(error.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fail("INTERNAL: a failure of ours")

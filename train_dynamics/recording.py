@@ -337,7 +337,7 @@ def _names(config: StudyConfig) -> list[str]:
 
 
 def _place(header: dict[str, Any], start: int | str) -> str:
-    """Name a block so that its arrays read in no other block and in no other recording."""
+    """Name a block, so that its arrays read in no other block and in no other recording."""
     return f"{header['checksum']}/{start}"
 
 
@@ -358,9 +358,8 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
         RecordingError: If one is missing before the last, or there is one that does not belong.
     """
     blocks = path / "blocks"
-    length = header["block_length"]
     found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
-    possible = range(0, header["num_iterations"] + 1, length)
+    possible = range(0, header["num_iterations"] + 1, header["block_length"])
     if odd := found - set(possible):
         raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
     expected = possible[: len(found)]
@@ -441,9 +440,8 @@ class Recorder:
         if not (self.path / "config.json").exists():
             _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
         found = read_header(self.path)
-        if any(found[name] != header[name] for name in ("num_iterations", "block_length")) or StudyConfig.from_dict(
-            found["config"]
-        ) != StudyConfig.from_dict(header["config"]):
+        same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
+        if not same or found["block_length"] != header["block_length"]:
             raise InputError.flag(
                 "recording", self.path, "was begun by another run meanwhile; choose another directory"
             )

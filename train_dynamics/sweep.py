@@ -89,11 +89,10 @@ class Sweep:
         self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
         batch = jax.ShapeDtypeStruct((block_length, config.batch_size), np.int32)
-        with ThreadPoolExecutor() as threads:  # both compile for a second, and each on one core
-            of_seeds = threads.submit(pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0]).compile)
-            records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
-            lowered = run.lower(stack(state), stack(records), stack(batch), self._images, self._labels)
-            self._run = threads.submit(lowered.compile).result()
+        records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
+        with ThreadPoolExecutor(1) as thread:  # both compile for a second, and each on one core
+            of_seeds = thread.submit(pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0]).compile)
+            self._run = run.lower(stack(state), stack(records), stack(batch), self._images, self._labels).compile()
             self._initial = of_seeds.result()
 
     def initial_state(self) -> training.State:
