@@ -206,7 +206,7 @@ def test_too_little_memory_is_one_line_and_other_failures_are_not_hidden(tmp_pat
         sweep.train(SMALL, tmp_path / "out", device, say=silent)
 
     with pytest.raises(
-        InputError, match="not enough memory .*Out of memory allocating 9 bytes.*; fewer --seeds"
+        InputError, match=r"not enough memory .*Out of memory allocating 9 bytes.*; fewer --seeds"
     ) as error:
         fail("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
     assert "\n" not in str(error.value)
