@@ -25,6 +25,7 @@ class Results:
     """What the study asks of a recording.
 
     Attributes:
+        iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical.
         rank: Rank of each example by it; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical.
@@ -34,6 +35,7 @@ class Results:
             called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
     """
 
+    iterations: Int[np.ndarray, " t"]
     agr: Float[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
@@ -67,8 +69,8 @@ def compute(recording: Recording) -> Results:
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     # There are more of them than processors, for some wait for the disk.
     with threadpool_limits(1), ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        for correct, piece in threads.map(of_block, recording.blocks()):
-            forgetting.add(correct)
+        for block, (correct, piece) in zip(recording.blocks(), threads.map(of_block, recording.blocks()), strict=True):
+            forgetting.add(correct, block.iterations)
             pieces.append(piece)
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
@@ -77,8 +79,8 @@ def compute(recording: Recording) -> Results:
         ("first_correct", first_correct_curve, forgetting.first_correct),
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
-        curves[metric] = np.stack([curve(iterations[:, group], recording.num_records) for group in groups], axis=-1)
-    return Results(agr, rank, chunk, forgetting, curves)
+        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in groups], axis=-1)
+    return Results(recording.iterations, agr, rank, chunk, forgetting, curves)
 
 
 def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
@@ -89,7 +91,7 @@ def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
 def _gradient_curves(recording: Recording, block: Block, weights: Float[np.ndarray, "n group"]) -> Curves:
     curves: Curves = {}
     layers = recording.config.layers
-    shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
+    shape = (len(recording.seeds), len(block.iterations), len(GROUPS))
     for layer in layers:
         cosine, norm = np.empty(shape), np.empty(shape)
         for t, parts in enumerate(recording.each_gradient(block, layer)):
@@ -111,7 +113,7 @@ def _check(recording: Recording) -> None:
         raise InputError.flag(
             "recording",
             recording.path,
-            f"{state}: it holds {recording.num_records} of {recording.num_iterations + 1} records; {then}",
+            f"{state}: it holds {recording.num_records} of {recording.num_planned} records; {then}",
         )
     if len(recording.seeds) < 2:
         raise InputError.flag(
