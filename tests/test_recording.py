@@ -164,7 +164,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(RecordingError, match="has format 99, and this version reads format 2: use a newer version"):
+    with pytest.raises(RecordingError, match="has format 99, and this version reads format 3: use a newer version"):
         Recording(tmp_path)
 
 
