@@ -127,6 +127,27 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
     assert whole.finished
 
 
+def test_label_noise_is_recorded_and_known_after_an_interruption(tmp_path, device, small_dataset, blocks_of_three):
+    config = dataclasses.replace(SMALL, label_noise=0.2)
+    path = tmp_path / "noisy"
+    sweep.train(config, path, device, say=silent, stop=lambda: True)
+    assert Recording(path).num_records == 3
+    sweep.train(config, path, device, say=silent)
+    recording = Recording(path)
+    assert recording.finished and recording.noisy.sum() == 10 and recording.noisy.dtype == bool
+    np.testing.assert_array_equal(recording.true_labels, small_dataset.labels)
+    np.testing.assert_array_equal(recording.labels != small_dataset.labels, recording.noisy)
+    p = recording.probabilities(0)  # the labels trained on are those that the gradients are of
+    of_label = np.take_along_axis(p, recording.labels[None, :, None], axis=2)[..., 0]
+    np.testing.assert_allclose(recording.loss(0), -np.log(of_label), rtol=1e-5)
+
+
+def test_without_label_noise_no_file_tells_of_it(small):
+    assert not small.noisy.any()
+    np.testing.assert_array_equal(small.true_labels, small.labels)
+    assert {file.name for file in (small.path / "dataset").iterdir()} == {"images.npy", "labels.npy", "ids.npy"}
+
+
 def test_block_length_changes_no_record(small, tmp_path, device):
     other = record(SMALL, tmp_path / "other", device)
     assert len(list(other.blocks())) == 1

@@ -53,7 +53,14 @@ class StudyConfig:
     num_examples: int | None = _field(
         None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
     )
-    subset_seed: int = _field(0, "Seed of the draw of --num_examples; every training seed sees the same examples.")
+    subset_seed: int = _field(
+        0, "Seed of the draws of --num_examples and --label_noise; every training seed sees the same examples."
+    )
+    label_noise: float = _field(
+        0.0,
+        "Share of the labels to flip, each to another class drawn uniformly, in [0, 1): the networks learn the flipped "
+        "ones, and the recording tells which they are.",
+    )
     pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
     pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
     hidden_sizes: tuple[int, ...] = _field(
@@ -121,6 +128,7 @@ class StudyConfig:
             all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
             "must be positive whole numbers, comma separated, for example 32,16",
         )
+        require_float("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
         require_float("pixel_mean", True, "must be a finite number")
         require_float("pixel_std", self.pixel_std > 0, "must be a positive number")
         require_float("learning_rate", self.learning_rate > 0, "must be a positive number")

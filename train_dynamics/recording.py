@@ -2,7 +2,7 @@
 
     RECORDING/
       config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
-      dataset/         images.npy, labels.npy, ids.npy
+      dataset/         images.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
 
@@ -26,7 +26,7 @@ from typing import Any, SupportsIndex
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
@@ -188,13 +188,29 @@ class Recording:
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Class of each example."""
+        """Class of each example, as the networks were told it."""
         return self._array("labels")
+
+    @property
+    def true_labels(self) -> Int[np.ndarray, " n"]:
+        """Class of each example as its data set has it: `labels`, but for those that `noisy` tells."""
+        return self._array("true_labels" if "true_labels" in self._checksums else "labels")
+
+    @property
+    def noisy(self) -> Bool[np.ndarray, " n"]:
+        """Whether the label was flipped, as `--label_noise` asked."""
+        return self.labels != self.true_labels
 
     @property
     def ids(self) -> Shaped[np.ndarray, " n"]:
         """Name of each example in its data set."""
         return self._array("ids")
+
+    def dataset(self) -> Dataset:
+        """Read all examples, as training was given them."""
+        images, labels, true_labels = self.images, self.labels, self.true_labels
+        flipped = (labels != true_labels).any()
+        return Dataset(images, labels, self.ids, self.class_names, true_labels if flipped else None)
 
     def inputs(self) -> Float[np.ndarray, "n h w channel"]:
         """Compute the images as the network saw them, standardised."""
@@ -651,7 +667,8 @@ def _rows(array: np.ndarray) -> int | None:
 
 def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
     """Make the contents of the files of a data set, by name."""
-    files = {name: io.BytesIO() for name in ("images", "labels", "ids")}
+    names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
+    files = {name: io.BytesIO() for name in names}
     for name, file in files.items():
         np.save(file, getattr(dataset, name), allow_pickle=False)
     return {name: file.getvalue() for name, file in files.items()}

@@ -222,7 +222,7 @@ def train(
         return True
     _check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
-        dataset = Dataset(recording.images, recording.labels, recording.ids, recording.class_names)
+        dataset = recording.dataset()
     else:
         dataset = load_dataset(config)
     todo, done = plan(config, dataset), 0
