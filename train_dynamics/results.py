@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
@@ -52,6 +52,13 @@ class Results:
     def ranked_by(self) -> str:
         """Name of the score that ranks the examples: `agr`, or of a single seed `cumulative_loss`."""
         return "cumulative_loss" if self.agr is None else "agr"
+
+    @property
+    def ranked_by_words(self) -> str:
+        """What that score is, in words."""
+        if self.agr is None:
+            return "their mean loss over all records, because a single seed has no other to agree with"
+        return "how much the trained networks agree on them (AGR)"
 
     @property
     def num_chunks(self) -> int:
@@ -163,7 +170,7 @@ def _gradient_curves(
     layers, output = recording.config.layers, recording.config.layer_names[-1]
     lead = (len(recording.seeds), block.stop - block.start)
     squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
-    found_output = False
+    room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
     for layer in layers:
         cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
         for t, parts in enumerate(recording.each_gradient(block, layer)):
@@ -172,22 +179,26 @@ def _gradient_curves(
                 found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
                 squares[s, t] += np.square(found.norm)
-                if layer == output and len(of_seed) == 2:
-                    error_norm[s, t], largest_other[s, t] = _of_output(of_seed[1])
-                    found_output = True
+            if layer == output and len(parts) == 2:
+                error_norm[:, t], largest_other[:, t] = _of_output(parts[1], room)
         curves[metric_name(layers, layer, "alignment")] = cosine
         curves[metric_name(layers, layer, "gradient_norm")] = norm
-    if not found_output:
+    if output not in layers or recording.config.gradient_layout == "dense":
         for t, cotangent in enumerate(block.each(f"cotangent.{output}")):
-            for s in range(lead[0]):
-                error_norm[s, t], largest_other[s, t] = _of_output(cotangent[s])
+            error_norm[:, t], largest_other[:, t] = _of_output(cotangent, room)
     return curves, Gradients(np.sqrt(squares), error_norm, largest_other)
 
 
-def _of_output(cotangent: Float[np.ndarray, "n c"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Find the norm of p - y, and the largest p of another class: at the label, p - 1 is never above 0."""
-    rows = np.ascontiguousarray(cotangent.T)  # a class after the other: five times as fast as along short rows
-    return np.sqrt(np.square(rows).sum(axis=0)), rows.max(axis=0)
+def _of_output(
+    cotangent: Float[np.ndarray, "s n c"], room: Float[np.ndarray, "s c n"]
+) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
+    """Find the norm of p - y, and the largest p of another class: at the label, p - 1 is never above 0.
+
+    A class after the other, and without fresh memory, takes a fifth of the time.
+    """
+    np.copyto(room, np.swapaxes(cotangent, 1, 2))
+    largest_other = room.max(axis=1)
+    return np.sqrt(np.square(room, out=room).sum(axis=1)), largest_other
 
 
 def _check(recording: Recording) -> None:

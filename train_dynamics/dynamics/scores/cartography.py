@@ -1,10 +1,10 @@
 """Dataset cartography: once an epoch, how sure of the label is the network, how steadily, and is it right?
 
 Swayamdipta et al., "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics" (2020): mean and
-standard deviation over the ends of epochs of the probability of the label, and the share of those at which the prediction
-is right. The initialisation is not among them. Hard-to-learn examples have a low confidence, and *ambiguous* ones a high
-variability: examples with a low variability are either easy or never learned, so that on its own it does not rank by
-difficulty; `high` here means ambiguous. Not checked against the published text.
+standard deviation over the ends of epochs of the probability of the label, and the share of those at which the
+prediction is right. The initialisation is not among them. Hard-to-learn examples have a low confidence, and *ambiguous*
+ones a high variability: examples with a low variability are either easy or never learned, so that on its own it does
+not rank by difficulty; `high` here means ambiguous. Not checked against the published text.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """How sharply the loss bends around an example, as its pixels change: the input loss curvature.
 
 Garg and Roy, "Samples With Low Loss Curvature Improve Data Efficiency" (2023): with H the Hessian of an example's loss
-with respect to its *input*, the squared length of H v over random vectors v of +1 and -1, whose mean is the trace of H²,
-estimated from differences of gradients a small step apart, and averaged over checkpoints. Here it is exact: a ReLU
+with respect to its *input*, the squared length of H v over random vectors v of +1 and -1, whose mean is the trace of
+H², estimated from differences of gradients a small step apart, and averaged over checkpoints. Here it is exact: a ReLU
 network is linear around an example, so that H = J A Jᵀ with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is
 that of (A JᵀJ)². Kinks, which a step of any size may cross, are left out: nothing bends there but at single points. It
 is *not* the curvature with respect to the weights. Not checked against the published text.

@@ -4,9 +4,9 @@ Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Netw
 example is looked at when it is in a batch, just before the update: once an epoch, by the network that the update starts
 from. The same is counted here at every record, under other names: between two looks an example can be forgotten and
 learned again unseen. Checked against the code that the authors published, from which also comes what an example counts
-that is never learned: as many forgetting events as there were looks, more than any other can have, in place of infinitely
-many; and as its first, the number of looks. Only these scores know what is learned of examples that come and go; an
-example that stays wrong from its first look on has no event in the plain count `forgotten` of the table.
+that is never learned: as many forgetting events as there were looks, more than any other can have, in place of
+infinitely many; and as its first, the number of looks. Only these scores know what is learned of examples that come and
+go; an example that stays wrong from its first look on has no event in the plain count `forgotten` of the table.
 """
 
 import numpy as np
@@ -27,13 +27,15 @@ class _InBatch:
         self.looks, self.events, self.first = (np.zeros(shape, np.int64) for _ in range(3))
         self.first[:] = NEVER
         self._seeds = np.arange(study.num_seeds)[:, None]
+        self._epoch = study.epoch
 
     def add(self, records: Records) -> None:
         """Take in the next records."""
-        for t in range(len(records.iterations)):
-            batch = records.batch[:, t]
-            here = (self._seeds, batch)
-            correct = np.take_along_axis(records.correct[:, t], batch.clip(0), axis=1)
+        epoch = records.iterations // self._epoch
+        for part in (np.flatnonzero(epoch == k) for k in np.unique(epoch)):  # in which an example is in one batch only
+            batch = records.batch[:, part]
+            correct = np.take_along_axis(records.correct[:, part], batch.clip(0), axis=2).reshape(len(batch), -1)
+            here = (self._seeds, batch.reshape(len(batch), -1))
             self.events[here] += self.before[here] & ~correct
             self.first[here] = np.where(correct, np.minimum(self.first[here], self.looks[here]), self.first[here])
             self.before[here] = correct

@@ -2,8 +2,8 @@
 
 Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking" (2020): the mean over epochs of the
 logit of the label less the largest other one, taken when the example is in a batch. Here it is the mean over every
-record. The margin is a difference of logits and *not* of probabilities: it goes on growing when those have settled. Their
-threshold from examples with an extra class is not part of it. Not checked against the published text.
+record. The margin is a difference of logits and *not* of probabilities: it goes on growing when those have settled.
+Their threshold from examples with an extra class is not part of it. Not checked against the published text.
 """
 
 import numpy as np

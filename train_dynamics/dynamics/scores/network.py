@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from train_dynamics.dynamics.scores.score import Weights
 
-SLICE_BYTES = 2**20  # of what a slice of the examples needs, so that it stays in the processor's cache
+SLICE_BYTES = 2**19  # of what a slice of the examples needs, so that it stays in the processor's cache
 
 
 class Pass(NamedTuple):

@@ -1,4 +1,4 @@
-"""All scores. One more takes a file of its own and a line here; families stand together, and so in tables and figures."""
+"""All scores, families together: one more takes a file of its own and a line here."""
 
 from train_dynamics.dynamics.scores import (
     cartography,

@@ -1,10 +1,10 @@
 """How much steps taken on an example alone would lower its own loss: self-influence (TracInCP).
 
-Pruthi, Liu, Sundararajan and Kale, "Estimating Training Data Influence by Tracing Gradient Descent" (2020): the sum over
-checkpoints of the learning rate times the product of two examples' loss gradients; of an example with itself, its squared
-norm. Of the recorded layers every record is a checkpoint; of the whole network, the iterations that are replayed.
-It is *not* what training did: batches, and momentum, are left out, as they are in TracInCP. The values of different numbers of
-checkpoints do not compare. Not checked against the published text.
+Pruthi, Liu, Sundararajan and Kale, "Estimating Training Data Influence by Tracing Gradient Descent" (2020): the sum
+over checkpoints of the learning rate times the product of two examples' loss gradients; of an example with itself, its
+squared norm. Of the recorded layers every record is a checkpoint; of the whole network, the iterations that are
+replayed. It is *not* what training did: batches, and momentum, are left out, as they are in TracInCP. The values of
+different numbers of checkpoints do not compare. Not checked against the published text.
 """
 
 from collections.abc import Sequence

@@ -38,13 +38,13 @@ def vog(
     result = np.empty((len(checkpoints), len(images)))
     for part in slices(len(images), images[0].nbytes):
         mean = np.zeros_like(images[part])
-        squares = np.zeros_like(mean)
+        squares, room = np.zeros_like(mean), np.empty_like(mean)
         for k, weights in enumerate(checkpoints):
             gradient = input_gradient(weights, images[part], labels[part])
-            before = gradient - mean
-            mean += before / (k + 1)
-            squares += before * (gradient - mean)  # Welford's recurrence, which does not cancel
-            result[k, part] = np.sqrt(squares / (k + 1)).mean(axis=1)
+            gradient -= mean  # Welford's recurrence, which does not cancel, without fresh memory
+            squares += np.square(gradient, out=room) * np.float32(k / (k + 1))
+            mean += np.divide(gradient, k + 1, out=gradient)
+            result[k, part] = np.sqrt(squares, out=room).mean(axis=1) / np.sqrt(k + 1)
     for members in (labels == label for label in np.unique(labels)):
         of_class = result[:, members]
         spread = of_class.std(axis=1, keepdims=True)
