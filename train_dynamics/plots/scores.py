@@ -1,6 +1,7 @@
 """Scores beside each other: tables of numbers as colours, bars, and the images at both ends."""
 
 import functools
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from train_dynamics.plots.grids import SIDE, mosaic
 from train_dynamics.plots.style import BLUE, GREEN, styled
 
+DPI = 150
 PIXELS = 56  # about the side of an image in a grid of extremes
 STRIP = 12  # images at either end in the overview
 DIVERGING, RISING = "RdBu_r", "YlGnBu"
@@ -97,13 +99,20 @@ def extremes(
     """Draw up to 8 x 8 images of either end side by side, the most extreme first, each below its label."""
     panels = [_labelled(images, of) for images, of in zip((easy, hard), labels, strict=True)]
     with styled():
-        height, width = panels[0].shape[:2]
-        figure = Figure(figsize=(2 * width / 150 + 0.4, height / 150 + 0.75))
-        figure.suptitle(title, x=0.012, ha="left", fontsize=11)
-        for axes, panel, words in zip(figure.subplots(1, 2), panels, titles, strict=True):
+        height, width = panels[0].shape[0] / DPI, panels[0].shape[1] / DPI
+        lines = textwrap.wrap(title, int(28 * width))
+        above = 0.3 + 0.19 * len(lines)
+        # Pixel for pixel, and laid out by hand: Matplotlib would take five times as long.
+        figure = Figure(figsize=(2 * width + 0.3, height + above), dpi=DPI)
+        figure.set_layout_engine("none")
+        across, down = figure.get_size_inches()
+        figure.text(0.1 / across, 1 - 0.08 / down, "\n".join(lines), va="top", fontsize=11)
+        for k, (panel, words) in enumerate(zip(panels, titles, strict=True)):
+            left = (0.1 + k * (width + 0.1)) / across
+            axes = figure.add_axes((left, 0, width / across, panel.shape[0] / DPI / down))
             axes.set_axis_off()
-            axes.imshow(panel, cmap="gray", vmin=0, vmax=255)
-            axes.set_title(words, fontsize=9)
+            axes.imshow(panel, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+            figure.text(left, (height + 0.05) / down, words, fontsize=9)
         return figure
 
 
