@@ -13,11 +13,14 @@ from train_dynamics.dynamics.agreement import agreement, chunks, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
+from train_dynamics.dynamics.opposing import OpposingSignals
+from train_dynamics.group_dynamics import GroupDynamics, GroupStudy, Measures
 from train_dynamics.recording import Block, Recording, is_being_written
 
 NUM_CHUNKS = 10
 GROUPS = ("all", *(f"chunk_{k}" for k in range(NUM_CHUNKS)))
 Curves = dict[str, Float[np.ndarray, "s t group"]]
+LayerMeasures = dict[str, list[Measures]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Results:
         curves: By metric, the mean over the examples of each of `GROUPS`, for each seed and iteration: `accuracy`,
             `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
             called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
+        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration.
     """
 
     agr: Float[np.ndarray, " n"]
@@ -39,6 +43,7 @@ class Results:
     chunk: Int[np.ndarray, " n"]
     forgetting: Forgetting
     curves: Curves
+    group_dynamics: GroupDynamics
 
 
 def compute(recording: Recording) -> Results:
@@ -55,21 +60,26 @@ def compute(recording: Recording) -> Results:
     everyone = group_weights(np.zeros(len(labels), int), 1)
     weights = np.concatenate([everyone, group_weights(chunk, NUM_CHUNKS)], axis=1)
 
-    def of_block(block: Block) -> tuple[Bool[np.ndarray, "s t n"], Curves]:
-        correct = block.read("prediction") == labels
-        return correct, {
-            "accuracy": correct @ weights,
-            **_gradient_curves(recording, block, weights.astype(np.float32)),
-        }
+    study = GroupStudy(recording)
 
+    def of_block(block: Block) -> tuple[Bool[np.ndarray, "s t n"], Curves, LayerMeasures, Float[np.ndarray, "s t n"]]:
+        correct = block.read("prediction") == labels
+        curves, of_groups = _gradient_curves(recording, block, weights.astype(np.float32), study)
+        return correct, {"accuracy": correct @ weights, **curves}, of_groups, block.read("loss")
+
+    opposing = OpposingSignals(len(recording.seeds), len(labels))
+    measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
     forgetting = Forgetting(len(recording.seeds), len(labels))
     pieces: list[Curves] = []
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     # There are more of them than processors, for some wait for the disk.
     with threadpool_limits(1), ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        for correct, piece in threads.map(of_block, recording.blocks()):
+        for correct, piece, of_groups, loss in threads.map(of_block, recording.blocks()):
             forgetting.add(correct)
+            opposing.add(loss)
             pieces.append(piece)
+            for layer, found in of_groups.items():
+                measures[layer] += found
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
     groups = [np.ones(len(labels), bool), *(chunk == k for k in range(NUM_CHUNKS))]
@@ -78,7 +88,10 @@ def compute(recording: Recording) -> Results:
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
         curves[metric] = np.stack([curve(iterations[:, group], recording.num_records) for group in groups], axis=-1)
-    return Results(agr, rank, chunk, forgetting, curves)
+    layers = {layer: Measures.stacked(found) for layer, found in measures.items()}
+    iterations = np.arange(recording.num_records)
+    group_dynamics = GroupDynamics(iterations, np.array(study.looks), layers, opposing)
+    return Results(agr, rank, chunk, forgetting, curves, group_dynamics)
 
 
 def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
@@ -86,20 +99,29 @@ def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
     return metric if len(layers) == 1 else f"{layer}/{metric}"
 
 
-def _gradient_curves(recording: Recording, block: Block, weights: Float[np.ndarray, "n group"]) -> Curves:
+def _gradient_curves(
+    recording: Recording, block: Block, weights: Float[np.ndarray, "n group"], study: GroupStudy
+) -> tuple[Curves, LayerMeasures]:
     curves: Curves = {}
+    looks = set(study.looks)
+    measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
     layers = recording.config.layers
     shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
     for layer in layers:
         cosine, norm = np.empty(shape), np.empty(shape)
         for t, parts in enumerate(recording.each_gradient(block, layer)):
+            sums = []
             for s in range(shape[0]):  # one seed at a time stays in the processor's cache
-                of_seed = [part[s % len(part)] for part in parts]
+                of_seed = tuple(part[s % len(part)] for part in parts)
                 found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
+                if block.start + t in looks:
+                    sums.append(study.sums(of_seed, found))
+            if sums:
+                measures[layer].append(study.measure(sums))
         curves[metric_name(layers, layer, "alignment")] = cosine
         curves[metric_name(layers, layer, "gradient_norm")] = norm
-    return curves
+    return curves, measures
 
 
 def _check(recording: Recording) -> None:
