@@ -48,6 +48,10 @@ CASES = [
     ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
     ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
     ("train", ["--batch_size=0"], "--batch_size=0: must be"),
+    ("train", ["--record_every=0"], "--record_every=0: must be a whole number, 1 or more"),
+    ("train", ["--eval_batch_size=0"], "--eval_batch_size=0: must be a whole number, 1 or more"),
+    ("train", ["--records_per_doubling=x"], "--records_per_doubling=x: must be a whole number"),
+    ("train", ["--records_per_doubling=9", "--record_every=2"], "is a schedule of its own; leave out --record_every"),
     ("train", ["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
     ("train", ["--num_examples=0"], "--num_examples=0: must be"),
     ("train", ["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
@@ -271,11 +275,14 @@ def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, 
         learning_rate=data.draw(st.floats(1e-4, 0.1)),
         momentum=momentum,
         nesterov=momentum > 0 and data.draw(st.booleans()),
+        record_every=data.draw(st.sampled_from([1, 1, 2, 5])),
+        eval_batch_size=data.draw(st.none() | st.integers(1, 5)),
         gradient_layout=data.draw(st.sampled_from(["factored", "dense"])),
     )
     path = tmp_path_factory.mktemp("any") / "recording"
     assert sweep.train(config, path, device, say=silent)
     recording = Recording(path)
     assert recording.finished and recording.config == config
-    assert recording.num_records == -(-num_examples // config.batch_size) * config.epochs + 1
+    iterations = -(-num_examples // config.batch_size) * config.epochs
+    assert recording.num_records == -(-iterations // config.record_every) + 1
     assert verify(recording, samples=5).problems == []

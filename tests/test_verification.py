@@ -61,7 +61,7 @@ def test_a_good_recording_passes(small):
     assert found.num_compared == 40 * 50
     assert set(found.errors) == {"loss", "prediction", "gradient of fc2"}
     assert 0 < found.errors["gradient of fc2"] < 1e-5 and found.errors["prediction"] == 0
-    assert [block.start for block in blocks] == [block.start for block in small.blocks()]
+    assert [block.path for block in blocks] == [block.path for block in small.blocks()]
     first = next(small.blocks())
     assert set(first.names) == {path.name.removeprefix("record.") for path in first.path.glob("record.*")}
     stored = sum(block.read(name).nbytes for block in small.blocks() for name in block.names)

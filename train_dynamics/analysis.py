@@ -5,6 +5,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from train_dynamics import __version__, tables
 from train_dynamics.claims import claims
 from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned
@@ -73,8 +76,9 @@ def analyze(
             return saved
 
         seed = cones[0].seed
-        half = half_learned(results.curves["accuracy"][list(recording.seeds).index(seed), :, 0])
-        iterations = first_frames(half, recording.num_iterations)
+        accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
+        half = int(recording.iterations[half_learned(accuracy)])
+        iterations = first_frames(half, recording.iterations)
         layers = recording.config.layers[-MOST_PANELS:]
         width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
         film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
@@ -98,15 +102,15 @@ def analyze(
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
 
 
-def first_frames(half: int, last: int) -> range:
+def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
     """Choose the iterations of the film in the report: up to four times that at which half of the examples are learned.
 
     Example:
-        >>> first_frames(half=90, last=1410)
-        range(0, 361, 4)
+        >>> first_frames(half=30, iterations=np.arange(1411))[[0, 1, -1]]
+        array([  0,   2, 120])
     """
-    stop = min(4 * max(half, 1), last)
-    return range(0, stop + 1, stop // FILM_FRAMES + 1)
+    shown = iterations[iterations <= 4 * max(half, 1)]
+    return shown[:: (len(shown) - 1) // FILM_FRAMES + 1]
 
 
 def _files_of(output: Path) -> list[str]:

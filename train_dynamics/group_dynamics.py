@@ -66,21 +66,21 @@ class Sums(NamedTuple):
 
 
 class GroupStudy:
-    """Which records are looked at, and which examples are compared with which, in every layer.
+    """Which iterations are looked at, and which examples are compared with which, in every layer.
 
     Args:
         recording: The recording; batches are as large as those it was trained on.
 
     Attributes:
-        looks: Records that are looked at: all, or `MOST_LOOKS` evenly spread ones, for a curve that shows no more costs
-            no more.
+        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones; a curve shows no
+            more, and costs as much more.
         sizes: Examples of each class.
     """
 
     def __init__(self, recording: Recording) -> None:
         last = recording.num_records - 1
         spread = np.linspace(0, last, min(recording.num_records, MOST_LOOKS))
-        self.looks: list[int] = np.unique(spread.round().astype(int)).tolist()
+        self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
         self._labels = labels = recording.labels
         self._num_classes = len(recording.class_names)
         self._batch_size = recording.config.batch_size
@@ -125,13 +125,11 @@ class GroupDynamics:
     """What came of following groups through a recording.
 
     Attributes:
-        iterations: Iteration of each record.
-        looks: Index of the records that the measures are of.
-        layers: Measures of each recorded layer, `[s, t]` with one `t` for each look.
+        looks: Iterations that the measures are of.
+        layers: Measures of each recorded layer, `[s, t]`, one `t` for each look.
         opposing: The examples whose losses rise and fall most.
     """
 
-    iterations: Int[np.ndarray, " t"]
     looks: Int[np.ndarray, " look"]
     layers: dict[str, Measures]
     opposing: OpposingSignals

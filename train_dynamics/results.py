@@ -28,6 +28,7 @@ class Results:
     """What the study asks of a recording.
 
     Attributes:
+        iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical.
         rank: Rank of each example by it; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical.
@@ -38,6 +39,7 @@ class Results:
         group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration.
     """
 
+    iterations: Int[np.ndarray, " t"]
     agr: Float[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
@@ -59,7 +61,6 @@ def compute(recording: Recording) -> Results:
     chunk = chunks(rank, NUM_CHUNKS)
     everyone = group_weights(np.zeros(len(labels), int), 1)
     weights = np.concatenate([everyone, group_weights(chunk, NUM_CHUNKS)], axis=1)
-
     study = GroupStudy(recording)
 
     def of_block(block: Block) -> tuple[Bool[np.ndarray, "s t n"], Curves, LayerMeasures, Float[np.ndarray, "s t n"]]:
@@ -74,12 +75,13 @@ def compute(recording: Recording) -> Results:
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     # There are more of them than processors, for some wait for the disk.
     with threadpool_limits(1), ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        for correct, piece, of_groups, loss in threads.map(of_block, recording.blocks()):
-            forgetting.add(correct)
+        found = threads.map(of_block, recording.blocks())
+        for block, (correct, piece, of_groups, loss) in zip(recording.blocks(), found, strict=True):
+            forgetting.add(correct, block.iterations)
             opposing.add(loss)
             pieces.append(piece)
-            for layer, found in of_groups.items():
-                measures[layer] += found
+            for layer, of_layer in of_groups.items():
+                measures[layer] += of_layer
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
     groups = [np.ones(len(labels), bool), *(chunk == k for k in range(NUM_CHUNKS))]
@@ -87,11 +89,11 @@ def compute(recording: Recording) -> Results:
         ("first_correct", first_correct_curve, forgetting.first_correct),
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
-        curves[metric] = np.stack([curve(iterations[:, group], recording.num_records) for group in groups], axis=-1)
-    layers = {layer: Measures.stacked(found) for layer, found in measures.items()}
-    iterations = np.arange(recording.num_records)
-    group_dynamics = GroupDynamics(iterations, np.array(study.looks), layers, opposing)
-    return Results(agr, rank, chunk, forgetting, curves, group_dynamics)
+        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in groups], axis=-1)
+    group_dynamics = GroupDynamics(
+        study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
+    )
+    return Results(recording.iterations, agr, rank, chunk, forgetting, curves, group_dynamics)
 
 
 def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
@@ -103,10 +105,10 @@ def _gradient_curves(
     recording: Recording, block: Block, weights: Float[np.ndarray, "n group"], study: GroupStudy
 ) -> tuple[Curves, LayerMeasures]:
     curves: Curves = {}
-    looks = set(study.looks)
+    looks = set(study.looks.tolist())
     measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
     layers = recording.config.layers
-    shape = (len(recording.seeds), block.stop - block.start, len(GROUPS))
+    shape = (len(recording.seeds), len(block.iterations), len(GROUPS))
     for layer in layers:
         cosine, norm = np.empty(shape), np.empty(shape)
         for t, parts in enumerate(recording.each_gradient(block, layer)):
@@ -115,7 +117,7 @@ def _gradient_curves(
                 of_seed = tuple(part[s % len(part)] for part in parts)
                 found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
-                if block.start + t in looks:
+                if block.iterations[t] in looks:
                     sums.append(study.sums(of_seed, found))
             if sums:
                 measures[layer].append(study.measure(sums))
@@ -133,7 +135,7 @@ def _check(recording: Recording) -> None:
         raise InputError.flag(
             "recording",
             recording.path,
-            f"{state}: it holds {recording.num_records} of {recording.num_iterations + 1} records; {then}",
+            f"{state}: it holds {recording.num_records} of {recording.num_planned} records; {then}",
         )
     if len(recording.seeds) < 2:
         raise InputError.flag(

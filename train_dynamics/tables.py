@@ -16,7 +16,7 @@ from train_dynamics.results import GROUPS, Results
 def write_scores(recording: Recording, results: Results, path: Path) -> None:
     """Write one row an example; iterations and counts are averaged over seeds.
 
-    `first_correct` of an example that a seed never classifies correctly counts as the number of records, and
+    `first_correct` of an example that a seed never classifies correctly counts as the iteration after the last, and
     `last_mistake` of one that is never wrong as -1.
     """
     forgetting = results.forgetting
@@ -40,8 +40,8 @@ def write_curves(results: Results, path: Path) -> None:
         (metric, group, t, mean, std)
         for metric, curve in results.curves.items()
         for g, group in enumerate(GROUPS)
-        for t, (mean, std) in enumerate(
-            zip(_decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True)
+        for t, mean, std in zip(
+            results.iterations, _decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True
         )
     )
     _write(path, ["metric", "group", "iteration", "mean", "std"], rows)

@@ -51,8 +51,8 @@ def verify(
     problems = []
     if not recording.finished:
         state = "is still being written" if is_being_written(recording.path) else "is unfinished"
-        total = recording.num_iterations + 1
-        problems.append(f"{recording.path} {state}: it holds {recording.num_records} of {total} records")
+        there, planned = recording.num_records, recording.num_planned
+        problems.append(f"{recording.path} {state}: it holds {there} of {planned} records")
     for name in ("images", "labels", "ids", "true_labels"):
         try:
             getattr(recording, name)
@@ -103,7 +103,8 @@ def _compare(recording: Recording, samples: int, rng: np.random.Generator) -> tu
     worst: dict[str, tuple[float, int, int]] = {}
     total = recording.num_records * len(recording.seeds)
     for pair in np.sort(rng.choice(total, min(samples, total), replace=False)).tolist():
-        t, s = divmod(pair, len(recording.seeds))
+        record, s = divmod(pair, len(recording.seeds))
+        t = int(recording.iterations[record])
         count = min(EXAMPLES, len(recording.labels))
         examples = np.sort(rng.choice(len(recording.labels), count, replace=False))
         compared += count * len(recording.config.layers)

@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Float
 
 
-def m_coherence(norm: Float[np.ndarray, "*lead n"], mean_norm: Float[np.ndarray, "*lead"]) -> Float[np.ndarray, "*lead"]:
+def m_coherence(
+    norm: Float[np.ndarray, "*lead n"], mean_norm: Float[np.ndarray, "*lead"]
+) -> Float[np.ndarray, "*lead"]:
     """Compute the m-coherence of per-example gradients: how many examples, on average, one example's step helps.
 
     Chatterjee and Zielinski, "Making Coherence Out of Nothing At All: Measuring the Evolution of Gradient Alignment"

@@ -44,7 +44,9 @@ class Groups(NamedTuple):
     @classmethod
     def of(cls, groups: Sequence[Int[np.ndarray, " _"]]) -> "Groups":
         """Lay out groups, each given by its examples; they may be empty, overlap, and leave examples out."""
-        return cls(np.concatenate([np.empty(0, int), *groups]), (0, *np.cumsum([len(group) for group in groups]).tolist()))
+        return cls(
+            np.concatenate([np.empty(0, int), *groups]), (0, *np.cumsum([len(group) for group in groups]).tolist())
+        )
 
 
 def gradient_sums(

@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Float
 
 
-def noise_scale(norm: Float[np.ndarray, "*lead n"], mean_norm: Float[np.ndarray, "*lead"]) -> Float[np.ndarray, "*lead"]:
+def noise_scale(
+    norm: Float[np.ndarray, "*lead n"], mean_norm: Float[np.ndarray, "*lead"]
+) -> Float[np.ndarray, "*lead"]:
     """Estimate the simple gradient noise scale: the batch size at which noise and signal are equally strong.
 
     McCandlish, Kaplan and Amodei, "An Empirical Model of Large-Batch Training" (2018; formulas not checked against the
