@@ -72,8 +72,8 @@ class GroupStudy:
         recording: The recording; batches are as large as those it was trained on.
 
     Attributes:
-        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones; a curve shows no
-            more, and costs as much more.
+        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones, the first and
+            the last among them; more would show no more in a curve, and cost as much more.
         sizes: Examples of each class.
     """
 

@@ -10,8 +10,8 @@ class Confusion(NamedTuple):
     """The two batches that stand most against each other; NaN if there are fewer than two batches.
 
     Attributes:
-        bound: Gradient confusion: the smallest number, 0 or more, such that no two gradients have an inner product below
-            minus it. In squared nats per unit of weight.
+        bound: Gradient confusion: the smallest number, 0 or more, such that no two gradients have an inner product
+            below minus it. In squared nats per unit of weight.
         cosine: The smallest cosine between two gradients, from -1 to 1; one with a zero gradient counts as 0.
     """
 
@@ -25,9 +25,9 @@ def confusion(gradients: Float[np.ndarray, "*lead b k"]) -> Confusion:
     Sankararaman, De, Xu, Huang and Goldstein, "The Impact of Neural Network Overparameterization on Gradient Confusion
     and Stochastic Gradient Descent" (2020; not checked against the published text): a bound eta >= 0 such that
     <g_i, g_j> >= -eta for all pairs i != j of the functions that SGD draws from, examples or batches. Here they are
-    batches of a fixed partition (`fixed_batches`), all at the same weights, of one layer's kernel: a different partition
-    gives a somewhat different minimum, and over pairs of single examples it would be far lower. It is *not* about the
-    batches that training drew, and an extreme of all pairs, *not* their mean, which `stiffness` gives.
+    batches of a fixed partition (`fixed_batches`), all at the same weights, of one layer's kernel: a different
+    partition gives a somewhat different minimum, and over pairs of single examples it would be far lower. It is *not*
+    about the batches that training drew, and an extreme of all pairs, *not* their mean, which `stiffness` gives.
 
     Args:
         gradients: Mean gradient of each batch, flattened.

@@ -1,6 +1,7 @@
 """Averages and sums over groups of examples."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,7 +74,8 @@ def gradient_sums(
     # np.take is several times as fast as an index.
     parts = [np.take(part, groups.order, axis=0) for part in gradients]
     if len(parts) == 1:
-        parts = [np.ones((len(parts[0]), 1), parts[0].dtype), parts[0].reshape(len(parts[0]), -1)]
+        (flat,) = parts
+        parts = [np.ones((len(flat), 1), flat.dtype), flat.reshape(len(flat), math.prod(flat.shape[1:]))]
     left, right = parts
     if weights is not None:
         right *= np.take(weights, groups.order)[:, None]

@@ -12,9 +12,9 @@ def noise_scale(
     McCandlish, Kaplan and Amodei, "An Empirical Model of Large-Batch Training" (2018; formulas not checked against the
     published text): B = tr(S) / |G|^2, with S the covariance of one example's gradient and G the gradient of the true
     loss. Both come, without bias, from the squared norms of the gradient of a small and a large batch; here of one
-    example and of all n: tr(S) = n / (n - 1) (mean of |g|^2 - |mean of g|^2) and |G|^2 = |mean of g|^2 - tr(S) / n. Their
-    ratio is *not* without bias, and this is *not* the paper's noise scale proper, which weighs both by the Hessian. The
-    examples stand for the distribution they were drawn from; of one layer's kernel.
+    example and of all n: tr(S) = n / (n - 1) (mean of |g|^2 - |mean of g|^2) and |G|^2 = |mean of g|^2 - tr(S) / n.
+    Their ratio is *not* without bias, and this is *not* the paper's noise scale proper, which weighs both by the
+    Hessian. The examples stand for the distribution they were drawn from; the gradient is of one layer's kernel.
 
     It tells the same as `m_coherence`, M, on another scale: B = (n - M) / (M - 1).
 

@@ -23,11 +23,11 @@ class Extremes(NamedTuple):
 def extremes(change: Float[np.ndarray, "*lead n"], size: int) -> Extremes:
     """Find the `size` examples whose loss rises most and the `size` whose loss falls most.
 
-    After Rosenfeld and Risteski, "Outliers with Opposing Signals Have an Outsized Effect on Neural Network Optimization"
-    (2023; not checked against the published text), who find paired groups by the most positive and the most negative
-    change of loss between two steps. To first order the change of an example's loss is minus its gradient times the
-    step, so that the two groups are on opposite sides of what the step does. That they share a feature, and that the
-    two come back again and again in turns, is their finding and *not* part of this definition; nor need the mean
+    After Rosenfeld and Risteski, "Outliers with Opposing Signals Have an Outsized Effect on Neural Network
+    Optimization" (2023; not checked against the published text), who find paired groups by the most positive and the
+    most negative change of loss between two steps. To first order the change of an example's loss is its gradient times
+    the step, so that the two groups are on opposite sides of what the step does. That they share a feature, and that
+    the two come back again and again in turns, is their finding and *not* part of this definition; nor need the mean
     gradients of the groups be opposed.
 
     Raises:
@@ -82,10 +82,10 @@ class OpposingSignals:
             now = loss[:, t]
             if self._last is not None:
                 change = now - self._last
-                groups = extremes(change, self.size)
-                for mean, counts, chosen in zip(means, (self.risen, self.fallen), groups):
-                    counts[rows, chosen] += 1
-                    mean[:, t] = change[rows, chosen].mean(axis=-1, dtype=np.float64)
+                found = extremes(change, self.size)
+                for k, counts in enumerate((self.risen, self.fallen)):
+                    counts[rows, found[k]] += 1
+                    means[k, :, t] = change[rows, found[k]].mean(axis=-1, dtype=np.float64)
                 means[2, :, t] = change.mean(axis=-1, dtype=np.float64)
             self._last = now
         self._pieces.append(means[..., 1 if first else 0 :])

@@ -10,12 +10,12 @@ def stiffness(
     """Compute the class stiffness: the mean cosine between the gradients of two examples, by their classes.
 
     Fort, Nowak, Jastrzebski and Narayanan, "Stiffness: A New Perspective on Generalization in Neural Networks" (2019;
-    not checked against the published text), their cosine stiffness, between training examples, of one layer's kernel. It is
-    exact over *all* pairs, self pairs left out, because a mean of inner products is the inner product of the means: no
-    pair is looked at. It is *not* their sign stiffness, the mean of the signs, which does need every pair.
+    not checked against the published text), their cosine stiffness, between training examples, of one layer's kernel.
+    It is exact over *all* pairs, self pairs left out, because a mean of inner products is the inner product of the
+    means: no pair is looked at. It is *not* their sign stiffness, the mean of the signs, which does need every pair.
 
     Args:
-        unit_sums: Sum of the gradients of each class, each divided by its norm, flattened; zero gradients count as zero.
+        unit_sums: Sum of the gradients of each class, each divided by its norm, flattened; zero ones count as zero.
         num_directed: Number of gradients in each class that are not zero.
         sizes: Number of examples of each class.
 
@@ -54,7 +54,7 @@ def within_and_between(
     def mean(chosen: Bool[np.ndarray, "c c"]) -> Float[np.ndarray, "*lead"]:
         weights = pairs[chosen]
         total = np.asarray(np.matmul(np.where(weights > 0, matrix[..., chosen], 0), weights.astype(np.float64)))
-        return total / weights.sum() if weights.any() else np.full_like(total, np.nan)
+        return np.asarray(total / weights.sum()) if weights.any() else np.full_like(total, np.nan)
 
     return mean(same), mean(~same)
 
