@@ -96,10 +96,12 @@ def encode_pushed(push: Callable[[Callable[[np.ndarray], None]], None], path: Pa
 
 def main(_) -> None:
     recording = Recording(RECORDING.value)
-    iterations = np.linspace(0, recording.num_records - 1, FRAMES.value).round().astype(int).tolist()
+    iterations = recording.iterations[
+        np.linspace(0, recording.num_records - 1, FRAMES.value).round().astype(int)
+    ].tolist()
     seed = int(recording.seeds[0])
     found = list(frames(recording, seed, iterations))
-    view = film.view(recording, seed, range(recording.num_records))
+    view = film.view(recording, seed, recording.iterations)
     painter = scatter.Painter(view)
     seconds: dict[str, list[float]] = {}
     with styled(), tempfile.TemporaryDirectory() as directory:

@@ -39,13 +39,13 @@ def decoded(path):
     ],
 )
 def test_spans_are_slices_of_what_is_there(text, expected):
-    assert list(animate.span(text, 17)) == list(expected)
+    assert list(animate.span(text, np.arange(17))) == list(expected)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1:b", "1:2:3:4", "::-1", "::0", "5:5", "9:2", "17", "-18", "1.5"])
 def test_spans_that_are_none(text):
     with pytest.raises(InputError, match="--iterations="):
-        animate.span(text, 17)
+        animate.span(text, np.arange(17))
 
 
 def test_an_mp4_that_browsers_play(small_path, tmp_path):
@@ -75,9 +75,9 @@ def test_a_gif_looks_like_what_was_painted(small, tmp_path):
 
 
 def test_the_trail_of_the_first_frame_begins_before_it(small, tmp_path):
-    assert list(film._before(range(10, 17, 3), 2)) == [4, 7]
-    assert list(film._before(range(4, 17, 3), 2)) == [1]
-    assert list(film._before(range(0, 17), 5)) == list(film._before(range(3, 9), 0)) == []
+    assert list(film._before(small, range(10, 17, 3), 2)) == [4, 7]
+    assert list(film._before(small, range(4, 17, 3), 2)) == [1]
+    assert list(film._before(small, range(0, 17), 5)) == list(film._before(small, range(3, 9), 0)) == []
 
 
 def test_pictures_of_one_iteration(small, small_path, tmp_path):
@@ -127,8 +127,8 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
     for arguments, message in [
         (["--iterations=a:b"], "--iterations=a:b: must look like 0:120, ::10 or 40"),
         (["--iterations=::-1"], "--iterations=::-1: must look like 0:120, ::10 or 40, with a stride of 1 or more"),
-        (["--iterations=9:3"], "--iterations=9:3: holds none of the recorded iterations, 0 to 16"),
-        (["--iterations=17"], "--iterations=17: holds none of the recorded iterations, 0 to 16"),
+        (["--iterations=9:3"], "--iterations=9:3: holds none of the recorded iterations, 17 from 0 to 16"),
+        (["--iterations=17"], "--iterations=17: holds none of the recorded iterations, 17 from 0 to 16"),
         (["--seed=3"], "--seed=3: was not recorded; "),
         (["--seed=x"], "--seed=x: must be a whole number, 0 to 2147483647"),
         (["--layers=fc1"], "--layers=fc1: must be one or more of those recorded, each once: fc2"),

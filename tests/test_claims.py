@@ -1,5 +1,7 @@
 """Each claim on curves made so that it holds, fails, or cannot be decided."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def results(**changes) -> Results:
         "gradient_norm": curve(lambda t, g: 1 + g),
     } | changes
     empty = np.zeros(0)
-    return Results(empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves)
+    return Results(np.arange(T + 1), empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves)
 
 
 def verdicts(found: Results) -> dict[str, bool | None]:
@@ -79,10 +81,20 @@ def test_what_cannot_be_decided_is_left_open(name, changes, reason):
     assert reason in claim.reason
 
 
+def test_every_other_record_gives_the_same_verdicts():
+    every = results()
+    some = np.append(np.arange(0, T, 2), T)
+    fewer = dataclasses.replace(every, iterations=some, curves={m: c[:, some] for m, c in every.curves.items()})
+    for one, other in zip(claims(every, ("fc2",), 10), claims(fewer, ("fc2",), 10), strict=True):
+        assert (one.name, one.holds) == (other.name, other.holds)
+        assert one.value == pytest.approx(other.value, abs=1)  # an iteration
+
+
 def test_too_short_a_recording_decides_nothing_about_later_iterations():
     short = results()
     for metric, values in short.curves.items():
         short.curves[metric] = 0.1 * values[:, :30]
+    short = dataclasses.replace(short, iterations=np.arange(30))
     found = {claim.name: claim for claim in claims(short, ("fc2",), 10)}
     for name, needed in (("learns_fast", 100), ("typical_learned_early", 50), ("typical_most_aligned", 50)):
         assert found[name].holds is None

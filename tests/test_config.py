@@ -51,6 +51,8 @@ def test_differences_name_flag_and_both_values():
         ({"layers": ("fc2", "fc2")}, "--layers=fc2,fc2: names a layer twice"),
         ({"learning_rate": 0.0}, "--learning_rate=0.0: must be a positive number"),
         ({"learning_rate": float("nan")}, "--learning_rate=nan: must be a positive number"),
+        ({"label_noise": 1.0}, "--label_noise=1.0: must be at least 0 and below 1"),
+        ({"label_noise": float("nan")}, "--label_noise=nan: must be at least 0 and below 1"),
         ({"momentum": 1.0}, "--momentum=1.0: must be at least 0 and below 1"),
         ({"nesterov": True}, "--nesterov=True: needs a --momentum above 0"),
         ({"pixel_std": 0.0}, "--pixel_std=0.0: must be a positive number"),

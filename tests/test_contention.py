@@ -133,9 +133,9 @@ def test_opposition_by_label_counts_pairs(rng):
 
 def test_look_at_covers_the_run():
     for iterations, looks in [(1410, 16), (3, 20), (1, 1), (1, 5)]:
-        found = look_at(iterations, looks)
+        found = look_at(np.arange(iterations + 1), looks)
         assert found[0] >= 0 and found[-1] <= iterations and 1 <= len(found) <= looks
-    assert len(look_at(100, 0)) == 0
+    assert len(look_at(np.arange(101), 0)) == 0
 
 
 @pytest.fixture
@@ -150,8 +150,7 @@ def planted(small_path, monkeypatch):
         others = tuple(noise.normal(size=factor.shape).astype(np.float32) for factor in factors)
         recording = Recording(small_path)
         monkeypatch.setattr(Recording, "labels", np.repeat([0, 1], 150))
-        monkeypatch.setattr(Recording, "num_records", 201)
-        recording.num_iterations = 200
+        recording.iterations = np.arange(201)
         recording.seeds = np.array([4, 5])
         recording.config = dataclasses.replace(recording.config, layers=("fc1", "fc2"))
         planted = {"fc1": [others, others], "fc2": [others, factors]}
@@ -160,7 +159,7 @@ def planted(small_path, monkeypatch):
             "loss": np.stack([noise.random(loss.shape, np.float32), loss]),
             "prediction": np.stack([noise.integers(0, 2, (201, 300)), np.zeros((201, 300), int)]),
         }
-        block = SimpleNamespace(start=0, stop=201, read=arrays.get)
+        block = SimpleNamespace(iterations=np.arange(201), read=arrays.get)
         monkeypatch.setattr(Recording, "blocks", lambda recording: iter([block]))
         return recording
 
@@ -218,7 +217,7 @@ def test_every_pair_that_can_be_is_tested_and_the_reason_said_where_not(rng, pla
     for fight in fights:
         after = loss[fight.pair.iteration + 1 :]
         if fight.pair.iteration > 170:
-            assert fight.reason == "30 iterations or fewer after it was found" and fight.loss_correlation is None
+            assert fight.reason == "30 records or fewer after it was found" and fight.loss_correlation is None
             assert fight.p is None and not fight.survives
             continue
         changes = [np.diff(after[:, group].mean(axis=1)) for group in (fight.pair.left, fight.pair.right)]

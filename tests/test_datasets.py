@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import load_dataset, standardise, subset
+from train_dynamics.datasets import flip_labels, load_dataset, standardise, subset
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 needs_mnist = pytest.mark.skipif(not (MNIST / "mnist").is_dir(), reason="no prepared TFDS mnist beside the checkout")
@@ -110,6 +110,43 @@ def test_subset_is_sorted_distinct_and_whole_if_not_asked():
     assert (np.diff(drawn) > 0).all() and drawn[0] >= 0 and drawn[-1] < 1000
     np.testing.assert_array_equal(drawn, subset(1000, 100, seed=3))
     np.testing.assert_array_equal(subset(4, None, seed=3), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.999])
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_flipped_labels_are_an_exact_share_and_never_the_same_class(rng, share, num_classes):
+    labels = rng.integers(0, num_classes, 1001).astype(np.int32)
+    before = labels.copy()
+    noisy = flip_labels(labels, num_classes, share, seed=3)
+    assert np.count_nonzero(noisy != labels) == round(share * 1001)
+    assert noisy.min() >= 0 and noisy.max() < num_classes and noisy.dtype == labels.dtype
+    np.testing.assert_array_equal(labels, before)
+    np.testing.assert_array_equal(noisy, flip_labels(labels, num_classes, share, seed=3))
+
+
+def test_flips_depend_on_seed_and_number_alone():
+    zeros = np.zeros(2000, np.int64)
+    flipped = {seed: flip_labels(zeros, 5, 0.5, seed) for seed in (0, 1)}
+    counts = np.bincount(flipped[0], minlength=5)
+    assert counts[0] == 1000 and (np.abs(counts[1:] - 250) < 70).all()  # five standard deviations of 250 +- 14
+    both = np.count_nonzero((flipped[0] > 0) & (flipped[1] > 0))
+    assert abs(both - 500) < 60  # seeds choose apart from each other
+    # Other labels move as far; a smaller share flips some of the same examples, to the same labels.
+    np.testing.assert_array_equal((flip_labels(zeros + 3, 5, 0.5, 0) - 3) % 5, flipped[0])
+    fewer = flip_labels(zeros, 5, 0.2, 0)
+    np.testing.assert_array_equal(fewer[fewer > 0], flipped[0][fewer > 0])
+    assert np.count_nonzero(fewer) == 400
+    drawn = subset(2000, 1000, seed=0)  # the draw of the examples has the same seed, and is another
+    assert abs(np.count_nonzero(flipped[0][drawn]) - 500) < 60
+
+
+def test_label_noise_comes_with_the_labels_that_were_there():
+    clean, noisy, barely = (load_dataset(StudyConfig(label_noise=share)) for share in (0.0, 0.1, 1e-5))
+    assert clean.true_labels is None
+    assert barely.true_labels is None  # a hundred thousandth of 6,000 is none
+    np.testing.assert_array_equal(noisy.true_labels, clean.labels)
+    assert np.count_nonzero(noisy.labels != clean.labels) == 600
+    np.testing.assert_array_equal(noisy.images, clean.images)
 
 
 def test_standardise_by_hand():

@@ -112,7 +112,7 @@ def test_a_zero_gradient_has_alignment_zero():
 def follow(correct: np.ndarray, *lengths: int) -> Forgetting:
     found, t = Forgetting(correct.shape[0], correct.shape[2]), 0
     for length in lengths:
-        found.add(correct[:, t : t + length])
+        found.add(correct[:, t : t + length], np.arange(t, t + length))
         t += length
     assert t == correct.shape[1]
     return found
@@ -131,11 +131,23 @@ def test_forgetting_against_step_by_step(rng, lengths):
     assert (found.first_correct[0, 1], found.last_mistake[0, 1], found.forgotten[0, 1]) == (9, 8, 0)
 
 
+def test_forgetting_between_records_that_are_not_neighbours():
+    correct = np.array([[[False, True, False], [True, False, False], [False, True, False]]])
+    found = Forgetting(1, 3)
+    found.add(correct, np.array([0, 4, 10]))
+    np.testing.assert_array_equal(found.first_correct, [[4, 0, 11]])
+    np.testing.assert_array_equal(found.last_mistake, [[10, 4, 10]])
+    np.testing.assert_array_equal(found.forgotten, [[1, 1, 0]])
+    iterations = np.array([0, 4, 10])
+    np.testing.assert_allclose(first_correct_curve(found.first_correct, iterations), [[1 / 3, 2 / 3, 2 / 3]])
+    np.testing.assert_allclose(last_mistake_curve(found.last_mistake, iterations), [[0, 0, 1 / 3]])
+
+
 def test_first_correct_and_last_mistake_curves(rng):
     correct = rng.random((2, 12, 30)) < np.linspace(0.3, 0.95, 12)[:, None]
     found = follow(correct, 5, 7)
-    first = first_correct_curve(found.first_correct, 12)
-    last = last_mistake_curve(found.last_mistake, 12)
+    first = first_correct_curve(found.first_correct, np.arange(12))
+    last = last_mistake_curve(found.last_mistake, np.arange(12))
     accuracy = correct.mean(axis=-1)
     for s in range(2):
         for t in range(12):

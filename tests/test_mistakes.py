@@ -48,6 +48,10 @@ CASES = [
     ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
     ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
     ("train", ["--batch_size=0"], "--batch_size=0: must be"),
+    ("train", ["--record_every=0"], "--record_every=0: must be a whole number, 1 or more"),
+    ("train", ["--eval_batch_size=0"], "--eval_batch_size=0: must be a whole number, 1 or more"),
+    ("train", ["--records_per_doubling=x"], "--records_per_doubling=x: must be a whole number"),
+    ("train", ["--records_per_doubling=9", "--record_every=2"], "is a schedule of its own; leave out --record_every"),
     ("train", ["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
     ("train", ["--num_examples=0"], "--num_examples=0: must be"),
     ("train", ["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
@@ -60,6 +64,10 @@ CASES = [
     ("train", ["--momentum=-0.1"], "--momentum=-0.1: must be"),
     ("train", ["--nesterov"], "--nesterov=True: "),
     ("train", ["--nesterov=perhaps"], "flag --nesterov=perhaps: must be true or false"),
+    ("train", ["--label_noise=1"], "--label_noise=1.0: must be at least 0 and below 1"),
+    ("train", ["--label_noise=-0.1"], "--label_noise=-0.1: must be at least 0 and below 1"),
+    ("train", ["--label_noise=ten"], "flag --label_noise=ten: must be a number"),
+    ("train", ["--recording=good", "--label_noise=0.1"], "another configuration (--num_examples "),
     ("train", ["--pixel_std=0"], "--pixel_std=0.0: must be"),
     ("train", ["--pixel_mean=nan"], "--pixel_mean=nan: must be"),
     ("train", ["--hidden_sizes=8,x"], "--hidden_sizes=8,x: must be whole numbers, comma separated"),
@@ -111,13 +119,13 @@ CASES = [
     ("train", ["--recording=foreign"], "--recording=foreign: holds other files and is not a recording"),
     ("train", ["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written"),
     ("train", ["--recording=good"], "--recording=good: holds a recording of another configuration (--num_examples "),
-    ("train", ["--recording=newer"], "newer has format 99, and this version reads format 2: use a newer version"),
+    ("train", ["--recording=newer"], "newer has format 99, and this version reads format 3: use a newer version"),
     ("train", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     # analyze
     ("analyze", ["--recording=nowhere"], "nowhere is not a directory"),
     ("analyze", ["--recording=file"], "file is not a directory"),
     ("analyze", ["--recording=foreign"], "foreign is not a recording: it has no config.json"),
-    ("analyze", ["--recording=newer"], "newer has format 99, and this version reads format 2: use a newer version"),
+    ("analyze", ["--recording=newer"], "newer has format 99, and this version reads format 3: use a newer version"),
     ("analyze", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     ("analyze", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
     ("analyze", ["--recording=unfinished"], "--recording=unfinished: is unfinished: it holds 15 of 17 records"),
@@ -257,6 +265,7 @@ def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, 
     config = StudyConfig(
         num_examples=num_examples,
         subset_seed=data.draw(st.integers(0, 5)),
+        label_noise=data.draw(st.sampled_from([0.0, 0.3, 0.9])),
         hidden_sizes=tuple(hidden),
         layers=tuple(data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))),
         batch_size=data.draw(st.integers(1, num_examples)),
@@ -266,11 +275,14 @@ def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, 
         learning_rate=data.draw(st.floats(1e-4, 0.1)),
         momentum=momentum,
         nesterov=momentum > 0 and data.draw(st.booleans()),
+        record_every=data.draw(st.sampled_from([1, 1, 2, 5])),
+        eval_batch_size=data.draw(st.none() | st.integers(1, 5)),
         gradient_layout=data.draw(st.sampled_from(["factored", "dense"])),
     )
     path = tmp_path_factory.mktemp("any") / "recording"
     assert sweep.train(config, path, device, say=silent)
     recording = Recording(path)
     assert recording.finished and recording.config == config
-    assert recording.num_records == -(-num_examples // config.batch_size) * config.epochs + 1
+    iterations = -(-num_examples // config.batch_size) * config.epochs
+    assert recording.num_records == -(-iterations // config.record_every) + 1
     assert verify(recording, samples=5).problems == []

@@ -6,17 +6,17 @@ from train_dynamics.plots import curves, grids, style
 
 
 def test_accuracy_draws_mean_and_band():
-    axes = curves.accuracy(np.array([[0.1, 0.4, 0.9], [0.1, 0.6, 0.9]])).axes[0]
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0.1], [1, 0.5], [2, 0.9]])
+    axes = curves.accuracy(np.array([0, 2, 3]), np.array([[0.1, 0.4, 0.9], [0.1, 0.6, 0.9]])).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0.1], [2, 0.5], [3, 0.9]])
     band = axes.collections[0].get_paths()[0].vertices
-    np.testing.assert_allclose(sorted({round(y, 9) for x, y in band if x == 1}), [0.4, 0.6])
+    np.testing.assert_allclose(sorted({round(y, 9) for x, y in band if x == 2}), [0.4, 0.6])
     assert "updates" in axes.get_xlabel()
     assert "2 seeds" in axes.get_title("left")
 
 
 def test_by_chunk_draws_a_line_for_each_chunk(rng):
     values = rng.random((2, 5, 10))
-    figure = curves.by_chunk(values, "length (cm)", "Lengths", share=False)
+    figure = curves.by_chunk(np.arange(5), values, "length (cm)", "Lengths", share=False)
     lines = figure.axes[0].lines
     np.testing.assert_allclose([line.get_ydata() for line in lines], values.mean(axis=0).T)
     brightness = [np.dot(line.get_color()[:3], (0.299, 0.587, 0.114)) for line in lines]
@@ -27,7 +27,7 @@ def test_by_chunk_draws_a_line_for_each_chunk(rng):
 
 def test_learning_draws_three_curves_a_panel_and_shades_between(rng):
     first, accuracy, last = (np.sort(rng.random((2, 6, 3)), axis=1) for _ in range(3))
-    figure = curves.learning(first, accuracy, last, ["a", "b", "c"])
+    figure = curves.learning(np.arange(6), first, accuracy, last, ["a", "b", "c"])
     assert [axes.get_title("left") for axes in figure.axes] == ["a", "b", "c"]
     for g, axes in enumerate(figure.axes):
         for line, values in zip(axes.lines, (first, accuracy, last), strict=True):
@@ -65,7 +65,7 @@ def test_grid_shows_the_images_in_order(rng):
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        style.save(curves.accuracy(np.array([[0.1, 0.5]])), tmp_path / name)
+        style.save(curves.accuracy(np.arange(2), np.array([[0.1, 0.5]])), tmp_path / name)
     for kind in ("png", "svg"):
         one = (tmp_path / f"a.{kind}").read_bytes()
         assert one == (tmp_path / f"b.{kind}").read_bytes()

@@ -30,14 +30,14 @@ def test_it_is_complete(small):
     assert small.num_records == 17
     assert small.finished
     assert small.seeds.tolist() == [0, 1, 2]
-    assert [t for block in small.blocks() for t in range(block.start, block.stop)] == list(range(17))
+    assert [t for block in small.blocks() for t in block.iterations] == list(range(17))
     for t in range(17):
         assert small.loss(t).shape == small.predictions(t).shape == (3, 50)
         assert small.gradients("fc2", t).shape == (3, 50, 5, 10)
         assert small.parameters(t)["fc1"]["kernel"].shape == (3, 784, 5)
     for block in small.blocks():
-        assert block.read("loss").shape == (3, block.stop - block.start, 50)
-        np.testing.assert_array_equal(block.read("loss")[:, -1], small.loss(block.stop - 1))
+        assert block.read("loss").shape == (3, len(block.iterations), 50)
+        np.testing.assert_array_equal(block.read("loss")[:, -1], small.loss(block.iterations[-1]))
 
 
 def test_it_knows_its_data_and_configuration(small, small_dataset):
@@ -164,7 +164,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(RecordingError, match="has format 99, and this version reads format 2: use a newer version"):
+    with pytest.raises(RecordingError, match="has format 99, and this version reads format 3: use a newer version"):
         Recording(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_array_is_found_and_named(copy, damage, name):
     recording = Recording(copy)
     assert recording.loss(0).shape == (3, 50)
     with pytest.raises(RecordingError, match=rf"blocks/3/record\.{name} is damaged or missing"):
-        next(block for block in recording.blocks() if block.start == 3).read(name)
+        next(block for block in recording.blocks() if block.iterations[0] == 3).read(name)
 
 
 def test_a_block_that_does_not_belong_is_found(copy):
@@ -231,7 +231,7 @@ def test_nothing_in_a_recording_is_executed(copy):
         _ = Recording(copy).ids
     file = copy / "blocks" / "3" / "record.loss" / "zarr.json"
     description = json.loads(file.read_text().replace("50]", "500000000000]"))
-    (block,) = (block for block in Recording(copy).blocks() if block.start == 3)
+    (block,) = (block for block in Recording(copy).blocks() if block.iterations[0] == 3)
     description["attributes"]["seal"] = storage._seal(description, f"{block._place}/record.loss")
     file.write_text(json.dumps(description))
     with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: c/0/0/0 has 1804 bytes"):

@@ -76,7 +76,7 @@ def test_the_step_compiles_once(small_dataset, device, resumed):
 
 def test_plan_divides_evenly_and_is_bounded(small_dataset, monkeypatch):
     plan = sweep.plan(SMALL, small_dataset)
-    assert (plan.num_iterations, plan.num_records) == (16, 17)
+    assert plan.iterations.tolist() == list(range(17))
     weights = 784 * 5 + 5 + 5 * 10 + 10
     per_example = 4 + 1 + 4 * (5 + 10)  # loss, prediction, activation and cotangent of fc2
     assert plan.record_bytes == 3 * (4 * weights + 50 * per_example)
@@ -125,6 +125,27 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
     assert len(one) > 20
     assert one == other
     assert whole.finished
+
+
+def test_label_noise_is_recorded_and_known_after_an_interruption(tmp_path, device, small_dataset, blocks_of_three):
+    config = dataclasses.replace(SMALL, label_noise=0.2)
+    path = tmp_path / "noisy"
+    sweep.train(config, path, device, say=silent, stop=lambda: True)
+    assert Recording(path).num_records == 3
+    sweep.train(config, path, device, say=silent)
+    recording = Recording(path)
+    assert recording.finished and recording.noisy.sum() == 10 and recording.noisy.dtype == bool
+    np.testing.assert_array_equal(recording.true_labels, small_dataset.labels)
+    np.testing.assert_array_equal(recording.labels != small_dataset.labels, recording.noisy)
+    p = recording.probabilities(0)  # the labels trained on are those that the gradients are of
+    of_label = np.take_along_axis(p, recording.labels[None, :, None], axis=2)[..., 0]
+    np.testing.assert_allclose(recording.loss(0), -np.log(of_label), rtol=1e-5)
+
+
+def test_without_label_noise_no_file_tells_of_it(small):
+    assert not small.noisy.any()
+    np.testing.assert_array_equal(small.true_labels, small.labels)
+    assert {file.name for file in (small.path / "dataset").iterdir()} == {"images.npy", "labels.npy", "ids.npy"}
 
 
 def test_block_length_changes_no_record(small, tmp_path, device):

@@ -66,7 +66,9 @@ def test_observing_does_not_disturb(arrays):
     batches = jnp.asarray(training.batch_indices(SMALL, 0, len(labels), 0, 16))
     shapes = jax.eval_shape(lambda: training.record(setup, start.parameters, images, labels))
     buffer = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
-    recorded, _ = jax.jit(lambda *args: training.run_block(setup, *args))(start, buffer, batches, images, labels)
+    recorded, _ = jax.jit(lambda *args: training.run_block(setup, *args))(
+        start, buffer, batches[:, None], jnp.ones(16, jnp.int32), images, labels
+    )
 
     @jax.jit
     def unobserved(state):
@@ -82,7 +84,7 @@ def test_a_record_is_of_the_state_before_the_update(arrays):
     images, labels = arrays
     setup = training.set_up(SMALL, 10)
     state = training.initial_state(setup, jnp.int32(5), images[0])
-    after, record = training.step(setup, state, jnp.arange(16), images, labels)
+    after, record = training.step(setup, state, jnp.arange(16)[None], jnp.int32(1), images, labels)
     assert record["parameters"] is state.parameters
     assert (after.parameters["fc1"]["bias"] != state.parameters["fc1"]["bias"]).any()
 

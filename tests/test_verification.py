@@ -1,5 +1,6 @@
 """A recording that is right passes; every damage that changes a value is found and named."""
 
+import dataclasses
 import json
 import shutil
 
@@ -60,7 +61,7 @@ def test_a_good_recording_passes(small):
     assert found.num_compared == 40 * 50
     assert set(found.errors) == {"loss", "prediction", "gradient of fc2"}
     assert 0 < found.errors["gradient of fc2"] < 1e-5 and found.errors["prediction"] == 0
-    assert [block.start for block in blocks] == [block.start for block in small.blocks()]
+    assert [block.path for block in blocks] == [block.path for block in small.blocks()]
     first = next(small.blocks())
     assert set(first.names) == {path.name.removeprefix("record.") for path in first.path.glob("record.*")}
     stored = sum(block.read(name).nbytes for block in small.blocks() for name in block.names)
@@ -115,6 +116,22 @@ def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch)
     exchange(files / "4", files / "5")
     (line,) = problems(path)
     assert "record.cotangent.fc2" in line and "c/0/4/0/0 was changed after it was written" in line
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed"])
+def test_damaged_true_labels_are_found(tmp_path, device, damage):
+    path = tmp_path / "recording"
+    sweep.train(dataclasses.replace(SMALL, label_noise=0.2), path, device, say=silent)
+    assert verify(Recording(path), samples=5).problems == []
+    file = path / "dataset" / "true_labels.npy"
+    if damage == "changed":
+        file.write_bytes(file.read_bytes()[:-4] + bytes([1, 0, 0, 0]))
+    else:
+        file.unlink()
+    (line,) = problems(path)
+    assert "dataset/true_labels.npy is damaged or missing" in line
+    with pytest.raises(RecordingError, match=r"true_labels\.npy is damaged or missing"):
+        _ = Recording(path).noisy
 
 
 def test_training_does_not_go_on_from_another_state(copy, device):

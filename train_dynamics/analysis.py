@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from train_dynamics import __version__, tables
 from train_dynamics.claims import claims
@@ -51,7 +52,7 @@ def analyze(
         check_options(recording, cone_options)
         results = compute(recording, score_options)
         # Until recordings say which labels were made wrong.
-        score_study = study_scores(results.scores, getattr(recording, "noisy", np.zeros(len(recording.labels), bool)))
+        score_study = study_scores(results.scores, recording.noisy)
         cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
         contention = find_contention(recording, contention_options)
         # A second to import, for nothing if the recording will not do.
@@ -89,8 +90,9 @@ def analyze(
             return saved
 
         seed = cones[0].seed
-        half = half_learned(results.curves["accuracy"][list(recording.seeds).index(seed), :, 0])
-        iterations = first_frames(half, recording.num_iterations)
+        accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
+        half = int(recording.iterations[half_learned(accuracy)])
+        iterations = first_frames(half, recording.iterations)
         layers = recording.config.layers[-MOST_PANELS:]
         width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
         film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
@@ -119,15 +121,15 @@ def analyze(
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
 
 
-def first_frames(half: int, last: int) -> range:
+def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
     """Choose the iterations of the film in the report: up to four times that at which half of the examples are learned.
 
     Example:
-        >>> first_frames(half=90, last=1410)
-        range(0, 361, 4)
+        >>> first_frames(half=30, iterations=np.arange(1411))[[0, 1, -1]]
+        array([  0,   2, 120])
     """
-    stop = min(4 * max(half, 1), last)
-    return range(0, stop + 1, stop // FILM_FRAMES + 1)
+    shown = iterations[iterations <= 4 * max(half, 1)]
+    return shown[:: (len(shown) - 1) // FILM_FRAMES + 1]
 
 
 def _files_of(output: Path) -> list[str]:

@@ -7,7 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from train_dynamics.commands import run
 from train_dynamics.config import InputError
@@ -40,15 +42,15 @@ HISTORY = flags.DEFINE_string("history", "0", "Earlier frames whose points stay 
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Whether to replace an output file that exists.")
 
 
-def span(text: str, num_records: int) -> range:
-    """Parse the iterations to show, which Python's rules for slices choose from the records that are there.
+def span(text: str, recorded: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
+    """Parse the iterations to show, which Python's rules for slices choose, as far as there are records of them.
 
     Raises:
         InputError: If the text is no slice of ascending iterations, or none of them is there.
 
     Example:
-        >>> span("::500", num_records=1411)
-        range(0, 1411, 500)
+        >>> span("::500", recorded=np.arange(1411))
+        array([   0,  500, 1000])
     """
     try:
         parts = [int(part) if part.strip() else None for part in text.split(":")]
@@ -59,9 +61,12 @@ def span(text: str, num_records: int) -> range:
         raise InputError.flag("iterations", text, "must look like 0:120, ::10 or 40, with a stride of 1 or more")
     if len(parts) == 1:  # -1 is the last, for which no slice's stop can be written
         parts.append(parts[0] + 1 or None)
-    found = range(num_records)[slice(*parts)]
-    if not found:
-        raise InputError.flag("iterations", text, f"holds none of the recorded iterations, 0 to {num_records - 1}")
+    last = int(recorded[-1])
+    found = recorded[np.isin(recorded, np.arange(last + 1)[slice(*parts)])]
+    if not len(found):
+        raise InputError.flag(
+            "iterations", text, f"holds none of the recorded iterations, {len(recorded)} from 0 to {last}"
+        )
     return found
 
 
@@ -101,7 +106,13 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def animate(
-    recording: Recording, output: Path, seed: int, iterations: range, layers: list[str] | None, fps: int, history: int
+    recording: Recording,
+    output: Path,
+    seed: int,
+    iterations: Int[np.ndarray, " t"],
+    layers: list[str] | None,
+    fps: int,
+    history: int,
 ) -> None:
     """Write the film, or the picture if there is but one iteration and the output is one.
 
@@ -115,7 +126,7 @@ def animate(
         if kind in FILMS:
             film.film(recording, output, seed, iterations, layers, fps, history)
         else:
-            film.save(film.still(recording, seed, iterations[0], layers, history), output)
+            film.save(film.still(recording, seed, int(iterations[0]), layers, history), output)
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror}") from error
 
@@ -139,7 +150,7 @@ def main() -> None:
     recording = Recording(RECORDING.value)
     if not recording.num_records:
         raise InputError.flag("recording", recording.path, "has no records yet")
-    iterations = span(ITERATIONS.value, recording.num_records)
+    iterations = span(ITERATIONS.value, recording.iterations)
     if kind in STILLS and len(iterations) > 1:
         raise InputError.flag(
             "output", output, f"holds one iteration and not {len(iterations)}; say --iterations=40, or name an .mp4"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from train_dynamics.results import NUM_CHUNKS, Results, metric_name
 
@@ -63,13 +63,33 @@ def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
     return int(above.argmax()) if above.any() else None
 
 
+def between(
+    curves: Float[np.ndarray, "s t group"], iterations: Int[np.ndarray, " t"]
+) -> Float[np.ndarray, "s _ group"]:
+    """Fill in the iterations that were not recorded, by straight lines.
+
+    Example:
+        >>> between(np.array([[[0.0], [1.0]]]), np.array([0, 2])).ravel()
+        array([0. , 0.5, 1. ])
+    """
+    every = np.arange(iterations[-1] + 1)
+    if len(every) == len(iterations):
+        return curves
+    later = np.searchsorted(iterations, every).clip(1)
+    share = ((every - iterations[later - 1]) / (iterations[later] - iterations[later - 1]))[:, None]
+    return curves[:, later - 1] * (1 - share) + curves[:, later] * share
+
+
 def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: int = 0) -> list[Claim]:
     """Measure every claim.
 
     The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
+    Between records, curves are taken to be straight.
     """
-    num_seeds, num_records = results.curves["accuracy"].shape[:2]
-    definitions = list(_definitions(layers, num_classes, num_records))
+    last = int(results.iterations[-1])
+    curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
+    num_seeds = len(results.curves["accuracy"])
+    definitions = list(_definitions(layers, num_classes, last + 1))
     if results.num_chunks < NUM_CHUNKS:
         return [
             Claim(name, sentence, measured, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
@@ -78,13 +98,13 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
     for weights in draws / num_seeds:
-        means = {metric: np.tensordot(weights, curve, 1) for metric, curve in results.curves.items()}
+        means = {metric: np.tensordot(weights, curve, 1) for metric, curve in curves.items()}
         for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
             with contextlib.suppress(UndecidedError):
                 values.append(statistic(means))
     if num_seeds == 1:
         resampled = [[] for _ in definitions]  # a single seed resampled is itself, and says nothing of others
-    means = {metric: curve.mean(axis=0) for metric, curve in results.curves.items()}
+    means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
     return [_decide(*definition, means, values) for definition, values in zip(definitions, resampled, strict=True)]
 
 

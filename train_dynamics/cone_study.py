@@ -95,8 +95,8 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
     check_options(recording, options)
     seed = int(recording.seeds[0]) if options.seed is None else options.seed
     s = int(np.flatnonzero(recording.seeds == seed)[0])
-    t = half_learned(accuracy[s]) if options.iteration is None else options.iteration
-    times = np.unique(np.linspace(0, recording.num_records - 1, NUM_TRACKED).astype(int))
+    t = int(recording.iterations[half_learned(accuracy[s])]) if options.iteration is None else options.iteration
+    times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, NUM_TRACKED).astype(int))]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         read = list(threads.map(lambda time: next(frames(recording, seed, [time])), [t, *times]))
     found = []
@@ -116,8 +116,10 @@ def check_options(recording: Recording, options: ConeOptions) -> None:
     if options.seed is not None and options.seed not in recording.seeds:
         known = ", ".join(map(str, recording.seeds))
         raise InputError.flag("cone_seed", options.seed, f"must be one of the seeds recorded: {known}")
-    if options.iteration is not None and not 0 <= options.iteration < recording.num_records:
-        raise InputError.flag("cone_iteration", options.iteration, f"must be from 0 to {recording.num_records - 1}")
+    if options.iteration is not None and options.iteration not in recording.iterations:
+        last = recording.iterations[-1]
+        every = "" if recording.num_records == last + 1 else f", and one of the {recording.num_records} recorded"
+        raise InputError.flag("cone_iteration", options.iteration, f"must be from 0 to {last}{every}")
 
 
 def cover(
@@ -134,7 +136,7 @@ def cover(
 
 
 def half_learned(accuracy: Float[np.ndarray, " t"]) -> int:
-    """Find the first iteration at which half of the examples are correct; the last one if there is none."""
+    """Find the first record at which half of the examples are correct; the last one if there is none."""
     learned = accuracy >= HALF_LEARNED
     return int(learned.argmax()) if learned.any() else len(accuracy) - 1
 

@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: its text is one line that says what would be right."""
@@ -25,7 +28,8 @@ class StudyConfig:
     """One study: data, network, training and what is recorded of it.
 
     A field is the flag of the same name of `train_dynamics.train`, except `num_seeds`, which is `--seeds`.
-    Two configurations are equal if they give the same recording; where the data lies (`data_dir`) plays no part.
+    Two configurations are equal if they give the same recording; where the data lies (`data_dir`) and how many examples
+    are evaluated at a time play no part.
 
     Raises:
         InputError: If a value is out of range or the values contradict each other.
@@ -49,7 +53,14 @@ class StudyConfig:
     num_examples: int | None = _field(
         None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
     )
-    subset_seed: int = _field(0, "Seed of the draw of --num_examples; every training seed sees the same examples.")
+    subset_seed: int = _field(
+        0, "Seed of the draws of --num_examples and --label_noise; every training seed sees the same examples."
+    )
+    label_noise: float = _field(
+        0.0,
+        "Share of the labels to flip, each to another class drawn uniformly, in [0, 1): the networks learn the flipped "
+        "ones, and the recording tells which they are.",
+    )
     pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
     pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
     hidden_sizes: tuple[int, ...] = _field(
@@ -67,6 +78,20 @@ class StudyConfig:
         ("fc2",),
         "Layers whose per-example kernel gradients are recorded, comma separated; fc1 is next to the images, and the "
         "last is the output.",
+    )
+    record_every: int = _field(
+        1, "Record every so many iterations, in updates; the first and the last are recorded in any case."
+    )
+    records_per_doubling: int | None = _field(
+        None,
+        "Record more and more rarely instead: every iteration up to twice this number, every second one up to four "
+        "times it, every fourth up to eight times it, and so on.",
+    )
+    eval_batch_size: int | None = _field(
+        None,
+        "Examples to evaluate at a time, which bounds memory for many examples or wide layers; all at once, which is "
+        "faster, if not given.",
+        compare=False,
     )
     gradient_layout: str = _field(
         "factored",
@@ -90,10 +115,11 @@ class StudyConfig:
 
         require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
         require("split", bool(self.split), "must name a split, for example train or test")
-        if self.num_examples is not None:
-            require_int("num_examples", 1)
-        for name in ("batch_size", "epochs", "num_seeds"):
+        for name in ("batch_size", "epochs", "num_seeds", "record_every"):
             require_int(name, 1)
+        for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
+            if getattr(self, name) is not None:
+                require_int(name, 1)
         for name in ("subset_seed", "first_seed"):
             require_int(name, 0, 2**31 - 1)
         require("num_seeds", self.first_seed + self.num_seeds <= 2**31, "the last seed must be below 2147483648")
@@ -102,6 +128,7 @@ class StudyConfig:
             all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
             "must be positive whole numbers, comma separated, for example 32,16",
         )
+        require_float("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
         require_float("pixel_mean", True, "must be a finite number")
         require_float("pixel_std", self.pixel_std > 0, "must be a positive number")
         require_float("learning_rate", self.learning_rate > 0, "must be a positive number")
@@ -114,6 +141,11 @@ class StudyConfig:
             f"must be one or more of {known}, comma separated",
         )
         require("layers", len(set(self.layers)) == len(self.layers), "names a layer twice")
+        require(
+            "records_per_doubling",
+            self.records_per_doubling is None or self.record_every == 1,
+            "is a schedule of its own; leave out --record_every",
+        )
         require("gradient_layout", self.gradient_layout in ("factored", "dense"), "must be factored or dense")
 
     @property
@@ -133,6 +165,23 @@ class StudyConfig:
     def num_iterations(self, num_examples: int) -> int:
         """Updates in the whole run."""
         return self.epochs * self.iterations_per_epoch(num_examples)
+
+    def iterations(self, num_examples: int) -> Int[np.ndarray, " t"]:
+        """List the iterations that are recorded, the first and the last among them.
+
+        Example:
+            >>> StudyConfig(batch_size=1, epochs=2, record_every=3).iterations(num_examples=5)
+            array([ 0,  3,  6,  9, 10])
+            >>> StudyConfig(batch_size=1, epochs=2, records_per_doubling=2).iterations(num_examples=5)
+            array([ 0,  1,  2,  3,  4,  6,  8, 10])
+        """
+        last = self.num_iterations(num_examples)
+        found = np.arange(0, last, self.record_every)
+        if self.records_per_doubling is not None:
+            doublings = np.maximum(found // self.records_per_doubling, 1)
+            gap = 2 ** np.floor(np.log2(doublings)).astype(int)
+            found = found[found % gap == 0]
+        return np.append(found, last)
 
     def differences(self, other: "StudyConfig") -> list[str]:
         """Name the flags in which two configurations give different recordings, with both values."""

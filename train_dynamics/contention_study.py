@@ -14,7 +14,7 @@ from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.contention import Pair
-from train_dynamics.motion import Frame, frames
+from train_dynamics.motion import Frame, frames, nearest
 from train_dynamics.recording import Recording
 
 NUM_CONTROLS = 999
@@ -101,11 +101,11 @@ class Contention:
 def find_contention(recording: Recording, options: ContentionOptions) -> Contention:
     """Look for pairs at some iterations of every seed and layer, join them, follow them, and test them.
 
-    A pair is followed on the iterations after the one it was found at. It is tested against random pairs that match it
+    A pair is followed on the records after the one it was found at. It is tested against random pairs that match it
     in size, labels and gradient norm and hang together as it does, because examples with like activations and different
     labels oppose each other by construction.
     """
-    looks = look_at(recording.num_iterations, options.looks)
+    looks = look_at(recording.iterations, options.looks)
     layers = recording.config.layers
     seen: dict[str, list[list[Pair]]] = {layer: [] for layer in layers}
     num_classes = len(recording.class_names)
@@ -133,21 +133,22 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     return Contention(options, looks, _corrected(fights), opposition)
 
 
-def look_at(num_iterations: int, looks: int) -> Int[np.ndarray, " look"]:
-    """Choose iterations evenly spread over the run, inside it, so that what comes after can be looked at.
+def look_at(iterations: Int[np.ndarray, " t"], looks: int) -> Int[np.ndarray, " look"]:
+    """Choose recorded iterations evenly spread over the run, inside it, so that what comes after can be looked at.
 
     Example:
-        >>> look_at(1000, 4)
+        >>> look_at(np.arange(1001), 4)
         array([200, 400, 600, 800])
     """
-    return np.unique(np.linspace(0, num_iterations, looks + 2)[1:-1].round().astype(int))
+    return nearest(iterations, np.linspace(0, iterations[-1], looks + 2)[1:-1].round().astype(int))
 
 
 def window(recording: Recording, fight: Fight) -> list[Frame]:
     """Read the frames around the discovery of a pair, in its layer."""
     pair = fight.pair
     seed = int(recording.seeds[pair.seed])
-    times = range(max(0, pair.iteration - BEFORE), min(pair.iteration + WINDOW + 1, recording.num_records))
+    record = int(np.searchsorted(recording.iterations, pair.iteration))
+    times = recording.iterations[max(0, record - BEFORE) : record + WINDOW + 1]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         return list(threads.map(lambda t: next(frames(recording, seed, [t], [pair.layer])), times))
 
@@ -213,9 +214,10 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     if not pairs:
         return []
     t = pairs[0].iteration
-    if min(t + WINDOW, recording.num_records - 1) - t <= FEWEST_CHANGES:
-        return [Fight(pair, reason=f"{FEWEST_CHANGES} iterations or fewer after it was found") for pair in pairs]
-    loss, correct = _after(recording, t)
+    after = np.searchsorted(recording.iterations, t) + 1
+    if min(WINDOW, recording.num_records - after) <= FEWEST_CHANGES:
+        return [Fight(pair, reason=f"{FEWEST_CHANGES} records or fewer after it was found") for pair in pairs]
+    loss, correct = _read(recording, recording.iterations[after : after + WINDOW])
 
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
         norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
@@ -231,13 +233,14 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     return [fight for task in tasks for fight in task.result()]
 
 
-def _after(recording: Recording, t: int) -> tuple[Float[np.ndarray, "s n t"], Bool[np.ndarray, "s n t"]]:
-    """Read the losses of the iterations after `t`, and which examples are correct."""
-    stop = min(t + WINDOW + 1, recording.num_records)
+def _read(
+    recording: Recording, iterations: Int[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, "s n t"], Bool[np.ndarray, "s n t"]]:
+    """Read the losses at some iterations, and which examples are correct."""
     loss, correct = [], []
     for block in recording.blocks():
-        if block.start < stop and block.stop > t + 1:
-            rows = slice(max(t + 1 - block.start, 0), stop - block.start)
+        rows = np.isin(block.iterations, iterations)
+        if rows.any():
             loss.append(block.read("loss")[:, rows])
             correct.append(block.read("prediction")[:, rows] == recording.labels)
     return tuple(np.concatenate(parts, axis=1).transpose(0, 2, 1).copy() for parts in (loss, correct))

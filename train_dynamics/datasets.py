@@ -24,15 +24,17 @@ class Dataset:
 
     Attributes:
         images: Pixels as stored, 0 to 255.
-        labels: Class of each example.
+        labels: Class of each example, as the network is told it.
         ids: Name of each example in its data set: its `id` feature, or else its index in the split.
         class_names: Name of each class.
+        true_labels: Class of each example before `flip_labels`; None if no label was flipped.
     """
 
     images: UInt8[np.ndarray, "n h w channel"]
     labels: Int[np.ndarray, " n"]
     ids: Shaped[np.ndarray, " n"]
     class_names: tuple[str, ...]
+    true_labels: Int[np.ndarray, " n"] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -60,6 +62,32 @@ def subset(num_available: int, num_examples: int | None, seed: int) -> Int[np.nd
     if num_examples is None:
         return np.arange(num_available)
     return np.sort(np.random.default_rng(seed).choice(num_available, num_examples, replace=False))
+
+
+def flip_labels(labels: Int[np.ndarray, " n"], num_classes: int, share: float, seed: int) -> Int[np.ndarray, " n"]:
+    """Give exactly round(share * n) examples another label, drawn uniformly from the other classes: label noise.
+
+    Symmetric noise, as in Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization" (2017), but an
+    exact share, and never the label that was there; it is *not* noise of the kind people make, who confuse classes
+    that look alike. Which examples, and how far along the classes each moves, depends on `seed` and `n` alone: what a
+    smaller share flips, a larger one flips to the same.
+
+    Args:
+        labels: Class of each example.
+        num_classes: Number of classes, two or more.
+        share: Share of the examples, in [0, 1).
+        seed: Seed of the draw.
+
+    Example:
+        >>> flip_labels(np.zeros(6, np.int32), num_classes=3, share=0.5, seed=0)
+        array([0, 1, 0, 2, 1, 0], dtype=int32)
+    """
+    rng = np.random.default_rng((seed, 1))  # apart from the draw of the examples, which has the seed alone
+    order, steps = rng.permutation(len(labels)), rng.integers(1, num_classes, len(labels))
+    flipped = order[: round(share * len(labels))]
+    noisy = labels.copy()
+    noisy[flipped] = (labels[flipped] + steps[flipped]) % num_classes
+    return noisy
 
 
 def load_dataset(config: StudyConfig) -> Dataset:
@@ -104,9 +132,11 @@ def load_dataset(config: StudyConfig) -> Dataset:
             f"must have labels from 0 to {len(class_names) - 1}, but example {indices[unknown.argmax()]} has "
             f"{labels[unknown.argmax()]}",
         )
+    noisy = flip_labels(labels, len(class_names), config.label_noise, config.subset_seed)
     return Dataset(
         images=np.stack([row["image"] for row in rows]),
-        labels=labels,
+        labels=noisy,
+        true_labels=labels if (noisy != labels).any() else None,
         ids=np.array([_text(row["id"]) for row in rows]) if "id" in builder.info.features else indices,
         class_names=class_names,
     )

@@ -1,5 +1,7 @@
 """Exact per-example gradients: the definition, and the two factors that a dense layer's gradient is made of."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 Parameters = dict[str, Any]
 """A network's weights: a dict of arrays by layer, `{"fc1": {"kernel": [in, out], "bias": [out]}, ...}`."""
@@ -32,6 +34,7 @@ def kernel_gradients(
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
     layers: tuple[str, ...],
+    batch_size: int | None = None,
 ) -> dict[str, Float[Array, "n i o"]]:
     """Compute d loss_n / d kernel for every example and each named layer: the definition.
 
@@ -44,6 +47,7 @@ def kernel_gradients(
         images: Inputs, as the network sees them.
         labels: Class of each example.
         layers: Names of layers that have a kernel.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
 
     Returns:
         For each layer the gradients, in nats per unit of weight.
@@ -60,7 +64,30 @@ def kernel_gradients(
         return example_loss(model, {**parameters, **changed}, image, label)
 
     kernels = {name: parameters[name]["kernel"] for name in layers}
-    return jax.vmap(jax.grad(loss_of_kernels), (None, 0, 0))(kernels, images, labels)
+    of_each = functools.partial(jax.grad(loss_of_kernels), kernels)
+    return over_examples(of_each, images, labels, batch_size)
+
+
+def over_examples(
+    of_one: Callable[[Array, Array], Any],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+    batch_size: int | None,
+) -> Any:
+    """Apply a function to every example, under `jax.vmap`, all at once or so many at a time."""
+    num_examples = len(labels)
+    if batch_size is None or batch_size >= num_examples:
+        return jax.vmap(of_one)(images, labels)
+
+    def some(start: Int[Array, ""]) -> Any:  # by index: `jax.lax.map` over the images themselves would copy them all
+        return jax.vmap(of_one)(*(jax.lax.dynamic_slice_in_dim(a, start, batch_size) for a in (images, labels)))
+
+    def join(batches: Shaped[Array, "batch b ..."]) -> Shaped[Array, "n ..."]:
+        flat = batches.reshape(-1, *batches.shape[2:])
+        rest = num_examples % batch_size  # a last slice that would reach beyond the end begins earlier
+        return jnp.concatenate([flat[: num_examples - rest], flat[len(flat) - rest :]])
+
+    return jax.tree.map(join, jax.lax.map(some, jnp.arange(0, num_examples, batch_size)))
 
 
 class Evaluation(NamedTuple):
@@ -78,6 +105,7 @@ def evaluate(
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
     layers: tuple[str, ...],
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Evaluate every example, with the two factors of its gradient at each named dense layer.
 
@@ -91,6 +119,7 @@ def evaluate(
         images: Inputs, as the network sees them.
         labels: Class of each example.
         layers: Names of the layers to take factors of.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
 
     Returns:
         Loss in nats, predicted class, and for each layer its input and the gradient of the loss at its output.
@@ -122,5 +151,5 @@ def evaluate(
 
         return jax.grad(loss_of_zeros, has_aux=True)(zeros)
 
-    cotangent, (loss, prediction, activation) = jax.vmap(one)(images, labels)
+    cotangent, (loss, prediction, activation) = over_examples(one, images, labels, batch_size)
     return Evaluation(loss, prediction, activation, cotangent)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.alignment import Alignment, alignment, factored_alignment
@@ -67,6 +67,21 @@ def frames(
         raise InputError.flag("layers", layers, f"must be one or more of those recorded, each once: {known}")
     s = int(np.flatnonzero(recording.seeds == seed)[0])
     return (_frame(recording, s, operator.index(t), layers) for t in iterations)
+
+
+def nearest(
+    iterations: Int[np.ndarray, " t"], wanted: Float[np.ndarray, " w"] | Int[np.ndarray, " w"]
+) -> Int[np.ndarray, " k"]:
+    """Find the recorded iterations nearest to some others, ascending and each once.
+
+    Example:
+        >>> nearest(np.array([0, 10, 20]), np.array([1, 2, 14, 99]))
+        array([ 0, 10, 20])
+    """
+    later = np.searchsorted(iterations, wanted).clip(1 if len(iterations) > 1 else 0, len(iterations) - 1)
+    earlier = np.maximum(later - 1, 0)
+    closer = np.where(wanted - iterations[earlier] <= iterations[later] - wanted, earlier, later)
+    return np.unique(iterations[closer])
 
 
 def reach(frames: Iterable[Frame]) -> Float[np.ndarray, " layer"]:

@@ -2,7 +2,7 @@
 
     RECORDING/
       config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
-      dataset/         images.npy, labels.npy, ids.npy
+      dataset/         images.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
 
@@ -26,14 +26,15 @@ from typing import Any, SupportsIndex
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
 from train_dynamics.storage import StoredArray, read_whole, write_array
 
-FORMAT = 2
+FORMAT = 3
+SIZES = ("num_examples", "num_iterations", "block_length")
 OWN_FILE_BYTES = 1024**2
 PATIENCE = 0.2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -48,15 +49,15 @@ class Block:
 
     Attributes:
         path: Directory of the block.
-        start: Iteration of the first record.
-        stop: Iteration after that of the last.
+        iterations: The iterations it holds the records of, ascending.
         names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
     """
 
-    def __init__(self, path: Path, start: int, stop: int, names: Sequence[str], num_seeds: int, place: str) -> None:
+    def __init__(
+        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
+    ) -> None:
         self.path = path
-        self.start = start
-        self.stop = stop
+        self.iterations = iterations
         self.names = names
         self._num_seeds = num_seeds
         self._place = place
@@ -70,10 +71,11 @@ class Block:
 
         Raises:
             KeyError: If no block has such an array.
+            IndexError: If the block has no record of iteration `t`.
             RecordingError: If the array is damaged or not there.
         """
         with self._array(name) as array:
-            return array.read() if t is None else array.row(operator.index(t) - self.start)
+            return array.read() if t is None else array.row(_row(self.iterations, t))
 
     def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
         """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
@@ -99,7 +101,7 @@ class Block:
         if name not in self.names:
             raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
         with self._stored(f"record.{name}") as array:
-            if array.shape[:2] != (expected := (self._num_seeds, self.stop - self.start)):
+            if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
                 raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
             yield array
 
@@ -125,7 +127,9 @@ class Recording:
         seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
         num_iterations: Updates of the whole run, `T`.
         block_length: Records in a block; the last one may hold fewer.
-        num_records: Records that are there; `T + 1` once finished.
+        iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
+            `--records_per_doubling` chose of them.
+        num_planned: How many records a finished recording has.
         class_names: Name of each class.
         versions: Version of everything that it was made with.
 
@@ -148,32 +152,34 @@ class Recording:
         self.class_names = tuple(header["class_names"])
         self.versions: dict[str, str] = header["versions"]
         self.block_length: int = header["block_length"]
+        iterations = self.config.iterations(header["num_examples"])
+        self.num_planned = len(iterations)
         self._blocks = [
             Block(
                 self._root / "blocks" / str(start),
-                start,
-                min(start + self.block_length, self.num_iterations + 1),
+                iterations[k * self.block_length : (k + 1) * self.block_length],
                 _names(self.config),
                 len(self.seeds),
                 _place(header, start),
             )
-            for start in whole_blocks(self.path, header)
+            for k, start in enumerate(whole_blocks(self.path, header))
         ]
+        self.iterations = iterations[: len(self._blocks) * self.block_length]
         self._checksums: dict[str, str] = header["dataset"]
         self._dataset: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
-        return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_iterations + 1} records"
+        return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
 
     @property
     def num_records(self) -> int:
-        """Number of records from iteration 0 on."""
-        return self._blocks[-1].stop if self._blocks else 0
+        """Number of records that are there, of each seed."""
+        return len(self.iterations)
 
     @property
     def finished(self) -> bool:
         """Whether the last iteration is there."""
-        return self.num_records == self.num_iterations + 1
+        return self.num_records == self.num_planned
 
     @property
     def images(self) -> UInt8[np.ndarray, "n h w channel"]:
@@ -182,13 +188,29 @@ class Recording:
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Class of each example."""
+        """Class of each example, as the networks were told it."""
         return self._array("labels")
+
+    @property
+    def true_labels(self) -> Int[np.ndarray, " n"]:
+        """Class of each example as its data set has it: `labels`, but for those that `noisy` tells."""
+        return self._array("true_labels" if "true_labels" in self._checksums else "labels")
+
+    @property
+    def noisy(self) -> Bool[np.ndarray, " n"]:
+        """Whether the label was flipped, as `--label_noise` asked."""
+        return self.labels != self.true_labels
 
     @property
     def ids(self) -> Shaped[np.ndarray, " n"]:
         """Name of each example in its data set."""
         return self._array("ids")
+
+    def dataset(self) -> Dataset:
+        """Read all examples, as training was given them."""
+        images, labels, true_labels = self.images, self.labels, self.true_labels
+        flipped = (labels != true_labels).any()
+        return Dataset(images, labels, self.ids, self.class_names, true_labels if flipped else None)
 
     def inputs(self) -> Float[np.ndarray, "n h w channel"]:
         """Compute the images as the network saw them, standardised."""
@@ -238,7 +260,7 @@ class Recording:
 
         Raises:
             KeyError: If the layer was not recorded.
-            IndexError: If there is no record `t`.
+            IndexError: If there is no record of iteration `t`.
         """
         if layer not in self.config.layers:
             raise KeyError(f"layer {layer!r} was not recorded; recorded: {', '.join(self.config.layers)}")
@@ -270,10 +292,10 @@ class Recording:
         return ((images, cotangent) for cotangent in cotangents)
 
     def _block(self, t: SupportsIndex) -> Block:
-        index = operator.index(t)
-        if not 0 <= index < self.num_records:
-            raise IndexError(f"iteration {t} is not among the {self.num_records} records of {self.path}")
-        return self._blocks[index // self.block_length]
+        try:
+            return self._blocks[_row(self.iterations, t) // self.block_length]
+        except IndexError as error:
+            raise IndexError(f"{error} of {self.path}") from None
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._dataset:
@@ -308,7 +330,7 @@ def read_header(path: Path) -> dict[str, Any]:
         if header["checksum"] != sealed(header)["checksum"]:
             raise ValueError("it was changed after it was written: its checksum differs")
         StudyConfig.from_dict(header["config"])
-        whole = all(isinstance(header[name], int) and header[name] > 0 for name in ("num_iterations", "block_length"))
+        whole = all(isinstance(header[name], int) and header[name] > 0 for name in SIZES)
         kinds = {"class_names": list, "versions": dict, "dataset": dict}
         if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
             raise ValueError("sizes, class names, versions or checksums are malformed")
@@ -336,6 +358,15 @@ def _names(config: StudyConfig) -> list[str]:
     return names + ([f"gradient.{n}" for n in config.layers] if not factored else [])
 
 
+def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
+    """Find the record of an iteration among others."""
+    index = operator.index(t)
+    row = int(np.searchsorted(iterations, index))
+    if row == len(iterations) or iterations[row] != index:
+        raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
+    return row
+
+
 def _place(header: dict[str, Any], start: int | str) -> str:
     """Name a block, so that its arrays read in no other block and in no other recording."""
     return f"{header['checksum']}/{start}"
@@ -359,7 +390,8 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
     """
     blocks = path / "blocks"
     found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
-    possible = range(0, header["num_iterations"] + 1, header["block_length"])
+    iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
+    possible = iterations[:: header["block_length"]].tolist()
     if odd := found - set(possible):
         raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
     expected = possible[: len(found)]
@@ -368,7 +400,7 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
             f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
             "or record again into another directory"
         )
-    return list(expected)
+    return expected
 
 
 class Recorder:
@@ -381,8 +413,8 @@ class Recorder:
             recording, as `is_begun` checks.
         config: The configuration.
         dataset: The examples; written once.
-        block_length: Iterations in a block.
-        num_records: Iterations that are recorded already.
+        block_length: Records in a block.
+        num_records: Records that are there already.
 
     Raises:
         InputError: If the directory cannot be written, or another process writes to it.
@@ -495,7 +527,7 @@ class Recorder:
 
         restore = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), like)
         block = self.path / "blocks" / str(start)
-        whole = Block(block, start, start, (), 0, _place(self._header, start))
+        whole = Block(block, np.arange(0), (), 0, _place(self._header, start))
         for path in block.glob("state.*"):
             whole.state(path.name.removeprefix("state."))  # which checks it
         arguments = self._ocp.args.PyTreeRestore(
@@ -635,7 +667,8 @@ def _rows(array: np.ndarray) -> int | None:
 
 def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
     """Make the contents of the files of a data set, by name."""
-    files = {name: io.BytesIO() for name in ("images", "labels", "ids")}
+    names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
+    files = {name: io.BytesIO() for name in names}
     for name, file in files.items():
         np.save(file, getattr(dataset, name), allow_pickle=False)
     return {name: file.getvalue() for name, file in files.items()}

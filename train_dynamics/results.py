@@ -31,6 +31,7 @@ class Results:
     """What the study asks of a recording.
 
     Attributes:
+        iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
@@ -41,6 +42,7 @@ class Results:
         scores: All scores of each example.
     """
 
+    iterations: Int[np.ndarray, " t"]
     agr: Float[np.ndarray, " n"] | None
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
@@ -113,7 +115,7 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
         correct = prediction == labels
         curves, gradients = _gradient_curves(recording, block, weights.astype(np.float32))
         records = Records(
-            np.arange(block.start, block.stop),
+            block.iterations,
             loss,
             prediction,
             correct,
@@ -131,7 +133,7 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
     workers = min(8, 2 * (os.cpu_count() or 1))
     with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
         for records, piece in _in_order(threads, of_block, recording.blocks(), workers):
-            forgetting.add(records.correct)
+            forgetting.add(records.correct, records.iterations)
             score_pass.add(records)
             pieces.append(piece)
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
@@ -141,8 +143,8 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
         ("first_correct", first_correct_curve, forgetting.first_correct),
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
-        curves[metric] = np.stack([curve(iterations[:, group], recording.num_records) for group in groups], axis=-1)
-    return Results(agr, rank, chunk, forgetting, curves, score_pass.finish())
+        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in groups], axis=-1)
+    return Results(recording.iterations, agr, rank, chunk, forgetting, curves, score_pass.finish())
 
 
 def _in_order(
@@ -168,7 +170,7 @@ def _gradient_curves(
 ) -> tuple[Curves, Gradients]:
     curves: Curves = {}
     layers, output = recording.config.layers, recording.config.layer_names[-1]
-    lead = (len(recording.seeds), block.stop - block.start)
+    lead = (len(recording.seeds), len(block.iterations))
     squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
     room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
     for layer in layers:
@@ -210,5 +212,5 @@ def _check(recording: Recording) -> None:
         raise InputError.flag(
             "recording",
             recording.path,
-            f"{state}: it holds {recording.num_records} of {recording.num_iterations + 1} records; {then}",
+            f"{state}: it holds {recording.num_records} of {recording.num_planned} records; {then}",
         )

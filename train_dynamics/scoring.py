@@ -79,7 +79,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
     Raises:
         InputError: If the iteration asked for was not recorded.
     """
-    iterations = np.arange(recording.num_records)
+    iterations = recording.iterations
     last = int(iterations[-1])
     if options.iteration is None:
         early = iterations[np.searchsorted(iterations, round(EARLY * last), side="right") - 1]
@@ -181,11 +181,11 @@ class ScorePass:
 
 def batches(recording: Recording, block: Block) -> Int[np.ndarray, "s t b"]:
     """List the examples of the update after each record of a block, for each seed; -1 for none."""
-    last = recording.num_iterations
-    span = len(recording.labels), block.start, min(block.stop, last)
+    first, last = map(int, block.iterations[[0, -1]])
+    span = len(recording.labels), first, min(last + 1, recording.num_iterations)
     found = np.stack([batch_indices(recording.config, int(seed), *span) for seed in recording.seeds])
-    ended = np.full((len(recording.seeds), block.stop - block.start - found.shape[1], found.shape[2]), -1, np.int32)
-    return np.concatenate([found, ended], axis=1)  # no update follows the last record
+    ended = np.full_like(found, -1, shape=(len(found), 1, found.shape[2]))  # no update follows the last record
+    return np.concatenate([found, ended], axis=1)[:, block.iterations - first]
 
 
 def _of_seed(layers: dict[str, dict[str, np.ndarray]], s: int) -> Weights:

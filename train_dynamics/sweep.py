@@ -62,13 +62,17 @@ class Sweep:
     Args:
         config: The configuration.
         dataset: The examples.
-        block_length: Iterations in a block.
+        block_length: Records in a block.
         devices: Devices to use, as far as there are seeds for them.
     """
 
     def __init__(self, config: StudyConfig, dataset: Dataset, block_length: int, devices: Sequence[jax.Device]) -> None:
         self.config = config
         self.block_length = block_length
+        recorded = config.iterations(len(dataset.labels))
+        self._longest = int(np.diff(recorded).max())
+        # A last, shorter block is filled up with iterations beyond the end.
+        self._iterations = np.append(recorded, recorded[-1] + 1 + np.arange(block_length))
         devices = list(devices)[: config.num_seeds]
         self.seeds = deal(config.seeds, len(devices))
         setup = training.set_up(config, dataset.num_classes)
@@ -82,17 +86,19 @@ class Sweep:
 
         self._place = pmap(lambda state: state)
         block = functools.partial(training.run_block, setup)
-        shared = (0, 0, 0, None, None)
+        shared = (0, 0, 0, None, None, None)
         run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
         state, record = shapes(config, dataset)
         leading = (self.seeds.shape[1], block_length)
         self._empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
-        batch = jax.ShapeDtypeStruct((block_length, config.batch_size), np.int32)
+        batch = jax.ShapeDtypeStruct((block_length, self._longest, config.batch_size), np.int32)
+        gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         with ThreadPoolExecutor(1) as thread:  # both compile for a second, and each on one core
             of_seeds = thread.submit(pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0]).compile)
-            self._run = run.lower(stack(state), stack(records), stack(batch), self._images, self._labels).compile()
+            arguments = (stack(state), stack(records), stack(batch), gaps, self._images, self._labels)
+            self._run = run.lower(*arguments).compile()
             self._initial = of_seeds.result()
 
     def initial_state(self) -> training.State:
@@ -107,16 +113,21 @@ class Sweep:
         """Make a buffer for the records of a block, `[device, s, t, ...]`."""
         return self._empty(np.zeros(len(self.seeds)))
 
-    def batches(self, start: int) -> Int[np.ndarray, "device s t b"]:
-        """List the batches of the block that begins at iteration `start`."""
-        span = (len(self._labels), start, start + self.block_length)
-        return np.stack([[training.batch_indices(self.config, int(seed), *span) for seed in row] for row in self.seeds])
+    def batches(self, first: int) -> tuple[Int[np.ndarray, "device s t gap b"], Int[np.ndarray, " t"]]:
+        """List the batches of the updates after each record of a block, from record `first` on, and count them."""
+        iterations = self._iterations[first : first + self.block_length + 1]
+        gaps = np.diff(iterations).astype(np.int32)
+        found = np.full((*self.seeds.shape, len(gaps), self._longest, self.config.batch_size), -1, np.int32)
+        for place, seed in np.ndenumerate(self.seeds):
+            of_seed = training.batch_indices(self.config, int(seed), len(self._labels), *map(int, iterations[[0, -1]]))
+            found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
+        return found, gaps
 
     def run(
-        self, state: training.State, records: training.Record, start: int
+        self, state: training.State, records: training.Record, first: int
     ) -> tuple[training.State, training.Record]:
-        """Run the block that begins at iteration `start`; the memory of `records` is used up for the new ones."""
-        return self._run(state, records, self.batches(start), self._images, self._labels)
+        """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
+        return self._run(state, records, *self.batches(first), self._images, self._labels)
 
 
 def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
@@ -141,13 +152,13 @@ class Plan:
     """What a run will record.
 
     Attributes:
-        num_iterations: Updates, `T`.
-        block_length: Iterations in a block.
-        record_bytes: Bytes that one iteration of all seeds takes.
+        iterations: The iterations that will be recorded.
+        block_length: Records in a block.
+        record_bytes: Bytes that one record of all seeds takes.
         state_bytes: Bytes that the state at the end of each block takes.
     """
 
-    num_iterations: int
+    iterations: Int[np.ndarray, " t"]
     block_length: int
     record_bytes: int
     state_bytes: int
@@ -155,11 +166,11 @@ class Plan:
     @property
     def num_records(self) -> int:
         """Records of each seed."""
-        return self.num_iterations + 1
+        return len(self.iterations)
 
-    def bytes_from(self, start: int) -> int:
-        """Bytes that the blocks from iteration `start` on take."""
-        records = self.num_records - start
+    def bytes_from(self, first: int) -> int:
+        """Bytes that the blocks from record `first` on take."""
+        records = self.num_records - first
         return records * self.record_bytes + math.ceil(records / self.block_length) * self.state_bytes
 
 
@@ -170,15 +181,16 @@ def plan(config: StudyConfig, dataset: Dataset) -> Plan:
     are blocks, which are not recorded.
     """
     num_examples = len(dataset.labels)
-    num_iterations = config.num_iterations(num_examples)
+    iterations = config.iterations(num_examples)
     state_bytes, record_bytes = (
         config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in shapes(config, dataset)
     )
+    batch_bytes = config.num_seeds * config.batch_size * int(np.diff(iterations).max()) * np.dtype(np.int32).itemsize
     most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
-    most = max(1, min(most, BLOCK_BYTES // record_bytes))
-    num_blocks = math.ceil((num_iterations + 1) / most)
-    return Plan(num_iterations, math.ceil((num_iterations + 1) / num_blocks), record_bytes, state_bytes)
+    most = max(1, min(most, BLOCK_BYTES // max(record_bytes, batch_bytes)))
+    num_blocks = math.ceil(len(iterations) / most)
+    return Plan(iterations, math.ceil(len(iterations) / num_blocks), record_bytes, state_bytes)
 
 
 def train(
@@ -210,7 +222,7 @@ def train(
         return True
     _check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
-        dataset = Dataset(recording.images, recording.labels, recording.ids, recording.class_names)
+        dataset = recording.dataset()
     else:
         dataset = load_dataset(config)
     todo, done = plan(config, dataset), 0
@@ -224,7 +236,7 @@ def train(
     )
     _check_free(path, todo, done, say)
     if done:
-        say(f"Going on from iteration {done}")
+        say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
     with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar, _memory():
@@ -232,21 +244,22 @@ def train(
         state = sweep.initial_state()
         if done:
             like = collect(state, config.num_seeds)
-            state = sweep.restored_state(recorder.restore_state(done - todo.block_length, like))
+            state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
         buffers = [sweep.empty_records(), sweep.empty_records()]
-        for start in range(done, todo.num_records, todo.block_length):
-            state, records = sweep.run(state, buffers.pop(0), start)
-            length = min(todo.block_length, todo.num_records - start)
+        for first in range(done, todo.num_records, todo.block_length):
+            state, records = sweep.run(state, buffers.pop(0), first)
+            iterations = todo.iterations[first : first + todo.block_length]
+            length = len(iterations)
             record = jax.tree.map(lambda array, stop=length: array[:, :stop], collect(records, config.num_seeds))
-            _check_finite(record["loss"], config.seeds, start)
-            recorder.save(start, record, collect(state, config.num_seeds))
+            _check_finite(record["loss"], config.seeds, iterations)
+            recorder.save(int(iterations[0]), record, collect(state, config.num_seeds))
             buffers.append(records)
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
             bar.update(length)
             del records, record
             if stop():
                 break
-    if start + length < todo.num_records:
+    if first + length < todo.num_records:
         return False
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
@@ -275,13 +288,13 @@ def _memory() -> Iterator[None]:
         ) from error
 
 
-def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], start: int) -> None:
+def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterations: Int[np.ndarray, " t"]) -> None:
     broken = ~np.isfinite(loss).all(axis=-1)
     if broken.any():
         t, s = np.argwhere(broken.T)[0]
-        kept = f"what was recorded before iteration {start} stays" if start else "nothing was recorded"
+        kept = f"what was recorded before iteration {iterations[0]} stays" if iterations[0] else "nothing was recorded"
         raise InputError(
-            f"the loss of seed {seeds[s]} is no longer finite at iteration {start + t}; {kept}; a lower "
+            f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; a lower "
             "--learning_rate may help, into another directory"
         )
 

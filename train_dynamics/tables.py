@@ -116,8 +116,8 @@ def write_curves(results: Results, path: Path) -> None:
         (metric, group, t, mean, std)
         for metric, curve in results.curves.items()
         for g, group in enumerate(results.groups)
-        for t, (mean, std) in enumerate(
-            zip(_decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True)
+        for t, mean, std in zip(
+            results.iterations, _decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True
         )
     )
     _write(path, ["metric", "group", "iteration", "mean", "std"], rows)

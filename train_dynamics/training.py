@@ -37,6 +37,7 @@ class Setup(NamedTuple):
             probabilities follow from it.
         input_layer: The layer whose activation is the images themselves, which are stored once.
         dense: Whether gradients are stored as [in, out] and not as factors.
+        eval_batch_size: Examples to evaluate at a time; all at once if None.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Setup(NamedTuple):
     output_layer: str
     input_layer: str
     dense: bool
+    eval_batch_size: int | None = None
 
 
 def set_up(config: StudyConfig, num_classes: int) -> Setup:
@@ -56,6 +58,7 @@ def set_up(config: StudyConfig, num_classes: int) -> Setup:
         output_layer=config.layer_names[-1],
         input_layer=config.layer_names[0],
         dense=config.gradient_layout == "dense",
+        eval_batch_size=config.eval_batch_size,
     )
 
 
@@ -94,37 +97,45 @@ def record(setup: Setup, parameters: Parameters, images: Float[Array, "n ..."], 
         - `gradient`: {layer: [n, i, o]}, of the recorded layers if dense.
     """
     factored = () if setup.dense else setup.layers
-    found = gradients.evaluate(
-        setup.model, parameters, images, labels, tuple(dict.fromkeys((*factored, setup.output_layer)))
-    )
+    layers, size = tuple(dict.fromkeys((*factored, setup.output_layer))), setup.eval_batch_size
+    found = gradients.evaluate(setup.model, parameters, images, labels, layers, size)
     return {
         "parameters": parameters,
         "loss": found.loss,
         "prediction": found.prediction,
         "cotangent": found.cotangent,
         "activation": {name: found.activation[name] for name in factored if name != setup.input_layer},
-        "gradient": gradients.kernel_gradients(setup.model, parameters, images, labels, setup.layers)
+        "gradient": gradients.kernel_gradients(setup.model, parameters, images, labels, setup.layers, size)
         if setup.dense
         else {},
     }
 
 
 def step(
-    setup: Setup, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
+    setup: Setup,
+    state: State,
+    batches: Int[Array, "gap b"],
+    gap: Int[Array, ""],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
 ) -> tuple[State, Record]:
-    """Record the state as it is, then update it; neither uses anything of the other."""
-    return update(setup, state, batch, images, labels), record(setup, state.parameters, images, labels)
+    """Record the state as it is, then update it `gap` times; neither uses anything of the other."""
+    after = update(setup, state, batches[0], images, labels)
+    if len(batches) > 1:  # a loop that only ever ran once would still cost a tenth
+        after = jax.lax.fori_loop(1, gap, lambda k, state: update(setup, state, batches[k], images, labels), after)
+    return after, record(setup, state.parameters, images, labels)
 
 
 def run_block(
     setup: Setup,
     state: State,
     records: Record,
-    batches: Int[Array, "t b"],
+    batches: Int[Array, "t gap b"],
+    gaps: Int[Array, " t"],
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
 ) -> tuple[State, Record]:
-    """Take one step for each batch and write its record into row `t` of `records`.
+    """Record, write it into row `t` of `records`, and take `gaps[t]` updates with the first of `batches[t]`; and so on.
 
     The records are carried through the scan, and not stacked by it, so that a caller can hand in the memory of an
     earlier block: fresh memory costs a quarter of the time of a block.
@@ -133,11 +144,11 @@ def run_block(
         The state after the last update, and the records, with a leading axis `t`.
     """
 
-    def write(carry: tuple[State, Record], x: tuple[Array, Array]) -> tuple[tuple[State, Record], None]:
+    def write(carry: tuple[State, Record], x: tuple[Array, Array, Array]) -> tuple[tuple[State, Record], None]:
         state, records = carry
-        t, batch = x
-        state, now = step(setup, state, batch, images, labels)
+        t, batch, gap = x
+        state, now = step(setup, state, batch, gap, images, labels)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=0)
         return (state, jax.tree.map(put, records, now)), None
 
-    return jax.lax.scan(write, (state, records), (jnp.arange(len(batches)), batches))[0]
+    return jax.lax.scan(write, (state, records), (jnp.arange(len(batches)), batches, gaps))[0]

@@ -33,7 +33,7 @@ def main() -> None:
     recording = Recording(RECORDING.value)
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         found = verify(
-            recording, flags.FLAGS.samples, flags.FLAGS.sample_seed, lambda block: bar.update(block.stop - block.start)
+            recording, flags.FLAGS.samples, flags.FLAGS.sample_seed, lambda block: bar.update(len(block.iterations))
         )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))

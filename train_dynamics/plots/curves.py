@@ -2,7 +2,7 @@
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -10,21 +10,24 @@ from matplotlib.ticker import PercentFormatter
 from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, styled
 
 
-def accuracy(curve: Float[np.ndarray, "s t"]) -> Figure:
+def accuracy(iterations: Int[np.ndarray, " t"], curve: Float[np.ndarray, "s t"]) -> Figure:
     """Draw the training accuracy of all examples."""
     with styled():
         figure = Figure()
         axes = figure.subplots()
-        _draw(axes, curve, color=BLUE)
-        _frame(axes, curve.shape[1], "training accuracy", share=True)
+        _draw(axes, iterations, curve, color=BLUE)
+        _frame(axes, iterations, "training accuracy", share=True)
         axes.set_title(f"Training accuracy, {_seeds(curve)}")
         return figure
 
 
-def by_chunk(curves: Float[np.ndarray, "s t group"], label: str, title: str, share: bool) -> Figure:
+def by_chunk(
+    iterations: Int[np.ndarray, " t"], curves: Float[np.ndarray, "s t group"], label: str, title: str, share: bool
+) -> Figure:
     """Draw one curve for each chunk, from the most typical, dark, to the least, light.
 
     Args:
+        iterations: Of the records.
         curves: The chunks' curves, in order.
         label: Of the y axis, with unit.
         title: Of the figure.
@@ -36,8 +39,8 @@ def by_chunk(curves: Float[np.ndarray, "s t group"], label: str, title: str, sha
         num_chunks = curves.shape[-1]
         for chunk in range(num_chunks):
             color = matplotlib.colormaps[SEQUENCE](0.92 * chunk / max(num_chunks - 1, 1))
-            _draw(axes, curves[..., chunk], color=color, label=str(chunk), linewidth=1.2, band=0.08)
-        _frame(axes, curves.shape[1], label, share)
+            _draw(axes, iterations, curves[..., chunk], color=color, label=str(chunk), linewidth=1.2, band=0.08)
+        _frame(axes, iterations, label, share)
         axes.set_title(f"{title}, {_seeds(curves)}")
         figure.legend(
             *axes.get_legend_handles_labels(),
@@ -49,6 +52,7 @@ def by_chunk(curves: Float[np.ndarray, "s t group"], label: str, title: str, sha
 
 
 def learning(
+    iterations: Int[np.ndarray, " t"],
     first_correct: Float[np.ndarray, "s t group"],
     accuracy: Float[np.ndarray, "s t group"],
     last_mistake: Float[np.ndarray, "s t group"],
@@ -60,28 +64,33 @@ def learning(
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for g, (axes, title) in enumerate(zip(panels, titles, strict=True)):
             first, last = first_correct[..., g].mean(axis=0), last_mistake[..., g].mean(axis=0)
-            iterations = np.arange(len(first))
             axes.fill_between(iterations, last, first, color="#999999", alpha=0.3, linewidth=0)
             axes.plot(
                 iterations, first, color=BLUE, linestyle="--", label="first correct: correct at least once so far"
             )
             axes.plot(iterations, accuracy[..., g].mean(axis=0), color=GREEN, label="accuracy")
             axes.plot(iterations, last, color=ORANGE, linestyle="-.", label="last mistake: never wrong from here on")
-            _frame(axes, len(first), "share of examples" if g == 0 else "", share=True)
+            _frame(axes, iterations, "share of examples" if g == 0 else "", share=True)
             axes.set_title(title)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 
-def _draw(axes: Axes, curve: Float[np.ndarray, "s t"], color: object, band: float = 0.2, **style: object) -> None:
+def _draw(
+    axes: Axes,
+    iterations: Int[np.ndarray, " t"],
+    curve: Float[np.ndarray, "s t"],
+    color: object,
+    band: float = 0.2,
+    **style: object,
+) -> None:
     mean, std = curve.mean(axis=0), curve.std(axis=0)
-    iterations = np.arange(len(mean))
     axes.fill_between(iterations, mean - std, mean + std, color=color, alpha=band, linewidth=0)
     axes.plot(iterations, mean, color=color, **style)
 
 
-def _frame(axes: Axes, num_records: int, label: str, share: bool) -> None:
-    axes.set(xlabel="iteration (updates)", ylabel=label, xlim=(0, max(num_records - 1, 1)))
+def _frame(axes: Axes, iterations: Int[np.ndarray, " t"], label: str, share: bool) -> None:
+    axes.set(xlabel="iteration (updates)", ylabel=label, xlim=(0, int(iterations[-1])))
     if share:
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from train_dynamics.cone_study import Cones
 from train_dynamics.contention_study import Contention, Fight, window
-from train_dynamics.motion import frames, reach
+from train_dynamics.motion import frames, nearest, reach
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
 from train_dynamics.plots import curves, film, grids, scatter
@@ -46,7 +46,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "Training accuracy over iterations",
         "Share of all training examples classified correctly after each update. The band is one standard deviation "
         "over seeds: how much a run owes to its start and the order of its batches.",
-        curves.accuracy(found["accuracy"][..., 0]),
+        curves.accuracy(results.iterations, found["accuracy"][..., 0]),
     )
     yield Drawing(
         "chunk_accuracy",
@@ -58,7 +58,13 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             else "The ranking knows only the end of training; look whether the tenths are nevertheless learned in its "
             "order."
         ),
-        curves.by_chunk(found["accuracy"][..., 1:], "accuracy of the chunk", "Accuracy of each chunk", share=True),
+        curves.by_chunk(
+            results.iterations,
+            found["accuracy"][..., 1:],
+            "accuracy of the chunk",
+            "Accuracy of each chunk",
+            share=True,
+        ),
     )
     layers = recording.config.layers
     for layer in layers:
@@ -70,7 +76,11 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             "chunk. High means that a step down the mean gradient is the step these examples ask for; near zero, that "
             "they are done or disagree with one another.",
             curves.by_chunk(
-                found[name][..., 1:], "cosine to the mean gradient", f"Alignment of each chunk in {layer}", share=False
+                results.iterations,
+                found[name][..., 1:],
+                "cosine to the mean gradient",
+                f"Alignment of each chunk in {layer}",
+                share=False,
             ),
         )
         name = metric_name(layers, layer, "gradient_norm")
@@ -80,6 +90,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             "L2 norm of an example's gradient, averaged over the chunk: how large a change the example asks for. Look "
             "when the tenths part, and which fall silent.",
             curves.by_chunk(
+                results.iterations,
                 found[name][..., 1:],
                 "L2 norm of the gradient (nats per unit of weight)",
                 f"Gradient norm of each chunk in {layer}",
@@ -94,6 +105,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "First correct: examples that have been right at least once so far. Last mistake: examples that will not be "
         "wrong again. What lies between, shaded, comes and goes: the wider, the less settled.",
         curves.learning(
+            results.iterations,
             *(found[metric][..., groups] for metric in ("first_correct", "accuracy", "last_mistake")),
             list(shown_groups),
         ),
@@ -142,9 +154,8 @@ def _shown_groups(results: Results) -> dict[str, int]:
 
 def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:
     """Draw all examples of a seed at key iterations, around that at which half of them are learned."""
-    last = recording.num_iterations
-    times = sorted({min(t, last) for t in (0, half // 2, half, 2 * half, 4 * half, last)})
-    view = film.view(recording, seed, range(last + 1))
+    times = nearest(recording.iterations, np.array([0, half // 2, half, 2 * half, 4 * half, recording.num_iterations]))
+    view = film.view(recording, seed, recording.iterations)
     yield Drawing(
         "scatter",
         f"Every example by gradient norm and alignment: seed {seed}, iterations {', '.join(f'{t:,}' for t in times)}",

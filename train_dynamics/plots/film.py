@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -31,7 +31,7 @@ def film(
     recording: Recording,
     path: Path,
     seed: int,
-    iterations: range,
+    iterations: Sequence[int] | Int[np.ndarray, " t"],
     layers: Sequence[str] | None = None,
     fps: int = 30,
     history: int = 0,
@@ -60,7 +60,7 @@ def film(
         >>> film(Recording("recordings/mini_mnist"), Path("first.mp4"), seed=0, iterations=range(120))
     """
     painter = scatter.Painter(view(recording, seed, iterations, layers), history, width)
-    before = _before(iterations, history)
+    before = _before(recording, iterations, history)
     found = _ahead(frames(recording, seed, itertools.chain(before, iterations), layers))
     for _, frame in zip(before, found, strict=False):
         painter.paint(frame)
@@ -74,19 +74,24 @@ def still(
     iteration: int,
     layers: Sequence[str] | None = None,
     history: int = 0,
-    span: range | None = None,
+    span: Sequence[int] | Int[np.ndarray, " t"] | None = None,
 ) -> Figure:
     """Draw one iteration of one seed as a figure, on the axes that a film of a span has; of itself by default.
 
     Raises:
         InputError: If the seed or a layer was not recorded, or the recording is damaged.
     """
-    one = range(iteration, iteration + 1)
-    *trail, frame = frames(recording, seed, [*_before(one, history), iteration], layers)
+    one = [iteration]
+    *trail, frame = frames(recording, seed, [*_before(recording, one, history), iteration], layers)
     return scatter.scatter(view(recording, seed, span or one, layers), frame, trail)
 
 
-def view(recording: Recording, seed: int, iterations: range, layers: Sequence[str] | None = None) -> scatter.View:
+def view(
+    recording: Recording,
+    seed: int,
+    iterations: Sequence[int] | Int[np.ndarray, " t"],
+    layers: Sequence[str] | None = None,
+) -> scatter.View:
     """Find axes that suit a span of iterations, from some that are evenly spread over it.
 
     Raises:
@@ -181,10 +186,14 @@ def _nearest(colors: UInt8[np.ndarray, "256 4"]) -> UInt8[np.ndarray, "32768"]:
     return squares.argmin(axis=1).astype(np.uint8)
 
 
-def _before(iterations: range, history: int) -> range:
-    """List the iterations of the trail of the first frame, as far as there are any."""
-    first, stride = iterations[0], iterations.step
-    return range(first - stride * min(history, first // stride), first, stride)
+def _before(
+    recording: Recording, iterations: Sequence[int] | Int[np.ndarray, " t"], history: int
+) -> Int[np.ndarray, " earlier"]:
+    """List the iterations of the trail of the first frame, as far as there are any, with the stride of the frames."""
+    first, second, *_ = *iterations, iterations[0] + 1
+    there = recording.iterations[recording.iterations < first]
+    there = there[(first - there) % (second - first) == 0]
+    return there[max(len(there) - history, 0) :]
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
@@ -39,11 +40,13 @@ class Film:
     file: Path
 
     @classmethod
-    def of(cls, file: Path, seed: int, iterations: range) -> "Film":
+    def of(cls, file: Path, seed: int, iterations: Int[np.ndarray, " t"]) -> "Film":
         """Describe a film of all examples."""
+        steps = sorted(set(np.diff(iterations).tolist())) or [1]
+        step = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         return cls(
             f"All examples in motion: seed {seed}, iterations {iterations[0]:,} to {iterations[-1]:,}, "
-            f"{iterations.step} from frame to frame",
+            f"{step} from frame to frame",
             "The axes hold still. A disc is an example classified correctly, a cross one that is not.",
             file,
         )
@@ -147,7 +150,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             f"{len(fights):,} pairs were found. Their strength is how much of the mean gradient the two cancel: the "
             "length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
             "activations and different labels oppose each other by construction. So pairs are followed for up to "
-            f"{WINDOW} iterations after they were found. "
+            f"{WINDOW} records after they were found. "
         )
         words += (
             f"The {len(tested):,} that could be tested were each compared with {NUM_CONTROLS} random pairs of groups "
