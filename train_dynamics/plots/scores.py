@@ -49,9 +49,10 @@ def number_map(
         axes.tick_params(length=0)
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                dark = abs(value) > 0.65
+                color = "w" if abs(value) > 0.65 else "k"
                 text = f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1")
-                axes.text(column, row, text, fontsize=6.5, ha="center", va="center", color="w" if dark else "k")
+                number = axes.text(column, row, text, fontsize=6.5, ha="center", va="center", color=color)
+                number.set_in_layout(False)  # it lies within the axes: measuring hundreds would take a second
         axes.set_xlabel(across)
         axes.set_title(title)
         for spine in axes.spines.values():
@@ -128,7 +129,7 @@ def overview(
         figure = Figure(figsize=(10.4, 0.8 + 8.6 * picture.shape[0] / picture.shape[1]))
         axes = figure.subplots()
         axes.grid(False)
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="none")
         height = picture.shape[0] / len(rows)
         axes.set_yticks(height * (np.arange(len(rows)) + 0.5), names, fontsize=8)
         axes.set_xticks([0.25 * picture.shape[1], 0.75 * picture.shape[1]], ["easiest first", "hardest last"])
