@@ -52,6 +52,7 @@ def analyze(
         # A second to import, for nothing if the recording will not do.
         from train_dynamics.plots import figures, style
         from train_dynamics.plots.film import film
+        from train_dynamics.plots.group_drawings import group_drawings
         from train_dynamics.report import sections
         from train_dynamics.report.page import page
 
@@ -59,6 +60,8 @@ def analyze(
         _write_json(about, output / "analysis.json")
         tables.write_scores(recording, results, output / "scores.csv")
         tables.write_curves(results, output / "curves.csv")
+        tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
+        tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
         tables.write_cones(recording, cones, output / "cones.csv")
         tables.write_cone_members(recording, cones, output / "cone_members.csv")
         tables.write_contention(recording, contention, output / "contention.csv")
@@ -84,6 +87,7 @@ def analyze(
         film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
         parts = [
             sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
+            sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
             sections.motion_section(
                 [sections.Film.of(output / "scatter.mp4", seed, iterations)],
                 pictures(figures.motion_drawings(recording, seed, half)),
