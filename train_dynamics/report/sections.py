@@ -95,8 +95,8 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
         f"over seeds, at {len(found.looks):,} of {len(results.iterations):,} records, and one of the losses: m-"
         "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
         "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
-        "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; opposing_signals.csv tells "
-        "how often each example was at either extreme."
+        "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
+        "opposing_signals.csv tells how often each example was at either extreme."
     )
     rows = [
         (layer, f"{found.looks[k]:,}", *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][:6]))
