@@ -15,6 +15,8 @@ from train_dynamics.config import InputError
 from train_dynamics.contention_study import ContentionOptions, find_contention
 from train_dynamics.recording import Recording
 from train_dynamics.results import compute
+from train_dynamics.score_study import study_scores
+from train_dynamics.scoring import ScoreOptions
 
 KINDS = (".png", ".svg")
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
@@ -25,12 +27,13 @@ def analyze(
     output: Path,
     cone_options: ConeOptions = ConeOptions(),
     contention_options: ContentionOptions = ContentionOptions(),
+    score_options: ScoreOptions = ScoreOptions(),
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
     Raises:
-        InputError: If the recording is unfinished, damaged or too small to be ranked, or if the output holds other
-            files or cannot be written.
+        InputError: If the recording is unfinished or damaged, if the options ask for what it does not have, or if the
+            output holds other files or cannot be written.
     """
     try:
         if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
@@ -43,22 +46,32 @@ def analyze(
             "config": recording.config.to_dict(),
             "cones": dataclasses.asdict(cone_options),
             "contention": dataclasses.asdict(contention_options),
+            "scores": dataclasses.asdict(score_options),
             "files": _files_of(output),
         }
         check_options(recording, cone_options)
-        results = compute(recording)
+        results = compute(recording, score_options)
+        score_study = study_scores(results.scores, recording.noisy)
         cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
         contention = find_contention(recording, contention_options)
         # A second to import, for nothing if the recording will not do.
-        from train_dynamics.plots import figures, style
+        from train_dynamics.plots import figures, score_figures, style
         from train_dynamics.plots.film import film
         from train_dynamics.plots.group_drawings import group_drawings
         from train_dynamics.report import sections
         from train_dynamics.report.page import page
+        from train_dynamics.report.score_section import scores_section
 
         (output / "figures").mkdir(parents=True, exist_ok=True)
         _write_json(about, output / "analysis.json")
         tables.write_scores(recording, results, output / "scores.csv")
+        tables.write_scores_parquet(recording, results, output / "scores.parquet")
+        tables.write_correlations(results, score_study, output / "score_correlations.csv")
+        tables.write_stability(results, score_study, output / "score_stability.csv")
+        if score_study.noisy.any():
+            tables.write_label_noise(results, score_study, output / "label_noise.csv")
+        else:
+            (output / "label_noise.csv").unlink(missing_ok=True)
         tables.write_curves(results, output / "curves.csv")
         tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
         tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
@@ -87,6 +100,9 @@ def analyze(
         film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
         parts = [
             sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
+            scores_section(
+                results, score_study, pictures(score_figures.score_drawings(recording, results, score_study))
+            ),
             sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
             sections.motion_section(
                 [sections.Film.of(output / "scatter.mp4", seed, iterations)],
@@ -98,7 +114,9 @@ def analyze(
             ),
         ]
         (output / "report.html").write_text(page(recording, results, found, parts))
-        drawn = [f"figures/{picture.file.stem}{kind}" for part in parts for picture in part.pictures for kind in KINDS]
+        extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+        shown = [*extremes, *(picture for part in parts for picture in part.pictures)]
+        drawn = [f"figures/{picture.file.stem}{kind}" for picture in shown for kind in KINDS]
         for name in set(about["files"]) - set(drawn):
             (output / name).unlink(missing_ok=True)
         _write_json({**about, "files": drawn}, output / "analysis.json")

@@ -12,6 +12,7 @@ from train_dynamics.commands import NumberParser, run
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.recording import Recording
+from train_dynamics.scoring import ScoreOptions
 
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into."
@@ -55,6 +56,19 @@ CONTENTION_LOOKS = flags.DEFINE(
     16,
     "At how many iterations of every seed to look for contention; 0 for none.",
 )
+SCORE_ITERATION = flags.DEFINE(
+    NumberParser(int),
+    "score_iteration",
+    None,
+    "Iteration at which the scores defined early in training (EL2N, GraNd) are read; if not given, a tenth of the run.",
+)
+SCORE_LOOKS = flags.DEFINE(
+    NumberParser(int),
+    "score_looks",
+    10,
+    "At how many evenly spread iterations to replay stored parameters for the scores that need it, and to look what "
+    "all scores would be had recording stopped there.",
+)
 
 
 def main() -> None:
@@ -68,6 +82,7 @@ def main() -> None:
         ContentionOptions(
             CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
         ),
+        ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
     )
     print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 

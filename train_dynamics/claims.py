@@ -32,7 +32,7 @@ class Claim:
         sentence: What is claimed.
         measured: How it was measured, and what value would hold.
         value: The measured value, of curves averaged over seeds; None if there is none.
-        low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above.
+        low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above, and of a single seed.
         high: Upper end.
         holds: Whether it holds here; None if this recording cannot decide.
         reason: Why it cannot; empty if it can.
@@ -90,6 +90,11 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
     num_seeds = len(results.curves["accuracy"])
     definitions = list(_definitions(layers, num_classes, last + 1))
+    if results.num_chunks < NUM_CHUNKS:
+        return [
+            Claim(name, sentence, measured, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
+            for name, sentence, measured, *_ in definitions
+        ]
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
     for weights in draws / num_seeds:
@@ -97,6 +102,8 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
         for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
             with contextlib.suppress(UndecidedError):
                 values.append(statistic(means))
+    if num_seeds == 1:
+        resampled = [[] for _ in definitions]  # a single seed resampled is itself, and says nothing of others
     means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
     return [_decide(*definition, means, values) for definition, values in zip(definitions, resampled, strict=True)]
 

@@ -245,15 +245,20 @@ def train(
         if done:
             like = collect(state, config.num_seeds)
             state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
-        buffers = [sweep.empty_records(), sweep.empty_records()]
+        rooms = [sweep.empty_records(), sweep.empty_records()]
+        ahead = sweep.run(state, rooms.pop(0), done)
         for first in range(done, todo.num_records, todo.block_length):
-            state, records = sweep.run(state, buffers.pop(0), first)
+            state, records = ahead
+            if first + todo.block_length < todo.num_records:
+                # The next block computes while this one is brought to the host and stored.
+                recorder.wait()  # until the memory of the block before is free
+                ahead = sweep.run(state, rooms.pop(0), first + todo.block_length)
             iterations = todo.iterations[first : first + todo.block_length]
             length = len(iterations)
             record = jax.tree.map(lambda array, stop=length: array[:, :stop], collect(records, config.num_seeds))
             _check_finite(record["loss"], config.seeds, iterations)
             recorder.save(int(iterations[0]), record, collect(state, config.num_seeds))
-            buffers.append(records)
+            rooms.append(records)
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
             bar.update(length)
             del records, record

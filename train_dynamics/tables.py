@@ -1,37 +1,113 @@
-"""Results as CSV files."""
+"""Results as CSV files, and scores as Parquet too."""
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from train_dynamics.cone_study import Cones
 from train_dynamics.contention_study import Contention
+from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording import Recording
-from train_dynamics.results import GROUPS, Results
+from train_dynamics.results import Results
+from train_dynamics.score_study import ScoreStudy, stability_rows
+
+FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten")
+ABOUT = {
+    "example": "position of the example in the recording",
+    "id": "name of the example in its data set",
+    "label": "class that the example was trained on",
+    "rank": "place among all examples, by agr, or of a single seed by cumulative_loss; 0 is the most typical",
+    "chunk": "tenth of that ranking; 0 is the most typical",
+    "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
+    "forgotten": "times wrong at a record after right at the one before, averaged over seeds; 0 if never right",
+}
+
+
+def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarray]:
+    """List the columns of the table of examples: first those that say what and when, then a column for every score.
+
+    Iterations and counts are averaged over seeds. What could not be computed is NaN, in a column of its own
+    nevertheless, so that tables of different recordings have the same columns. `first_correct` of an example that a
+    seed never classifies correctly counts as the number of records, and `last_mistake` of one that is never wrong
+    as -1.
+    """
+    forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
+    columns = {score.name: results.scores.values.get(score.name, nothing) for score in SCORES}
+    columns |= {
+        "example": np.arange(len(recording.labels)),
+        "id": recording.ids,
+        "label": recording.labels,
+        "rank": results.rank,
+        "chunk": results.chunk,
+        "last_mistake": forgetting.last_mistake.mean(axis=0),
+        "forgotten": forgetting.forgotten.mean(axis=0),
+    }
+    return {name: columns[name] for name in (*FIRST, *(score.name for score in SCORES if score.name not in FIRST))}
 
 
 def write_scores(recording: Recording, results: Results, path: Path) -> None:
-    """Write one row an example; iterations and counts are averaged over seeds.
+    """Write one row an example; what could not be computed is empty."""
+    columns = score_columns(recording, results)
+    cells = [_decimal(values) if values.dtype.kind == "f" else values for values in columns.values()]
+    _write(path, list(columns), zip(*cells, strict=True))
 
-    `first_correct` of an example that a seed never classifies correctly counts as the iteration after the last, and
-    `last_mistake` of one that is never wrong as -1.
+
+def write_scores_parquet(recording: Recording, results: Results, path: Path) -> None:
+    """Write the same as Parquet; the metadata of each column name its formula, unit, source and which end is hard.
+
+    What could not be computed is null.
     """
-    forgetting = results.forgetting
-    columns = {
-        "example": range(len(recording.labels)),
-        "id": recording.ids,
-        "label": recording.labels,
-        "agr": _decimal(results.agr),
-        "rank": results.rank,
-        "chunk": results.chunk,
-        "first_correct": _decimal(forgetting.first_correct.mean(axis=0)),
-        "last_mistake": _decimal(forgetting.last_mistake.mean(axis=0)),
-        "forgotten": _decimal(forgetting.forgotten.mean(axis=0)),
+    import pyarrow as pa  # a third of a second, which no other table needs
+    from pyarrow import parquet
+
+    about = {
+        score.name: {
+            "hard": score.hard,
+            "unit": score.unit,
+            "formula": score.formula,
+            "source": score.source,
+            "missing": results.scores.missing.get(score.name, ""),
+        }
+        for score in SCORES
     }
-    _write(path, list(columns), zip(*columns.values(), strict=True))
+    arrays, fields = [], []
+    for name, values in score_columns(recording, results).items():
+        text = values.dtype.kind in "SUO"
+        arrays.append(pa.array(_texts(values) if text else values, from_pandas=values.dtype.kind == "f"))
+        metadata = {key: value for key, value in (about.get(name) or {"about": ABOUT[name]}).items() if value}
+        fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
+    new = path.with_name(path.name + ".incomplete")
+    parquet.write_table(pa.table(arrays, pa.schema(fields, metadata={"key": "id"})), new)
+    new.replace(path)
+
+
+def write_correlations(results: Results, study: ScoreStudy, path: Path) -> None:
+    """Write Spearman's rank correlation between every two scores, high being hard in both."""
+    names = [score.name for score in results.scores.scores]
+    _write(path, ["score", *names], ((name, *_decimal(study.correlations[k])) for k, name in enumerate(names)))
+
+
+def write_stability(results: Results, study: ScoreStudy, path: Path) -> None:
+    """Write how far the ranking of fewer seeds, or of a shorter recording, agrees with that of all of it."""
+    rows = (
+        (name, against, value, *_decimal(correlations), draws)
+        for name, against, value, *correlations, draws in stability_rows(results.scores, study)
+    )
+    _write(path, ("score", "against", "value", "mean", "smallest", "largest", "draws"), rows)
+
+
+def write_label_noise(results: Results, study: ScoreStudy, path: Path) -> None:
+    """Write how well each score finds wrong labels."""
+    rows = (
+        (score.name, score.hard, *_decimal((precision, area)))
+        for score, precision, area in zip(results.scores.scores, study.precision, study.auc, strict=True)
+    )
+    _write(path, ("score", "hard", "precision", "auc"), rows)
 
 
 def write_curves(results: Results, path: Path) -> None:
@@ -39,7 +115,7 @@ def write_curves(results: Results, path: Path) -> None:
     rows = (
         (metric, group, t, mean, std)
         for metric, curve in results.curves.items()
-        for g, group in enumerate(GROUPS)
+        for g, group in enumerate(results.groups)
         for t, mean, std in zip(
             results.iterations, _decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True
         )
@@ -189,7 +265,11 @@ def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
 
 
 def _decimal(values: Iterable[float | np.floating | None]) -> list[str]:
-    return ["" if value is None else f"{value:.9g}" for value in values]
+    return ["" if value is None or math.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def _texts(values: np.ndarray) -> list[Any]:
+    return [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[tuple]) -> None:

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from train_dynamics import gradients
+from train_dynamics.batches import batch_indices as batch_indices  # part of training; the analysis needs it too
 from train_dynamics.config import StudyConfig
 from train_dynamics.gradients import Parameters
 from train_dynamics.models import MLP
@@ -66,26 +66,6 @@ def initial_state(setup: Setup, seed: Int[Array, ""], image: Float[Array, "..."]
     """Draw the weights of a seed, a function of the seed alone."""
     parameters = setup.model.init(jax.random.key(seed), image[None])["params"]
     return State(parameters, setup.optimizer.init(parameters))
-
-
-def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int, stop: int) -> Int[np.ndarray, "t b"]:
-    """List the examples of each batch of the iterations from `start` up to `stop`.
-
-    Every epoch is a fresh permutation, a function of the seed and the epoch alone, so that any iteration can be
-    continued from. The last batch of an epoch is padded with -1, which stands for no example.
-
-    Example:
-        >>> batch_indices(StudyConfig(batch_size=2), seed=0, num_examples=3, start=0, stop=2)
-        array([[2, 0],
-               [1, -1]], dtype=int32)
-    """
-    per_epoch = config.iterations_per_epoch(num_examples)
-    epochs = range(start // per_epoch, -(-stop // per_epoch))
-    order = np.full((len(epochs), per_epoch * config.batch_size), -1, np.int32)
-    for row, epoch in zip(order, epochs, strict=True):
-        row[:num_examples] = np.random.default_rng((seed, epoch)).permutation(num_examples)
-    first = epochs.start * per_epoch
-    return order.reshape(-1, config.batch_size)[start - first : stop - first]
 
 
 def update(

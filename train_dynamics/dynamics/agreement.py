@@ -29,13 +29,37 @@ def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " 
     """
     if len(probabilities) < 2:
         raise ValueError("agreement needs at least two seeds")
+    return resampled_agreement(probabilities, np.ones((1, len(probabilities))))[0]
+
+
+def resampled_agreement(
+    probabilities: Float[np.ndarray, "s n c"], counts: Float[np.ndarray, "draw s"]
+) -> Float[np.ndarray, "draw n"]:
+    """Compute `agreement` of several draws of seeds, each seed as often as it was drawn.
+
+    A seed drawn twice is not compared with itself, with which it agrees by construction.
+
+    Args:
+        probabilities: As of `agreement`.
+        counts: How often each seed was drawn.
+
+    Returns:
+        Divergence in nats; NaN of a draw without two distinct seeds.
+
+    Example:
+        >>> resampled_agreement(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]), np.array([[3.0, 1.0], [2.0, 0.0]]))
+        array([[0.69314718],
+               [       nan]])
+    """
     p = probabilities.astype(np.float64)
     entropies = entropy(p)
-    pairs = list(itertools.combinations(range(len(p)), 2))
-    total = np.zeros(p.shape[1])
-    for i, j in pairs:
-        total += entropy((p[i] + p[j]) / 2) - (entropies[i] + entropies[j]) / 2
-    return np.maximum(total / len(pairs), 0)  # rounding can leave equal distributions a hair below zero
+    total, pairs = np.zeros((len(counts), p.shape[1])), np.zeros((len(counts), 1))
+    for i, j in itertools.combinations(range(len(p)), 2):
+        weight = (counts[:, i] * counts[:, j])[:, None]
+        total += weight * (entropy((p[i] + p[j]) / 2) - (entropies[i] + entropies[j]) / 2)
+        pairs += weight
+    mean = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+    return np.maximum(mean, 0)  # rounding can leave equal distributions a hair below zero
 
 
 def entropy(p: Float[np.ndarray, "... c"]) -> Float[np.ndarray, "..."]:

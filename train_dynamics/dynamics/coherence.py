@@ -11,8 +11,8 @@ def m_coherence(
 
     Chatterjee and Zielinski, "Making Coherence Out of Nothing At All: Measuring the Evolution of Gradient Alignment"
     (2020; formula not checked against the published text, meaning as in its abstract): n times the mean inner product
-    of two gradients, drawn with replacement, over the mean square of one: |sum of g|^2 / sum of |g|^2. n if all
-    gradients are equal, 1 if all are orthogonal, 0 if they cancel. Long gradients count more: it is *not* the mean
+    of two gradients, drawn with replacement, over the mean square of one, which is |sum of g|^2 / sum of |g|^2. n if
+    all gradients are equal, 1 if all are orthogonal, 0 if they cancel. Long gradients count more: it is *not* the mean
     cosine, which `stiffness` is. Here the examples are the whole training set, and the gradient is that of one layer's
     kernel.
 

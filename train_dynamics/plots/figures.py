@@ -19,7 +19,6 @@ from train_dynamics.tables import label_counts
 
 NUM_CONES = 6
 NUM_FIGHTS = 3
-SHOWN = {"top tenth (chunk 0)": 1, "middle tenth (chunk 5)": 6, "bottom tenth (chunk 9)": NUM_CHUNKS, "all examples": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,13 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     yield Drawing(
         "chunk_accuracy",
         "Accuracy of each chunk over iterations",
-        "The examples are ranked by how much the trained networks agree on them (AGR), and divided into tenths. The "
-        "ranking knows only the end of training; look whether the tenths are nevertheless learned in its order.",
+        f"The examples are ranked by {results.ranked_by_words}, and divided into tenths. "
+        + (
+            "Such a ranking knows how fast each was learned: the order is no finding."
+            if results.agr is None
+            else "The ranking knows only the end of training; look whether the tenths are nevertheless learned in its "
+            "order."
+        ),
         curves.by_chunk(
             results.iterations,
             found["accuracy"][..., 1:],
@@ -93,7 +97,8 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
                 share=False,
             ),
         )
-    groups = list(SHOWN.values())
+    shown_groups = _shown_groups(results)
+    groups = list(shown_groups.values())
     yield Drawing(
         "learning",
         "First correct, accuracy and last mistake of the top, middle and bottom tenth and of all examples",
@@ -102,7 +107,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         curves.learning(
             results.iterations,
             *(found[metric][..., groups] for metric in ("first_correct", "accuracy", "last_mistake")),
-            list(SHOWN),
+            list(shown_groups),
         ),
     )
     order = np.argsort(results.rank)
@@ -118,20 +123,33 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             "typical",
             "most typical examples",
             order[:shown],
-            "Lowest AGR first: the trained networks say nearly the same of these.",
+            "Lowest AGR first: the trained networks say nearly the same of these."
+            if results.agr is not None
+            else "Lowest mean loss over all records first: what the network learned at once.",
         ),
         (
             "atypical",
             "most atypical examples",
             order[::-1][:shown],
-            "Highest AGR first: the trained networks differ most on these. Look for odd shapes and doubtful labels.",
+            "Highest AGR first: the trained networks differ most on these. Look for odd shapes and doubtful labels."
+            if results.agr is not None
+            else "Highest mean loss over all records first. Look for odd shapes and doubtful labels.",
         ),
     ):
         labels = [recording.class_names[label] for label in recording.labels[chosen]]
-        low, high = results.agr[chosen].min(), results.agr[chosen].max()
-        title = f"{shown} {words}, each below its label; AGR {low:.2g} to {high:.2g} nats"
+        ranked = results.scores.values[results.ranked_by][chosen]
+        name_of_score = "mean loss" if results.agr is None else "AGR"
+        title = f"{shown} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
         figure = grids.image_grid(recording.images[chosen], labels, title)
         yield Drawing(f"examples_{name}", f"{shown} {words}", caption, figure)
+
+
+def _shown_groups(results: Results) -> dict[str, int]:
+    """Choose the groups to look at more closely: column of a curve by title."""
+    top, middle, bottom = 1, results.num_chunks // 2 + 1, results.num_chunks
+    part = "tenth " if results.num_chunks == NUM_CHUNKS else ""
+    chosen = {f"{word} {part}(chunk {k - 1})": k for word, k in (("top", top), ("middle", middle), ("bottom", bottom))}
+    return {**chosen, "all examples": 0}
 
 
 def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:

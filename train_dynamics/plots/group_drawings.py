@@ -145,7 +145,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
 
 def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     opposing, iterations = results.group_dynamics.opposing, results.iterations
-    if len(iterations) < 2:
+    if not opposing.size:
         return
     update = strongest_update(recording, results)
     t, last = int(iterations[update.record]), int(iterations[update.record + 1])

@@ -13,7 +13,7 @@ from train_dynamics.claims import EARLY, LEARNED, Claim, reaches
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
 from train_dynamics.report.sections import Section
-from train_dynamics.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.results import Results, metric_name
 
 
 def page(recording: Recording, results: Results, claims: Sequence[Claim], sections: Sequence[Section]) -> str:
@@ -31,6 +31,7 @@ def page(recording: Recording, results: Results, claims: Sequence[Claim], sectio
         chunks=(table := _chunk_table(recording, results)),
         rows=list(zip(*table.values(), strict=True)),
         claims=claims,
+        ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
         command=_command(recording.config),
@@ -58,10 +59,12 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
     mean = {metric: curve[..., 1:].mean(axis=0) for metric, curve in results.curves.items()}
     forgotten = results.forgetting.forgotten.mean(axis=0)
     columns = {
-        "chunk": [str(k) for k in range(NUM_CHUNKS)],
+        "chunk": [str(k) for k in range(results.num_chunks)],
         "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
         "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
-        "times forgotten, an example": [f"{forgotten[results.chunk == k].mean():.2f}" for k in range(NUM_CHUNKS)],
+        "times forgotten, an example": [
+            f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
+        ],
     }
     layers = recording.config.layers
     for layer in layers:

@@ -1,0 +1,20 @@
+"""The length of the error vector early in training (EL2N).
+
+Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet: Finding Important Examples Early in Training" (2021): the
+expectation over networks of |p - y|, p the class probabilities and y the one-hot label, after a few epochs; they take
+epochs 10 and 20 of 200. It is *not* the probability that the label lacks: how the rest is spread counts too. Checked
+against the code that the authors published.
+"""
+
+from train_dynamics.dynamics.scores.score import Latest, StreamedScore
+
+SOURCE = 'Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet" (2021)'
+
+EL2N = StreamedScore(
+    name="el2n",
+    hard="high",
+    unit="probability",
+    formula="L2 norm of p - y, early in training",
+    source=SOURCE,
+    start=lambda study: Latest(study, lambda records: records.error_norm, until=study.early),
+)

@@ -1,0 +1,155 @@
+"""How often an example is forgotten, and when it is learned first.
+
+Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019). As published, an
+example is looked at when it is in a batch, just before the update: once an epoch, by the network that the update starts
+from. The same is counted here at every record, under other names: between two looks an example can be forgotten and
+learned again unseen. Checked against the code that the authors published, from which also comes what an example counts
+that is never learned: as many forgetting events as there were looks, more than any other can have, in place of
+infinitely many; and as its first, the number of looks. Only these scores know what is learned of examples that come and
+go; an example that stays wrong from its first look on has no event in the plain count `forgotten` of the table.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.dynamics.scores.score import Records, StreamedScore, Study
+
+SOURCE = 'Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019)'
+NEVER = np.iinfo(np.int64).max
+
+
+class _InBatch:
+    """Looks at an example when it is in a batch; a last column stands for the example that fills short batches."""
+
+    def __init__(self, study: Study) -> None:
+        shape = (study.num_seeds, study.num_examples + 1)
+        self.before = np.zeros(shape, bool)
+        self.looks, self.events, self.first = (np.zeros(shape, np.int64) for _ in range(3))
+        self.first[:] = NEVER
+        self._seeds = np.arange(study.num_seeds)[:, None]
+        self._epoch = study.epoch
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        epoch = records.iterations // self._epoch
+        for part in (np.flatnonzero(epoch == k) for k in np.unique(epoch)):  # in which an example is in one batch only
+            batch = records.batch[:, part]
+            correct = np.take_along_axis(records.correct[:, part], batch.clip(0), axis=2).reshape(len(batch), -1)
+            here = (self._seeds, batch.reshape(len(batch), -1))
+            self.events[here] += self.before[here] & ~correct
+            self.first[here] = np.where(correct, np.minimum(self.first[here], self.looks[here]), self.first[here])
+            self.before[here] = correct
+            self.looks[here] += 1
+
+
+class ForgettingInBatch(_InBatch):
+    """Counts how often an example is wrong at a look after being right at the one before."""
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the events so far; the number of looks if the example was never right, NaN if there was none."""
+        return _events(self.events, self.first, self.looks)[:, :-1]
+
+
+class FirstLearnedInBatch(_InBatch):
+    """Counts the looks at an example before the first at which it is right."""
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give that number; the number of looks if the example was never right, NaN if there was none."""
+        return _first(self.first, self.looks)[:, :-1]
+
+
+class ForgettingEveryRecord:
+    """Counts how often an example is wrong at a record after being right at the one before."""
+
+    def __init__(self, study: Study) -> None:
+        shape = (study.num_seeds, study.num_examples)
+        self._before, self._ever = np.zeros(shape, bool), np.zeros(shape, bool)
+        self._events = np.zeros(shape, np.int64)
+        self._looks = 0
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        correct = records.correct
+        self._events += self._before & ~correct[:, 0]
+        self._events += (correct[:, :-1] & ~correct[:, 1:]).sum(axis=1, dtype=np.int32)
+        self._before = correct[:, -1]
+        self._ever |= correct.any(axis=1)
+        self._looks += correct.shape[1]
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the events so far; the number of records if the example was never right."""
+        looks = np.full(self._events.shape, self._looks)
+        return _events(self._events, np.where(self._ever, 0, NEVER), looks)
+
+
+class FirstCorrect:
+    """Finds the iteration of the first record at which an example is right."""
+
+    def __init__(self, study: Study) -> None:
+        self._first = np.full((study.num_seeds, study.num_examples), NEVER)
+        self._end = 0
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        left = self._first == NEVER
+        if left.any():
+            found = records.correct.argmax(axis=1)
+            now = left & records.correct.any(axis=1)
+            self._first[now] = records.iterations[found[now]]
+        self._end = int(records.iterations[-1]) + 1
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give that iteration; the one after the last record if there is none."""
+        return np.minimum(self._first, self._end).astype(np.float64)
+
+
+def _events(
+    events: Int[np.ndarray, "s n"], first: Int[np.ndarray, "s n"], looks: Int[np.ndarray, "s n"]
+) -> Float[np.ndarray, "s n"]:
+    return np.where(looks > 0, np.where(first == NEVER, looks, events), np.nan)
+
+
+def _first(first: Int[np.ndarray, "s n"], looks: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
+    return np.where(looks > 0, np.minimum(first, looks), np.nan)
+
+
+def _needs(study: Study) -> str:
+    return "" if study.all_recorded else "batches can only be looked at if every iteration is recorded"
+
+
+FORGETTING_IN_BATCH = StreamedScore(
+    name="forgetting_in_batch",
+    hard="high",
+    unit="events",
+    formula="times wrong in a batch after right in the one before; the number of looks if never right",
+    source=SOURCE,
+    needs=_needs,
+    start=ForgettingInBatch,
+)
+# Not the column `forgotten`, in which an example that is never right counts 0.
+FORGETTING_EVERY_RECORD = StreamedScore(
+    name="forgetting_every_record",
+    hard="high",
+    unit="events",
+    formula="times wrong at a record after right at the one before; the number of records if never right",
+    source=SOURCE + ", but looked at in every record",
+    start=ForgettingEveryRecord,
+)
+FIRST_LEARNED_IN_BATCH = StreamedScore(
+    name="first_learned_in_batch",
+    hard="high",
+    unit="looks",
+    formula="looks in a batch before the first at which it is right; all of them if never right",
+    source=SOURCE,
+    needs=_needs,
+    start=FirstLearnedInBatch,
+)
+# Not `learned_for_good`: later mistakes do not count.
+FIRST_CORRECT = StreamedScore(
+    name="first_correct",
+    hard="high",
+    unit="updates",
+    formula="iteration of the first record at which it is right; the one after the last if never right",
+    source=SOURCE + ", but looked at in every record",
+    start=FirstCorrect,
+)

@@ -1,0 +1,76 @@
+"""From when on the prediction stays: the iteration learned.
+
+Baldock, Maennel and Neyshabur, "Deep Learning Through the Lens of Example Difficulty" (2021): the iteration from which
+on the prediction is the final one. That is the *network's* final prediction and not the label: an example that is wrong
+from the first update to the last is learned at once. The other reading, from when on the prediction is the label, is
+here under a name of its own. Not checked against the published text.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from train_dynamics.dynamics.scores.score import Records, StreamedScore, Study
+
+SOURCE = 'Baldock, Maennel and Neyshabur, "Deep Learning Through the Lens of Example Difficulty" (2021)'
+
+
+class IterationLearned:
+    """Finds the record from which on the prediction stays what it is at the last one."""
+
+    def __init__(self, study: Study) -> None:
+        self._before = np.full((study.num_seeds, 1, study.num_examples), -1)
+        self._since = np.full((study.num_seeds, study.num_examples), np.nan)
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        now = records.prediction
+        changed = np.concatenate([self._before != now[:, :1], now[:, 1:] != now[:, :-1]], axis=1)
+        _put_last(self._since, changed, records.iterations)
+        self._before = now[:, -1:]
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the iteration of that record."""
+        return self._since.copy()
+
+
+class LearnedForGood:
+    """Finds the record from which on the prediction is the label."""
+
+    def __init__(self, study: Study) -> None:
+        self._after = np.zeros((study.num_seeds, study.num_examples))
+        self._iterations = study.iterations
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        following = np.searchsorted(self._iterations, records.iterations, side="right")
+        _put_last(self._after, ~records.correct, np.append(self._iterations, self._iterations[-1] + 1)[following])
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the iteration of that record; one after the last so far if the example is wrong there."""
+        return self._after.copy()
+
+
+def _put_last(place: Float[np.ndarray, "s n"], holds: Bool[np.ndarray, "s t n"], values: Int[np.ndarray, " t"]) -> None:
+    """Put in place the value of the last record at which something holds, where there is one."""
+    last = holds.shape[1] - 1 - holds[:, ::-1].argmax(axis=1)
+    np.copyto(place, values[last], where=holds.any(axis=1))
+
+
+# Not `learned_for_good`: what stays wrong is learned too.
+ITERATION_LEARNED = StreamedScore(
+    name="iteration_learned",
+    hard="high",
+    unit="updates",
+    formula="iteration of the first record from which on the prediction is the final one",
+    source=SOURCE,
+    start=IterationLearned,
+)
+# Not `first_correct`, after which mistakes may come. One record after the column `last_mistake`.
+LEARNED_FOR_GOOD = StreamedScore(
+    name="learned_for_good",
+    hard="high",
+    unit="updates",
+    formula="iteration of the first record from which on the prediction is the label; one after the last if never",
+    source=SOURCE + ", of the label instead of the final prediction",
+    start=LearnedForGood,
+)

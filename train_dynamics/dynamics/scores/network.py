@@ -1,0 +1,77 @@
+"""A ReLU network run again from stored weights, on many examples at once, forward and back."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from train_dynamics.dynamics.scores.score import Weights
+
+SLICE_BYTES = 2**19  # of what a slice of the examples needs, so that it stays in the processor's cache
+
+
+class Pass(NamedTuple):
+    """What a forward pass leaves behind.
+
+    Attributes:
+        inputs: Input of each layer; the images are that of the first.
+        active: Of each hidden layer, which units are above their kink.
+        probabilities: Class probabilities.
+    """
+
+    inputs: list[Float[np.ndarray, "n _"]]
+    active: list[Bool[np.ndarray, "n _"]]
+    probabilities: Float[np.ndarray, "n c"]
+
+
+def forward(weights: Weights, images: Float[np.ndarray, "n i"]) -> Pass:
+    """Run a network on flattened images, in their precision."""
+    inputs, active, x = [], [], images
+    for k, layer in enumerate(weights.values()):
+        if k:
+            active.append(x > 0)
+            x = np.maximum(x, 0)
+        inputs.append(x)
+        x = x @ layer["kernel"] + layer["bias"]
+    odds = np.exp(x - x.max(axis=1, keepdims=True))
+    return Pass(inputs, active, odds / odds.sum(axis=1, keepdims=True))
+
+
+def cotangents(weights: Weights, found: Pass, labels: Int[np.ndarray, " n"]) -> list[Float[np.ndarray, "n _"]]:
+    """Compute the loss gradient at each layer's output, from the first layer to the last."""
+    cotangent = found.probabilities.copy()
+    cotangent[np.arange(len(labels)), labels] -= 1
+    result = [cotangent]
+    for layer, active in zip(list(weights.values())[:0:-1], found.active[::-1], strict=True):
+        result.append((result[-1] @ layer["kernel"].T) * active)
+    return result[::-1]
+
+
+def gradient_norm(
+    weights: Weights, images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Compute the L2 norm of each example's loss gradient with respect to all kernels and biases.
+
+    The gradient of a kernel is a ⊗ δ, that of its bias δ: together their square is |δ|² (|a|² + 1).
+
+    Args:
+        weights: Parameters of one seed.
+        images: Inputs, flattened.
+        labels: Class of each example.
+
+    Returns:
+        In nats per unit of weight.
+    """
+    found = forward(weights, images)
+    squares = sum(
+        (d * d).sum(axis=1) * ((a * a).sum(axis=1) + 1)
+        for a, d in zip(found.inputs, cotangents(weights, found, labels), strict=True)
+    )
+    return np.sqrt(squares)
+
+
+def slices(num_examples: int, bytes_each: int) -> Iterator[slice]:
+    """Divide the examples so that each part fits into the processor's cache."""
+    length = max(1, SLICE_BYTES // bytes_each)
+    return (slice(start, start + length) for start in range(0, num_examples, length))

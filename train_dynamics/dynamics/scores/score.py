@@ -1,0 +1,184 @@
+"""What a score is, what it is computed from, and what most scores are made of: a mean over records, or the last one."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer
+
+Weights = Mapping[str, Mapping[str, np.ndarray]]
+"""The parameters of one seed, {layer: {"kernel": [in, out], "bias": [out]}}, from input to output."""
+
+
+class Study(NamedTuple):
+    """What a score may know before it sees the first record.
+
+    Attributes:
+        num_seeds: Seeds of the recording.
+        num_examples: Examples of the recording.
+        iterations: Iteration of each record, rising; the last is the end of training.
+        epoch: Updates in a pass over the examples.
+        early: Iteration of the record at which scores defined early in training are read.
+        looks: Iterations of the records at which scores by replay compute, and at which all scores are looked at to see
+            what they would be had recording stopped there; the last is the end of training.
+        learning_rate: Learning rate of the updates.
+    """
+
+    num_seeds: int
+    num_examples: int
+    iterations: Int[np.ndarray, " t"]
+    epoch: int
+    early: int
+    looks: Int[np.ndarray, " look"]
+    learning_rate: float
+
+    @property
+    def all_recorded(self) -> bool:
+        """Whether there is a record of every iteration."""
+        return bool((np.diff(self.iterations) == 1).all())
+
+
+class Records(NamedTuple):
+    """Consecutive records as scores need them.
+
+    Attributes:
+        iterations: Iteration of each record.
+        loss: Cross-entropy of each example, in nats.
+        prediction: Likeliest class.
+        correct: Whether that is the label.
+        margin: Logit of the label less the largest other logit.
+        error_norm: L2 norm of the class probabilities less the one-hot label.
+        gradient_norm: L2 norm of the loss gradient with respect to the kernels of all recorded layers together.
+        batch: Examples that the update after each record is computed from; -1 for none. Meaningful only if every
+            iteration is recorded.
+    """
+
+    iterations: Int[np.ndarray, " t"]
+    loss: Float[np.ndarray, "s t n"]
+    prediction: Integer[np.ndarray, "s t n"]
+    correct: Bool[np.ndarray, "s t n"]
+    margin: Float[np.ndarray, "s t n"]
+    error_norm: Float[np.ndarray, "s t n"]
+    gradient_norm: Float[np.ndarray, "s t n"]
+    batch: Integer[np.ndarray, "s t b"]
+
+    def part(self, start: int, stop: int) -> "Records":
+        """Take the records from position `start` up to `stop`, without copying."""
+        iterations, *of_seeds = self
+        return Records(iterations[start:stop], *(value[:, start:stop] for value in of_seeds))
+
+
+Signal = Callable[[Records], Float[np.ndarray, "s t n"]]
+
+
+class Accumulator(Protocol):
+    """Follows all examples of all seeds through the records."""
+
+    def add(self, records: Records) -> None:
+        """Take in the next records; they come in order, at least one at a time."""
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the score as it is had recording stopped here; NaN where that says nothing yet."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score: what it is called, what it means, and where it comes from.
+
+    Attributes:
+        name: Name of its column.
+        hard: Which end is hard: `high` or `low` values.
+        unit: Unit of its values; 1 for plain numbers.
+        formula: The formula, in a line.
+        source: The paper.
+        needs: Says why the score cannot be had from a study; empty if it can.
+    """
+
+    name: str
+    hard: Literal["high", "low"]
+    unit: str
+    formula: str
+    source: str
+    needs: Callable[[Study], str] = lambda study: ""
+
+    def difficulty(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Turn values so that high is hard; NaN stays NaN."""
+        return values if self.hard == "high" else -values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamedScore(Score):
+    """A score of each seed, from all records one after the other; the ensemble's is the mean over seeds.
+
+    Attributes:
+        start: Makes its accumulator.
+    """
+
+    start: Callable[[Study], Accumulator]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayedScore(Score):
+    """A score of each seed, computed again from parameters stored at a few iterations.
+
+    Attributes:
+        compute: From the parameters of one seed at those iterations, the inputs and the labels: the score of each
+            example, [checkpoint, n], had the last of the parameters been those of that checkpoint.
+        at: Those iterations; the looks of the study by default.
+    """
+
+    compute: Callable[[Sequence[Weights], np.ndarray, np.ndarray, Study], Float[np.ndarray, "checkpoint n"]]
+    at: Callable[[Study], Int[np.ndarray, " checkpoint"]] = lambda study: study.looks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnsembleScore(Score):
+    """A score of what all seeds together say of an example at one iteration; no single seed has it.
+
+    Attributes:
+        compute: From class probabilities [s, n, c] and how often each seed counts [draw, s], the score [draw, n].
+    """
+
+    compute: Callable[[Float[np.ndarray, "s n c"], Float[np.ndarray, "draw s"]], Float[np.ndarray, "draw n"]]
+
+
+class Mean:
+    """The mean of a signal over all records, in float64.
+
+    Example:
+        >>> Mean(study, lambda records: records.loss)
+    """
+
+    def __init__(self, study: Study, signal: Signal) -> None:
+        self._signal = signal
+        self._count = 0
+        self.total = np.zeros((study.num_seeds, study.num_examples))
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        self._count += len(records.iterations)
+        self.total += self._signal(records).sum(axis=1)
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the mean so far."""
+        return self.total / self._count if self._count else np.full_like(self.total, np.nan)
+
+
+class Latest:
+    """A signal at the last record so far, or at the last one up to an iteration, which then stays."""
+
+    def __init__(self, study: Study, signal: Signal, until: int | None = None) -> None:
+        self._signal = signal
+        self._until = until
+        self._value = np.full((study.num_seeds, study.num_examples), np.nan)
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        seen = records.iterations if self._until is None else records.iterations[records.iterations <= self._until]
+        if len(seen):
+            self._value = self._signal(records.part(len(seen) - 1, len(seen)))[:, 0].astype(np.float64)
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the signal at that record."""
+        return self._value

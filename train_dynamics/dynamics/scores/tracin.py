@@ -1,0 +1,55 @@
+"""How much steps taken on an example alone would lower its own loss: self-influence (TracInCP).
+
+Pruthi, Liu, Sundararajan and Kale, "Estimating Training Data Influence by Tracing Gradient Descent" (2020): the sum
+over checkpoints of the learning rate times the product of two examples' loss gradients; of an example with itself, its
+squared norm. Of the recorded layers every record is a checkpoint; of the whole network, the iterations that are
+replayed. It is *not* what training did: batches, and momentum, are left out, as they are in TracInCP. The values of
+different numbers of checkpoints do not compare. Not checked against the published text.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.dynamics.scores.network import gradient_norm
+from train_dynamics.dynamics.scores.score import Mean, ReplayedScore, StreamedScore, Study, Weights
+
+SOURCE = 'Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent" (2020)'
+
+
+class SelfInfluence(Mean):
+    """Sums the squared gradient norm over all records."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, lambda records: np.square(records.gradient_norm))
+        self._learning_rate = study.learning_rate
+
+    def value(self) -> Float[np.ndarray, "s n"]:
+        """Give the learning rate times the sum so far."""
+        return self._learning_rate * self.total
+
+
+def _tracin(
+    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+) -> Float[np.ndarray, "checkpoint n"]:
+    squares = [np.square(gradient_norm(weights, images, labels)) for weights in checkpoints]
+    return study.learning_rate * np.cumsum(squares, axis=0, dtype=np.float64)
+
+
+TRACIN_RECORDED = StreamedScore(
+    name="tracin_recorded",
+    hard="high",
+    unit="nats",
+    formula="learning rate x sum over records of the squared gradient norm of the recorded layers' kernels",
+    source=SOURCE + ", of the recorded layers",
+    start=SelfInfluence,
+)
+TRACIN = ReplayedScore(
+    name="tracin",
+    hard="high",
+    unit="nats",
+    formula="learning rate x sum over checkpoints of the squared gradient norm of all kernels and biases",
+    source=SOURCE,
+    compute=_tracin,
+)

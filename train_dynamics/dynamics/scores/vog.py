@@ -1,0 +1,75 @@
+"""How much the pixels that matter change while training: the variance of gradients (VoG).
+
+Agarwal, D'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022): the gradient of the
+label's logit with respect to each pixel, its standard deviation over checkpoints, averaged over the pixels, and made
+comparable between classes: less the mean of its class, over the standard deviation of its class. It is a gradient with
+respect to the *input* and not to the weights, of a logit and not of the loss. The paper's formula was not checked; the
+code that its authors published takes the standard deviation over checkpoints, with the number of these as divisor, and
+so it is here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.dynamics.scores.network import forward, slices
+from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
+
+
+def vog(
+    checkpoints: Sequence[Weights],
+    images: Float[np.ndarray, "n i"],
+    labels: Int[np.ndarray, " n"],
+    study: Study | None = None,
+) -> Float[np.ndarray, "checkpoint n"]:
+    """Compute the variance of gradients of each example, for each number of checkpoints.
+
+    Args:
+        checkpoints: Parameters of one seed at several iterations, in order.
+        images: Inputs, flattened.
+        labels: Class of each example.
+        study: Not needed.
+
+    Returns:
+        In standard deviations of the class. NaN for one checkpoint alone, which varies in nothing; 0 for all examples
+        of a class in which they do not differ.
+    """
+    result = np.empty((len(checkpoints), len(images)))
+    for part in slices(len(images), images[0].nbytes):
+        mean = np.zeros_like(images[part])
+        squares, room = np.zeros_like(mean), np.empty_like(mean)
+        for k, weights in enumerate(checkpoints):
+            gradient = input_gradient(weights, images[part], labels[part])
+            gradient -= mean  # Welford's recurrence, which does not cancel, without fresh memory
+            squares += np.square(gradient, out=room) * np.float32(k / (k + 1))
+            mean += np.divide(gradient, k + 1, out=gradient)
+            result[k, part] = np.sqrt(squares, out=room).mean(axis=1) / np.sqrt(k + 1)
+    for members in (labels == label for label in np.unique(labels)):
+        of_class = result[:, members]
+        spread = of_class.std(axis=1, keepdims=True)
+        centred = of_class - of_class.mean(axis=1, keepdims=True)
+        result[:, members] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+    result[0] = np.nan
+    return result
+
+
+def input_gradient(
+    weights: Weights, images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n i"]:
+    """Compute the gradient of the label's logit with respect to each input, in logits per unit of input."""
+    kernels = [layer["kernel"] for layer in weights.values()]
+    back = kernels[-1].T[labels]
+    for kernel, active in zip(kernels[-2::-1], forward(weights, images).active[::-1], strict=True):
+        back = (back * active) @ kernel.T
+    return back
+
+
+VOG = ReplayedScore(
+    name="vog",
+    hard="high",
+    unit="standard deviations of the class",
+    formula="mean over pixels of the standard deviation over checkpoints of dz/dx, z the label's; normalised by class",
+    source='Agarwal, D\'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022)',
+    compute=vog,
+)

@@ -1,0 +1,112 @@
+"""The figures of all scores, each with the words that go with it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from train_dynamics.dynamics.scores.score import Score
+from train_dynamics.plots import scores as score_plots
+from train_dynamics.plots.figures import Drawing
+from train_dynamics.plots.grids import SIDE
+from train_dynamics.recording import Recording
+from train_dynamics.results import Results
+from train_dynamics.score_study import ScoreStudy, summary
+
+
+def score_drawings(recording: Recording, results: Results, study: ScoreStudy) -> Iterator[Drawing]:
+    """Draw how the scores compare: do they agree, are they stable, what is at their ends, do they find wrong labels?"""
+    scores = results.scores.scores
+    names = [score.name for score in scores]
+    ordered = [names[k] for k in study.order]
+    yield Drawing(
+        "score_correlations",
+        f"Which of {len(names)} scores agree: Spearman correlation between every two",
+        "Every score is turned so that high is hard. Scores that rank alike stand together: dark red blocks are "
+        "families that say much the same, and one of them will do; pale rows know something that the others do not.",
+        score_plots.number_map(
+            study.correlations[np.ix_(study.order, study.order)], ordered, ordered, "Which scores agree", diverging=True
+        ),
+    )
+    if results.scores.study.num_seeds > 1:
+        yield Drawing(
+            "score_stability_seeds",
+            "How many seeds a score needs: correlation of rankings from fewer seeds with that from all",
+            "Seeds are drawn with replacement, and the correlation is averaged over the draws. A score that is high on "
+            "the left needs one training run; where it rises slowly, one run tells more of itself than of the "
+            "examples. Drawn seeds are among all seeds, so that another set of seeds would agree a little less.",
+            score_plots.number_map(
+                summary(study.of_draws)[0],
+                names,
+                [str(size) for size in study.sizes],
+                "Stability of each ranking against the number of seeds",
+                "seeds drawn",
+            ),
+        )
+    yield Drawing(
+        "score_stability_iterations",
+        "How early recording may stop: correlation of rankings had it stopped with those at the end",
+        "All seeds, up to the iteration below each column. A score that is high on the left is known early; empty "
+        "cells say that it is not defined yet, or alike for all examples.",
+        score_plots.number_map(
+            study.of_looks,
+            names,
+            [str(look) for look in study.looks],
+            "Stability of each ranking against stopping early",
+            "last iteration recorded (updates)",
+        ),
+    )
+    yield Drawing(
+        "score_extremes",
+        f"The easiest and the hardest examples by each of {len(names)} scores",
+        "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
+        "extremes_SCORE among the figures have 64 of either, with labels.",
+        score_plots.overview(
+            [tuple(recording.images[chosen] for chosen in ends(score, results, score_plots.STRIP)) for score in scores],
+            names,
+            "The easiest and the hardest examples by each score",
+        ),
+    )
+    if study.noisy.any():
+        share = study.noisy.mean()
+        yield Drawing(
+            "label_noise",
+            "Which scores find wrong labels",
+            f"{np.count_nonzero(study.noisy):,} labels, {share:.1%}, were made wrong. AUC: the chance that a wrong "
+            "label looks harder than a right one. Precision: the share of wrong labels among as many of the hardest "
+            "examples. Dotted lines are chance.",
+            score_plots.noise_bars(names, study.precision, study.auc, share, "Which scores find wrong labels"),
+        )
+
+
+def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
+    """Draw up to 64 examples at either end of each score."""
+    for score in results.scores.scores:
+        easy, hard = ends(score, results, SIDE**2)
+        values = results.scores.values[score.name]
+        titles = tuple(
+            f"{len(chosen)} {word}: {values[chosen[0]]:.3g} to {values[chosen[-1]]:.3g}"
+            for word, chosen in (("easiest", easy), ("hardest", hard))
+        )
+        labels = tuple([recording.class_names[label] for label in recording.labels[chosen]] for chosen in (easy, hard))
+        yield Drawing(
+            f"extremes_{score.name}",
+            f"The easiest and the hardest examples by {score.name}",
+            f"{score.formula}; in {score.unit}, {score.hard} is hard.",
+            score_plots.extremes(
+                recording.images[easy],
+                recording.images[hard],
+                labels,
+                titles,
+                f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)",
+            ),
+        )
+
+
+def ends(score: Score, results: Results, count: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """List the easiest and the hardest examples, the most extreme first, of equal ones the first; NaN is neither."""
+    difficulty = score.difficulty(results.scores.values[score.name])
+    known = np.flatnonzero(~np.isnan(difficulty))
+    count = min(count, len(known))
+    easy, hard = (known[np.argsort(sign * difficulty[known], kind="stable")[:count]] for sign in (1, -1))
+    return easy, hard
