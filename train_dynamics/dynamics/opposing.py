@@ -48,8 +48,8 @@ class OpposingSignals:
     """Follows the losses through the records, a block at a time: how far the extremes move, and who they are.
 
     A change is from one record to the next: of one update, if every iteration was recorded. Blocks must come in order
-    and without gaps. The groups are a hundredth of the examples each, at least one; none, with a change of NaN, if there is
-    a single example.
+    and without gaps. The groups are a hundredth of the examples each, at least one; none, with a change of NaN, if
+    there is a single example.
 
     Attributes:
         size: Examples in a group.
