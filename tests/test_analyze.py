@@ -9,14 +9,16 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, contents, run, silent
-from train_dynamics import analysis, contention_study, results, sweep
+from train_dynamics import analysis, contention_study, group_dynamics, results, sweep
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
+from train_dynamics.dynamics.confusion import fixed_batches
 from train_dynamics.recording import Recording
 
 OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
+FIGURES += ["coherence", "gradient_confusion", "stiffness", "class_stiffness", "opposing_signals", "opposing_examples"]
 FIGURES += ["scatter", "cones", "cone_scatter", "cone_tracks", "label_opposition"]
 
 
@@ -85,14 +87,76 @@ def test_every_curve_against_its_definition(small, history, output):
                 assert float(row["std"]) == pytest.approx(np.std(values), rel=1e-4, abs=1e-6), (metric, group)
 
 
+def test_every_measure_of_groups_against_its_definition(small, output):
+    table = rows(output / "group_dynamics.csv")
+    assert list(table[0]) == ["metric", "layer", "group", "iteration", "mean", "std"]
+    assert len(table) == (6 + 55) * 17 + 3 * 16
+    found = {(row["metric"], row["group"], int(row["iteration"])): row for row in table}
+    assert {row["layer"] for row in table if row["metric"] != "loss_change"} == {"fc2"}
+    batches = fixed_batches(50, 16)
+    for t in (0, 5, 16):
+        gradients = small.gradients("fc2", t)
+        opposed = [oracles.confusion(gradients[s][batches].mean(axis=1)) for s in range(3)]
+        by_class = np.stack([oracles.stiffness(gradients[s], small.labels, 10) for s in range(3)])
+        of_seeds = {
+            ("m_coherence", "all"): [oracles.m_coherence(gradients[s]) for s in range(3)],
+            ("noise_scale", "all"): [oracles.noise_scale(gradients[s]) for s in range(3)],
+            ("gradient_confusion", "batches"): [bound for bound, _ in opposed],
+            ("smallest_cosine", "batches"): [cosine for _, cosine in opposed],
+            **{("stiffness", f"{a}/{b}"): by_class[:, a, b] for a in range(10) for b in range(a, 10)},
+        }
+        for (metric, group), values in of_seeds.items():
+            row = found[metric, group, t]
+            if np.isnan(values).any():
+                assert row["mean"] == row["std"] == ""
+                continue
+            # Gradients are summed in float32, and the noise scale is a ratio of differences.
+            assert float(row["mean"]) == pytest.approx(np.mean(values), rel=1e-3, abs=1e-5), (metric, group, t)
+            assert float(row["std"]) == pytest.approx(np.std(values), rel=1e-2, abs=1e-5), (metric, group, t)
+    change = small.loss(8) - small.loss(7)
+    values = {"risers": change.max(axis=1), "fallers": change.min(axis=1), "all": change.mean(axis=1)}  # groups of one
+    for group, of_group in values.items():
+        assert float(found["loss_change", group, 7]["mean"]) == pytest.approx(of_group.mean(), rel=1e-5)
+    changes = np.stack([small.loss(t + 1) - small.loss(t) for t in range(16)])
+    signals = rows(output / "opposing_signals.csv")
+    for name, extreme in (("risen", changes.argmax(axis=-1)), ("fallen", changes.argmin(axis=-1))):
+        counts = np.bincount(extreme.ravel(), minlength=50) / 3
+        np.testing.assert_allclose([float(row[name]) for row in signals], counts, rtol=1e-8)
+
+
+def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch):
+    monkeypatch.setattr(group_dynamics, "MOST_LOOKS", 4)
+    monkeypatch.setattr(group_dynamics, "MOST_CLASSES", 9)
+    found = results.compute(small).group_dynamics
+    assert found.looks.tolist() == [0, 5, 11, 16]
+    assert found.layers["fc2"].stiffness.shape == (3, 4, 0, 0)
+    assert found.layers["fc2"].m_coherence[1, 3] == pytest.approx(
+        oracles.m_coherence(small.gradients("fc2", 16)[1]), rel=1e-3
+    )
+    config = dataclasses.replace(SMALL, batch_size=50, record_every=2, num_seeds=2)
+    sweep.train(config, tmp_path / "whole", device, say=silent)
+    analysis.analyze(Recording(tmp_path / "whole"), tmp_path / "out")
+    table = rows(tmp_path / "out" / "group_dynamics.csv")
+    assert {row["mean"] for row in table if row["group"] == "batches"} == {""}  # one batch has no other
+    assert [row["iteration"] for row in table if row["group"] == "risers"] == ["0", "2"]
+    drawn = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
+    assert "coherence" in drawn and not drawn & {"gradient_confusion", "class_stiffness"}
+
+
 def test_layers_and_layouts(tmp_path, device):
     config = dataclasses.replace(SMALL, hidden_sizes=(7, 6), layers=("fc1", "fc3"), epochs=1)
     curves = {}
     for layout in ("factored", "dense"):
         path = tmp_path / layout
         sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
-        curves[layout] = results.compute(Recording(path)).curves
+        found = results.compute(Recording(path))
+        curves[layout] = found.curves
+        for layer, measures in found.group_dynamics.layers.items():
+            named = zip(measures._fields, measures, strict=True)
+            curves[layout] |= {f"{layer}/{name}": values for name, values in named if name != "stiffness"}
+            curves[layout] |= {f"{layer}/stiffness": measures.stiffness.reshape(3, 5, -1)}
     of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm")}
+    of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in group_dynamics.Measures._fields}
     assert set(curves["dense"]) == {"accuracy", "first_correct", "last_mistake"} | of_layers
     for metric, curve in curves["dense"].items():
         np.testing.assert_allclose(curves["factored"][metric], curve, rtol=1e-4, atol=1e-5)

@@ -197,6 +197,13 @@ def test_opposing_signals_against_one_change_at_a_time(rng, lengths):
     np.testing.assert_array_equal(found.fallen, fallen)
 
 
+def test_a_single_example_is_at_no_extreme():
+    found = OpposingSignals(1, 1)
+    found.add(np.array([[[1.0], [0.5], [0.25]]]))
+    np.testing.assert_array_equal(found.curves["all"], [[-0.5, -0.25]])
+    assert np.isnan(found.curves["risers"]).all() and found.risen.sum() == 0
+
+
 def test_factors_and_products_measure_the_same(rng):
     a, d = rng.normal(size=(20, 4)), rng.normal(size=(20, 5))
     one, other = factored_alignment(a, d), alignment(a[:, :, None] * d[:, None, :])

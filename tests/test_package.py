@@ -69,6 +69,7 @@ def test_the_lanes_meet_in_the_recording_alone():
         "motion",
         "cone_study",
         "contention_study",
+        "group_dynamics",
         "claims",
         "tables",
         "verify",

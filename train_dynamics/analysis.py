@@ -57,6 +57,7 @@ def analyze(
         # A second to import, for nothing if the recording will not do.
         from train_dynamics.plots import figures, score_figures, style
         from train_dynamics.plots.film import film
+        from train_dynamics.plots.group_drawings import group_drawings
         from train_dynamics.report import sections
         from train_dynamics.report.page import page
         from train_dynamics.report.score_section import scores_section
@@ -72,6 +73,8 @@ def analyze(
         else:
             (output / "label_noise.csv").unlink(missing_ok=True)
         tables.write_curves(results, output / "curves.csv")
+        tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
+        tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
         tables.write_cones(recording, cones, output / "cones.csv")
         tables.write_cone_members(recording, cones, output / "cone_members.csv")
         tables.write_contention(recording, contention, output / "contention.csv")
@@ -100,6 +103,7 @@ def analyze(
             scores_section(
                 results, score_study, pictures(score_figures.score_drawings(recording, results, score_study))
             ),
+            sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
             sections.motion_section(
                 [sections.Film.of(output / "scatter.mp4", seed, iterations)],
                 pictures(figures.motion_drawings(recording, seed, half)),

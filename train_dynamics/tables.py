@@ -209,6 +209,54 @@ def write_contention_members(recording: Recording, contention: Contention, path:
     _write(path, ("pair", "side", "example", "id", "label"), rows)
 
 
+def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
+    """Write mean and standard deviation over seeds of everything measured of groups.
+
+    `group` is `all`, `batches`, `within` and `between` classes, two classes as `4/9`, or `risers` and `fallers`; the
+    layer is empty of what is no layer's. A cell is empty where a seed has no value.
+    """
+    found, names = results.group_dynamics, recording.class_names
+    curves = []
+    for layer, measures in found.layers.items():
+        curves += [
+            ("m_coherence", layer, "all", measures.m_coherence),
+            ("noise_scale", layer, "all", measures.noise_scale),
+            ("gradient_confusion", layer, "batches", measures.gradient_confusion),
+            ("smallest_cosine", layer, "batches", measures.smallest_cosine),
+            ("stiffness", layer, "within", measures.stiffness_within),
+            ("stiffness", layer, "between", measures.stiffness_between),
+        ]
+        curves += [
+            ("stiffness", layer, f"{names[a]}/{names[b]}", measures.stiffness[..., a, b])
+            for a in range(measures.stiffness.shape[-1])
+            for b in range(a, measures.stiffness.shape[-1])
+        ]
+    curves += [("loss_change", "", group, curve) for group, curve in found.opposing.curves.items()]
+    rows = (
+        (metric, layer, group, t, mean, std)
+        for metric, layer, group, curve in curves
+        for t, mean, std in zip(
+            found.looks if layer else results.iterations[:-1],
+            *(_decimal(None if np.isnan(x) else x for x in of_seeds(curve, axis=0)) for of_seeds in (np.mean, np.std)),
+            strict=True,
+        )
+    )
+    _write(path, ["metric", "layer", "group", "iteration", "mean", "std"], rows)
+
+
+def write_opposing_signals(recording: Recording, results: Results, path: Path) -> None:
+    """Write one row an example: how often its loss was among those that rise and fall most, averaged over seeds."""
+    opposing = results.group_dynamics.opposing
+    columns = {
+        "example": range(len(recording.labels)),
+        "id": recording.ids,
+        "label": recording.labels,
+        "risen": _decimal(opposing.risen.mean(axis=0)),
+        "fallen": _decimal(opposing.fallen.mean(axis=0)),
+    }
+    _write(path, list(columns), zip(*columns.values(), strict=True))
+
+
 def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
     """Count the labels of a group, the most frequent first, as `4:131; 9:2`."""
     count = np.bincount(recording.labels[members], minlength=len(recording.class_names))

@@ -48,7 +48,8 @@ class OpposingSignals:
     """Follows the losses through the records, a block at a time: how far the extremes move, and who they are.
 
     A change is from one record to the next: of one update, if every iteration was recorded. Blocks must come in order
-    and without gaps. The groups are a hundredth of the examples each, at least one.
+    and without gaps. The groups are a hundredth of the examples each, at least one; none, with a change of NaN, if
+    there is a single example.
 
     Attributes:
         size: Examples in a group.
@@ -63,7 +64,7 @@ class OpposingSignals:
     """
 
     def __init__(self, num_seeds: int, num_examples: int) -> None:
-        self.size = max(num_examples // SHARE, 1)
+        self.size = min(max(num_examples // SHARE, 1), num_examples // 2)
         self.risen = np.zeros((num_seeds, num_examples), np.int64)
         self.fallen = np.zeros((num_seeds, num_examples), np.int64)
         self._last: Float[np.ndarray, "s n"] | None = None
@@ -76,16 +77,16 @@ class OpposingSignals:
 
     def add(self, loss: Float[np.ndarray, "s t n"]) -> None:
         """Take in the next records."""
-        means = np.empty((3, len(self.risen), loss.shape[1]))
+        means = np.full((3, len(self.risen), loss.shape[1]), np.nan)
         rows, first = np.arange(len(self.risen))[:, None], self._last is None
         for t in range(loss.shape[1]):  # one record at a time stays in the processor's cache
             now = loss[:, t]
             if self._last is not None:
                 change = now - self._last
-                found = extremes(change, self.size)
-                for k, counts in enumerate((self.risen, self.fallen)):
-                    counts[rows, found[k]] += 1
-                    means[k, :, t] = change[rows, found[k]].mean(axis=-1, dtype=np.float64)
+                found = extremes(change, self.size) if self.size else ()
+                for k, (counts, chosen) in enumerate(zip((self.risen, self.fallen), found, strict=False)):
+                    counts[rows, chosen] += 1
+                    means[k, :, t] = change[rows, chosen].mean(axis=-1, dtype=np.float64)
                 means[2, :, t] = change.mean(axis=-1, dtype=np.float64)
             self._last = now
         self._pieces.append(means[..., 1 if first else 0 :])

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
 from train_dynamics.recording import Recording
+from train_dynamics.results import Results
 from train_dynamics.tables import label_counts
 
 LISTED = 10
@@ -84,6 +85,28 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
         films,
         pictures,
     )
+
+
+def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
+    """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
+    found, layers = results.group_dynamics, recording.config.layers
+    words = (
+        "How far do examples pull together? Four published measures of the gradients of each recorded layer, averaged "
+        f"over seeds, at {len(found.looks):,} of {len(results.iterations):,} records, and one of the losses: m-"
+        "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
+        "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
+        "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
+        "opposing_signals.csv tells how often each example was at either extreme."
+    )
+    rows = [
+        (layer, f"{found.looks[k]:,}", *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][:6]))
+        for layer in layers
+        for k in dict.fromkeys((0, len(found.looks) // 2, len(found.looks) - 1))
+    ]
+    names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
+    names += ("stiffness within classes", "stiffness between classes")
+    title = "At the start, half way and at the end"
+    return Section("Groups of examples", words, pictures=pictures, table=_columns(names, rows), table_title=title)
 
 
 def cones_section(
@@ -191,6 +214,10 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     return {name: [row[k] for row in rows] for k, name in enumerate(names)} if rows else {}
+
+
+def _three(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _two(value: float | None) -> str:

@@ -1,0 +1,199 @@
+"""Figures of groups of examples through training, each with the words that go with it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from train_dynamics.cone_study import half_learned
+from train_dynamics.dynamics.opposing import extremes
+from train_dynamics.plots import cones as cone_plots
+from train_dynamics.plots import groups
+from train_dynamics.plots.figures import Drawing
+from train_dynamics.recording import Recording
+from train_dynamics.results import Results, metric_name
+from train_dynamics.tables import label_counts
+
+
+class Update(NamedTuple):
+    """The update in which both extremes moved most.
+
+    Attributes:
+        seed: Index of the seed.
+        record: Index of the record before it.
+        risers: Examples whose loss rose most, the most first.
+        fallers: Examples whose loss fell most, the most first.
+        rise: Mean change of loss of the risers, in nats.
+        fall: That of the fallers.
+    """
+
+    seed: int
+    record: int
+    risers: Int[np.ndarray, " m"]
+    fallers: Int[np.ndarray, " m"]
+    rise: float
+    fall: float
+
+
+def strongest_update(recording: Recording, results: Results) -> Update:
+    """Find the update of any seed in which the smaller of rise and fall is the largest."""
+    opposing = results.group_dynamics.opposing
+    curves = opposing.curves
+    both = np.minimum(curves["risers"], -curves["fallers"])
+    s, t = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
+    before, after = (recording.loss(int(recording.iterations[record]))[s] for record in (t, t + 1))
+    change = after - before
+    risers, fallers = extremes(change, opposing.size)
+    return Update(
+        s,
+        t,
+        risers[np.argsort(-change[risers])],
+        fallers[np.argsort(change[fallers])],
+        float(change[risers].mean()),
+        float(change[fallers].mean()),
+    )
+
+
+def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
+    """Draw the curves of each measure, the classes against each other, and the opposing signals."""
+    found, layers = results.group_dynamics, recording.config.layers
+    of = {
+        name: {layer: getattr(found.layers[layer], name) for layer in layers}
+        for name in ("m_coherence", "noise_scale", "gradient_confusion", "smallest_cosine")
+    }
+    yield Drawing(
+        "coherence",
+        "m-coherence and noise scale over iterations",
+        "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
+        "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
+        "M and the number of examples n, so that one falls where the other rises. Look where the step of a batch of "
+        f"{recording.config.batch_size}, as trained with, turns from signal into noise. Where there is no line the "
+        "mean gradient of half of the seeds is no longer than noise alone would make it.",
+        groups.panels(
+            found.looks,
+            [of["m_coherence"], of["noise_scale"]],
+            ["m-coherence (examples)", "noise scale (examples)"],
+            [True, True],
+            "m-coherence and noise scale",
+        ),
+    )
+    if len(recording.labels) // recording.config.batch_size > 1:
+        yield Drawing(
+            "gradient_confusion",
+            "Gradient confusion over iterations",
+            f"All examples are divided, once and at random, into batches of {recording.config.batch_size}. Of all "
+            "pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if no two "
+            "are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms another.",
+            groups.panels(
+                found.looks,
+                [of["gradient_confusion"], of["smallest_cosine"]],
+                ["gradient confusion", "smallest cosine"],
+                [False, False],
+                "Gradient confusion",
+            ),
+        )
+    yield Drawing(
+        "stiffness",
+        "Stiffness within and between classes over iterations",
+        "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
+        "a step for one example is a step for the other; below zero, that it harms it.",
+        groups.panels(
+            found.looks,
+            [
+                {
+                    f"{words}{f' in {layer}' if len(layers) > 1 else ''}": getattr(found.layers[layer], name)
+                    for layer in layers
+                    for words, name in (
+                        ("within a class", "stiffness_within"),
+                        ("between classes", "stiffness_between"),
+                    )
+                }
+            ],
+            ["mean cosine"],
+            [False],
+            "Stiffness",
+        ),
+    )
+    yield from _class_drawings(recording, results)
+    yield from _opposing_drawings(recording, results)
+
+
+def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
+    """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
+    looks, layers = results.group_dynamics.looks, recording.config.layers
+    half = int(results.iterations[half_learned(results.curves["accuracy"][..., 0].mean(axis=0))])
+    shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
+    for layer in layers:
+        matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
+        if not matrices.shape[-1]:
+            continue
+        yield Drawing(
+            metric_name(layers, layer, "class_stiffness").replace("/", "_"),
+            f"Stiffness by pair of labels in {layer}",
+            "Mean cosine between the gradients of an example of either label, no example with itself, averaged over "
+            "seeds: at the start, when half of the examples are learned, and at the end. Blue pulls together, red "
+            "apart. Look which labels fight, and whether a label still pulls in one direction at the end.",
+            groups.class_matrices(
+                [matrices[k] for k in shown],
+                [f"iteration {looks[k]:,}" for k in shown],
+                recording.class_names,
+                f"Stiffness by pair of labels in {layer}, mean of {len(recording.seeds)} seeds",
+            ),
+        )
+
+
+def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
+    opposing, iterations = results.group_dynamics.opposing, results.iterations
+    if not opposing.size:
+        return
+    update = strongest_update(recording, results)
+    t, last = int(iterations[update.record]), int(iterations[update.record + 1])
+    yield Drawing(
+        "opposing_signals",
+        "Opposing signals over iterations",
+        "From one record to the next the loss of some examples rises while that of others falls: the mean change of "
+        f"the {opposing.size} that rise most, of the {opposing.size} that fall most, and of all. Who is in a group "
+        "changes from one update to the next. Look how much more the extremes move than the whole.",
+        groups.opposing(iterations[:-1], opposing.curves, opposing.size, t, "Changes of loss"),
+    )
+    often = [
+        np.argsort(-counts.sum(axis=0), kind="stable")[: opposing.size] for counts in (opposing.risen, opposing.fallen)
+    ]
+    both = len(set(often[0].tolist()) & set(often[1].tolist()))
+    panels = {
+        f"rose by {update.rise:.2f} nats": update.risers,
+        f"fell by {-update.fall:.2f} nats": update.fallers,
+        "most often among those that rise": often[0],
+        "most often among those that fall": often[1],
+    }
+    where = f"seed {recording.seeds[update.seed]}, from iteration {t:,} to {last:,}"
+    yield Drawing(
+        "opposing_examples",
+        f"Examples at both extremes: {where}, and most often",
+        f"Above, some of the two groups of {opposing.size} in the update in which both moved most, the most first: "
+        f"{where}. Their mean gradients have a cosine of {_cosine(recording, update, t)} before it. Below, those "
+        f"that are most often at either extreme, over all seeds and updates; {both} of {opposing.size} are in both. "
+        "Look for what a group has in common.",
+        cone_plots.cone_grids(
+            [recording.images[group] for group in panels.values()],
+            [f"{words}: {_labels(recording, group)}" for words, group in panels.items()],
+            f"Opposing signals: {where}, and most often",
+        ),
+    )
+
+
+def _cosine(recording: Recording, update: Update, t: int) -> str:
+    """Say how opposed the mean gradients of both groups are in each layer."""
+    words = []
+    for layer in recording.config.layers:
+        gradients = recording.gradients(layer, t)[update.seed]
+        one, other = (gradients[group].mean(axis=0).ravel() for group in (update.risers, update.fallers))
+        lengths = np.linalg.norm(one) * np.linalg.norm(other)
+        words.append(f"{one @ other / lengths if lengths else 0:.2f} in {layer}")
+    return ", ".join(words)
+
+
+def _labels(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
+    counts = label_counts(recording, group).split("; ")
+    return ", ".join(counts[:3]) + (", ..." if len(counts) > 3 else "")

@@ -1,0 +1,114 @@
+"""Groups of examples through training: curves of what is measured of them, and classes against classes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from train_dynamics.plots.cones import COLORS
+from train_dynamics.plots.style import BLUE, ORANGE, styled
+
+LINES = ("-", "--", "-.", ":")
+
+
+def panels(
+    iterations: Int[np.ndarray, " t"],
+    curves: Sequence[dict[str, Float[np.ndarray, "s t"]]],
+    labels: Sequence[str],
+    logarithmic: Sequence[bool],
+    title: str,
+) -> Figure:
+    """Draw curves on panels above each other; lines are means over seeds, bands one standard deviation.
+
+    On logarithmic panels they are the median and the quartiles, for which a seed without a value counts as infinite.
+
+    Args:
+        iterations: Of the records.
+        curves: For each panel its curves, by the words of the legend; alike in all panels.
+        labels: Of the y axes.
+        logarithmic: Whether a panel's values are shown by their logarithm, as far as any are positive.
+        title: Of the figure.
+    """
+    with styled():
+        figure = Figure(figsize=(7.0, 1.0 + 2.5 * len(curves)))
+        drawn = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, of_panel, label, by_logarithm in zip(drawn, curves, labels, logarithmic, strict=True):
+            for k, (words, curve) in enumerate(of_panel.items()):
+                color, line = COLORS[k % len(COLORS)], LINES[k % len(LINES)]
+                low, middle, high = (_quartiles if by_logarithm else _deviations)(curve)
+                axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
+                axes.plot(iterations, middle, color=color, linestyle=line, label=words, linewidth=1.3)
+            axes.set(ylabel=label, xlim=(0, max(int(iterations[-1]), 1)))
+            if by_logarithm and any((curve > 0).any() for curve in of_panel.values()):
+                axes.set_yscale("log")
+        drawn[-1].set_xlabel("iteration (updates)")
+        num_seeds = len(next(iter(curves[0].values())))
+        shown = "median and quartiles" if all(logarithmic) else "mean and standard deviation"
+        drawn[0].set_title(f"{title}, {shown} of {num_seeds} seeds")
+        figure.align_ylabels(drawn)
+        if len(curves[0]) > 1:
+            figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
+def _deviations(curve: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"], ...]:
+    mean, std = curve.mean(axis=0), curve.std(axis=0)
+    return mean - std, mean, mean + std
+
+
+def _quartiles(curve: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"], ...]:
+    found = np.quantile(np.where(np.isnan(curve), np.inf, curve), (0.25, 0.5, 0.75), axis=0, method="nearest")
+    return tuple(np.where(np.isinf(row), np.nan, row) for row in found)
+
+
+def class_matrices(
+    matrices: Sequence[Float[np.ndarray, "c c"]], titles: Sequence[str], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw matrices of cosines between classes side by side; NaN stays white."""
+    with styled():
+        figure = Figure(figsize=(0.6 + 3.2 * len(matrices), 3.6))
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11)
+        drawn = figure.subplots(1, len(matrices), squeeze=False)[0]
+        ticks = range(len(class_names))
+        for axes, matrix, words in zip(drawn, matrices, titles, strict=True):
+            shown = axes.imshow(np.ma.masked_invalid(matrix), cmap="RdBu", vmin=-1, vmax=1)
+            axes.set_title(words, fontsize=10)
+            axes.set_xticks(ticks, class_names, rotation=0 if max(map(len, class_names)) < 3 else 60, fontsize=8)
+            axes.set_yticks(ticks, class_names, fontsize=8)
+            axes.grid(False)
+            axes.set_xlabel("label")
+        drawn[0].set_ylabel("label")
+        figure.colorbar(shown, ax=list(drawn), label="mean cosine", shrink=0.8)
+        return figure
+
+
+def opposing(
+    iterations: Int[np.ndarray, " t"], curves: dict[str, Float[np.ndarray, "s t"]], size: int, at: int, title: str
+) -> Figure:
+    """Draw how far the loss of both extremes and of all examples moves from one record to the next.
+
+    Args:
+        iterations: Of the earlier record of each change.
+        curves: Mean change of `risers`, `fallers` and `all`.
+        size: Examples in a group.
+        at: Iteration to mark: that of the examples shown elsewhere.
+        title: Of the figure.
+    """
+    words = {"risers": f"the {size} that rise most", "fallers": f"the {size} that fall most", "all": "all examples"}
+    with styled():
+        figure = Figure()
+        axes = figure.subplots()
+        for name, color in {"risers": ORANGE, "fallers": BLUE, "all": "#444444"}.items():
+            low, mean, high = _deviations(curves[name])
+            axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(iterations, mean, color=color, linewidth=1.2, label=words[name])
+        axes.axvline(at, color="black", linewidth=0.9, linestyle=":", label="the update whose examples are shown")
+        axes.set(
+            xlabel="iteration (updates)",
+            ylabel="change of loss to the next record (nats)",
+            xlim=(0, max(int(iterations[-1]), 1)),
+            title=f"{title}, mean and standard deviation of {len(curves['all'])} seeds",
+        )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return figure
