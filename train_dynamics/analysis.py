@@ -51,7 +51,6 @@ def analyze(
         }
         check_options(recording, cone_options)
         results = compute(recording, score_options)
-        # Until recordings say which labels were made wrong.
         score_study = study_scores(results.scores, recording.noisy)
         cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
         contention = find_contention(recording, contention_options)
