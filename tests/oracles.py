@@ -223,3 +223,40 @@ def settled(history: np.ndarray) -> int:
     while position and history[position - 1] == history[-1]:
         position -= 1
     return position
+
+
+def _pairs(gradients: np.ndarray) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    flat = [gradient.astype(np.float64).ravel() for gradient in gradients]
+    return flat, [(a, b) for a in range(len(flat)) for b in range(len(flat)) if a != b]
+
+
+def m_coherence(gradients: np.ndarray) -> float:
+    """n times the mean product of two gradients, drawn with replacement, over the mean square of one."""
+    flat, _ = _pairs(gradients)
+    products = [float(a @ b) for a in flat for b in flat]
+    squares = [float(a @ a) for a in flat]
+    return len(flat) * (sum(products) / len(products)) / (sum(squares) / len(squares))
+
+
+def noise_scale(gradients: np.ndarray) -> float:
+    """Trace of the sample covariance, entry by entry, over the mean product of two distinct gradients."""
+    flat, pairs = _pairs(gradients)
+    trace = sum(np.var([gradient[k] for gradient in flat], ddof=1) for k in range(len(flat[0])))
+    return float(trace / (sum(float(flat[a] @ flat[b]) for a, b in pairs) / len(pairs)))
+
+
+def confusion(gradients: np.ndarray) -> tuple[float, float]:
+    """Minus the smallest product, if that is negative, and the smallest cosine, over every pair."""
+    flat, pairs = _pairs(gradients)
+    return max(0.0, -min(float(flat[a] @ flat[b]) for a, b in pairs)), min(cosine(flat[a], flat[b]) for a, b in pairs)
+
+
+def stiffness(gradients: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Mean cosine over every pair of distinct examples, by their classes."""
+    flat, pairs = _pairs(gradients)
+    found: dict[tuple[int, int], list[float]] = {}
+    for a, b in pairs:
+        found.setdefault((labels[a], labels[b]), []).append(cosine(flat[a], flat[b]))
+    return np.array(
+        [[np.mean(found[c, d]) if (c, d) in found else np.nan for d in range(num_classes)] for c in range(num_classes)]
+    )

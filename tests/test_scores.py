@@ -1,6 +1,7 @@
 """Every score against its definition written slowly, in closed form on toy networks, and at its edges."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def layer(kernel, bias=None) -> dict[str, np.ndarray]:
 
 
 def random_network(rng, *widths: int) -> dict[str, dict[str, np.ndarray]]:
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = itertools.pairwise(widths)
     return {f"fc{k + 1}": layer(rng.normal(size=pair), rng.normal(size=pair[1])) for k, pair in enumerate(pairs)}
 
 
@@ -123,11 +124,8 @@ def expected_of(probabilities: np.ndarray, label: int, looks: list[int], early: 
 
 
 def test_scores_from_probabilities_against_their_definitions(small, found, again):
-    assert (
-        not found.missing
-        and found.study.early == 2
-        and found.study.looks.tolist() == [2, 3, 5, 6, 8, 10, 11, 13, 14, 16]
-    )
+    assert not found.missing and found.study.early == 2
+    assert found.study.looks.tolist() == [2, 3, 5, 6, 8, 10, 11, 13, 14, 16]
     for s, seed in enumerate(small.seeds):
         batches = batch_indices(SMALL, int(seed), 50, 0, 16)
         for n, label in enumerate(small.labels):
@@ -178,10 +176,9 @@ def whole_norm(recording: Recording, s: int, t: int, n: int) -> float:
 
 
 def test_replayed_scores_against_their_definitions(small, found):
-    for s in (0, 2):
-        checkpoints = [of_seed(small, s, int(t)) for t in found.study.looks]
-        expected = oracles.vog(checkpoints, small.inputs(), small.labels)
-        np.testing.assert_allclose(found.of_seeds["vog"][s], expected, rtol=1e-3, atol=1e-4)
+    checkpoints = [of_seed(small, 2, int(t)) for t in found.study.looks]
+    expected = oracles.vog(checkpoints, small.inputs(), small.labels)
+    np.testing.assert_allclose(found.of_seeds["vog"][2], expected, rtol=1e-3, atol=1e-4)
     double = [
         {name: {part: v.astype(np.float64) for part, v in of.items()} for name, of in c.items()} for c in checkpoints
     ]
@@ -266,7 +263,8 @@ def test_margin_is_the_difference_of_logits(rng):
     expected = logits[:, 2] - np.delete(logits, 2, axis=1).max(axis=1)
     found = margin(-np.log(p[:, 2]), np.delete(p, 2, axis=1).max(axis=1))
     np.testing.assert_allclose(found, expected)
-    assert margin(np.float32(0), np.float32(0)) == pytest.approx(87.3, abs=0.1)  # another class that has vanished
+    vanished = np.zeros(1, np.float32)  # another class in float32
+    np.testing.assert_allclose(margin(vanished, vanished), 87.3, atol=0.1)
     signals = records([0], loss=-np.log(p[:, 2])[None, None], margin=expected[None, None])
     np.testing.assert_allclose(confidence(signals)[0, 0], p.max(axis=1), rtol=1e-6)
 
@@ -382,9 +380,8 @@ def test_names_directions_and_words():
     for score in SCORES:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", score.name) and score.hard in ("high", "low")
         assert score.formula and score.unit and score.source
-        np.testing.assert_array_equal(
-            score.difficulty(np.array([1.0, np.nan])), [1 if score.hard == "high" else -1, np.nan]
-        )
+        expected = [1 if score.hard == "high" else -1, np.nan]
+        np.testing.assert_array_equal(score.difficulty(np.array([1.0, np.nan])), expected)
 
 
 def test_ensemble_values_are_means_over_seeds_and_agr_is_of_all(small, found):
@@ -489,11 +486,8 @@ def test_the_score_of_the_documentation_works(small):
     found = ScorePass(small, ScoreOptions(), (*SCORES, score))
     for part in replayed_records(small):
         found.add(part)
-    entropies = []
-    losses = np.stack([small.loss(t) for t in range(17)], axis=1)
-    expected = losses.max(axis=1)
-    entropies.append(found.finish().of_seeds[score.name])
-    np.testing.assert_allclose(entropies[0], expected)
+    worst = np.max([small.loss(t) for t in range(17)], axis=0)
+    np.testing.assert_allclose(found.finish().of_seeds[score.name], worst)
 
 
 def test_every_score_is_in_the_documentation():

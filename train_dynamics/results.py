@@ -16,14 +16,17 @@ from train_dynamics.dynamics.agreement import agreement, chunks, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
+from train_dynamics.dynamics.opposing import OpposingSignals
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.dynamics.scores.score import Records
+from train_dynamics.group_dynamics import GroupDynamics, GroupStudy, Measures
 from train_dynamics.recording import Block, Recording, is_being_written
 from train_dynamics.scoring import ScoreOptions, ScorePass, Scores, batches
 
 NUM_CHUNKS = 10
 Curves = dict[str, Float[np.ndarray, "s t group"]]
 Item, Result = TypeVar("Item"), TypeVar("Result")
+LayerMeasures = dict[str, list[Measures]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ class Results:
             `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
             called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
         scores: All scores of each example.
+        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration.
     """
 
     iterations: Int[np.ndarray, " t"]
@@ -49,6 +53,7 @@ class Results:
     forgetting: Forgetting
     curves: Curves
     scores: Scores
+    group_dynamics: GroupDynamics
 
     @property
     def ranked_by(self) -> str:
@@ -109,11 +114,12 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
     chunk = chunks(rank, num_chunks)
     everyone = group_weights(np.zeros(len(labels), int), 1)
     weights = np.concatenate([everyone, group_weights(chunk, num_chunks)], axis=1)
+    study = GroupStudy(recording)
 
-    def of_block(block: Block) -> tuple[Records, Curves]:
+    def of_block(block: Block) -> tuple[Records, Curves, LayerMeasures]:
         prediction, loss = block.read("prediction"), block.read("loss")
         correct = prediction == labels
-        curves, gradients = _gradient_curves(recording, block, weights.astype(np.float32))
+        curves, gradients, of_groups = _gradient_curves(recording, block, weights.astype(np.float32), study)
         records = Records(
             block.iterations,
             loss,
@@ -124,18 +130,23 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
             gradients.norm,
             batches(recording, block),
         )
-        return records, {"accuracy": correct @ weights, **curves}
+        return records, {"accuracy": correct @ weights, **curves}, of_groups
 
+    opposing = OpposingSignals(len(recording.seeds), len(labels))
+    measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
     forgetting = Forgetting(len(recording.seeds), len(labels))
     pieces: list[Curves] = []
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     # There are more of them than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
     with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
-        for records, piece in _in_order(threads, of_block, recording.blocks(), workers):
+        for records, piece, of_groups in _in_order(threads, of_block, recording.blocks(), workers):
             forgetting.add(records.correct, records.iterations)
             score_pass.add(records)
+            opposing.add(records.loss)
             pieces.append(piece)
+            for layer, of_layer in of_groups.items():
+                measures[layer] += of_layer
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
     groups = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
@@ -144,7 +155,10 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
         curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in groups], axis=-1)
-    return Results(recording.iterations, agr, rank, chunk, forgetting, curves, score_pass.finish())
+    group_dynamics = GroupDynamics(
+        study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
+    )
+    return Results(recording.iterations, agr, rank, chunk, forgetting, curves, score_pass.finish(), group_dynamics)
 
 
 def _in_order(
@@ -166,21 +180,28 @@ def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
 
 
 def _gradient_curves(
-    recording: Recording, block: Block, weights: Float[np.ndarray, "n group"]
-) -> tuple[Curves, Gradients]:
+    recording: Recording, block: Block, weights: Float[np.ndarray, "n group"], study: GroupStudy
+) -> tuple[Curves, Gradients, LayerMeasures]:
     curves: Curves = {}
     layers, output = recording.config.layers, recording.config.layer_names[-1]
+    looks = set(study.looks.tolist())
+    measures: LayerMeasures = {layer: [] for layer in layers}
     lead = (len(recording.seeds), len(block.iterations))
     squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
     room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
     for layer in layers:
         cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
         for t, parts in enumerate(recording.each_gradient(block, layer)):
+            sums = []
             for s in range(lead[0]):  # one seed at a time stays in the processor's cache
-                of_seed = [part[s % len(part)] for part in parts]
+                of_seed = tuple(part[s % len(part)] for part in parts)
                 found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
                 squares[s, t] += np.square(found.norm)
+                if block.iterations[t] in looks:
+                    sums.append(study.sums(of_seed, found))
+            if sums:
+                measures[layer].append(study.measure(sums))
             if layer == output and len(parts) == 2:
                 error_norm[:, t], largest_other[:, t] = _of_output(parts[1], room)
         curves[metric_name(layers, layer, "alignment")] = cosine
@@ -188,7 +209,7 @@ def _gradient_curves(
     if output not in layers or recording.config.gradient_layout == "dense":
         for t, cotangent in enumerate(block.each(f"cotangent.{output}")):
             error_norm[:, t], largest_other[:, t] = _of_output(cotangent, room)
-    return curves, Gradients(np.sqrt(squares), error_norm, largest_other)
+    return curves, Gradients(np.sqrt(squares), error_norm, largest_other), measures
 
 
 def _of_output(

@@ -1,0 +1,65 @@
+"""How much the gradients of batches stand against each other."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Confusion(NamedTuple):
+    """The two batches that stand most against each other; NaN if there are fewer than two batches.
+
+    Attributes:
+        bound: Gradient confusion: the smallest number, 0 or more, such that no two gradients have an inner product
+            below minus it. In squared nats per unit of weight.
+        cosine: The smallest cosine between two gradients, from -1 to 1; one with a zero gradient counts as 0.
+    """
+
+    bound: Float[np.ndarray, "*lead"]
+    cosine: Float[np.ndarray, "*lead"]
+
+
+def confusion(gradients: Float[np.ndarray, "*lead b k"]) -> Confusion:
+    """Find the gradient confusion of the gradients of several batches.
+
+    Sankararaman, De, Xu, Huang and Goldstein, "The Impact of Neural Network Overparameterization on Gradient Confusion
+    and Stochastic Gradient Descent" (2020; not checked against the published text): a bound eta >= 0 such that
+    <g_i, g_j> >= -eta for all pairs i != j of the functions that SGD draws from, examples or batches. Here they are
+    batches of a fixed partition (`fixed_batches`), all at the same weights, of one layer's kernel: a different
+    partition gives a somewhat different minimum, and over pairs of single examples it would be far lower. It is *not*
+    about the batches that training drew, and an extreme of all pairs, *not* their mean, which `stiffness` gives.
+
+    Args:
+        gradients: Mean gradient of each batch, flattened.
+
+    Example:
+        >>> confusion(np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]]))
+        Confusion(bound=array(2.), cosine=array(-0.70710678))
+    """
+    num_batches = gradients.shape[-2]
+    if num_batches < 2:
+        nothing = np.full(gradients.shape[:-2], np.nan)
+        return Confusion(nothing, nothing)
+    product = np.matmul(gradients, np.swapaxes(gradients, -1, -2))
+    length = np.sqrt(np.diagonal(product, axis1=-2, axis2=-1))
+    lengths = length[..., :, None] * length[..., None, :]
+    cosine = np.divide(product, lengths, out=np.zeros_like(product), where=lengths > 0)
+    pairs = np.triu_indices(num_batches, 1)
+    return Confusion(
+        np.asarray(np.maximum(-product[..., *pairs].min(axis=-1), 0)),
+        np.asarray(np.clip(cosine[..., *pairs].min(axis=-1), -1, 1)),
+    )
+
+
+def fixed_batches(num_examples: int, batch_size: int, seed: int = 0) -> Int[np.ndarray, "b m"]:
+    """Divide the examples at random into batches of equal size; the fewer than `batch_size` that are left over go.
+
+    A smaller batch would be a noisier one. None if there are too few examples for one batch.
+
+    Example:
+        >>> fixed_batches(5, 2)
+        array([[2, 4],
+               [3, 0]])
+    """
+    order = np.random.default_rng(seed).permutation(num_examples)
+    return order[: num_examples // batch_size * batch_size].reshape(-1, batch_size)

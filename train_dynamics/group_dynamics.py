@@ -1,0 +1,135 @@
+"""Groups of examples through training: how far batches, classes and all examples pull together."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.dynamics.alignment import Alignment
+from train_dynamics.dynamics.coherence import m_coherence
+from train_dynamics.dynamics.confusion import confusion, fixed_batches
+from train_dynamics.dynamics.groups import Groups, gradient_sums
+from train_dynamics.dynamics.noise_scale import noise_scale
+from train_dynamics.dynamics.opposing import OpposingSignals
+from train_dynamics.dynamics.stiffness import stiffness, within_and_between
+from train_dynamics.recording import Recording
+
+MOST_LOOKS = 500
+MOST_CLASSES = 20
+
+
+class Measures(NamedTuple):
+    """What is measured of one layer: of all seeds at one record, or at several, `[s, t]`.
+
+    Attributes:
+        m_coherence: Of all examples.
+        noise_scale: Of all examples.
+        gradient_confusion: Of fixed batches.
+        smallest_cosine: Of fixed batches.
+        stiffness_within: Mean cosine between two examples of one class.
+        stiffness_between: Mean cosine between two examples of different classes.
+        stiffness: Stiffness by pair of classes; without any classes if there are more than `MOST_CLASSES`.
+    """
+
+    m_coherence: Float[np.ndarray, "s *t"]
+    noise_scale: Float[np.ndarray, "s *t"]
+    gradient_confusion: Float[np.ndarray, "s *t"]
+    smallest_cosine: Float[np.ndarray, "s *t"]
+    stiffness_within: Float[np.ndarray, "s *t"]
+    stiffness_between: Float[np.ndarray, "s *t"]
+    stiffness: Float[np.ndarray, "s *t c c"]
+
+    @classmethod
+    def stacked(cls, of_records: Iterable["Measures"]) -> "Measures":
+        """Put records behind each other, as axis `t`."""
+        return cls(*(np.stack(values, axis=1) for values in zip(*of_records, strict=True)))
+
+
+class Sums(NamedTuple):
+    """What the gradients of one seed at one record are reduced to.
+
+    Attributes:
+        norm: L2 norm of each.
+        mean_norm: L2 norm of their mean.
+        of_batches: Mean of each batch, flattened.
+        of_classes: Sum of those of each class, each divided by its norm, flattened.
+        directed: Number in each class that are not zero.
+    """
+
+    norm: Float[np.ndarray, " n"]
+    mean_norm: Float[np.ndarray, ""] | np.floating
+    of_batches: Float[np.ndarray, "b k"]
+    of_classes: Float[np.ndarray, "c k"]
+    directed: Int[np.ndarray, " c"]
+
+
+class GroupStudy:
+    """Which iterations are looked at, and which examples are compared with which, in every layer.
+
+    Args:
+        recording: The recording; batches are as large as those it was trained on.
+
+    Attributes:
+        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones, the first and
+            the last among them; more would show no more in a curve, and cost as much more.
+        sizes: Examples of each class.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        last = recording.num_records - 1
+        spread = np.linspace(0, last, min(recording.num_records, MOST_LOOKS))
+        self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
+        self._labels = labels = recording.labels
+        self._num_classes = len(recording.class_names)
+        self._batch_size = recording.config.batch_size
+        self.sizes: Int[np.ndarray, " c"] = np.bincount(labels, minlength=self._num_classes)
+        self._classes = Groups.of([np.flatnonzero(labels == c) for c in range(self._num_classes)])
+        self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)))
+
+    def sums(self, gradients: tuple[Float[np.ndarray, "..."], ...], found: Alignment) -> Sums:
+        """Reduce the gradients of one seed at one record to what all measures here are made of.
+
+        Args:
+            gradients: Activation and cotangent, or only gradients, as `gradient_sums` takes them.
+            found: Their alignment.
+        """
+        inverse = np.divide(1, found.norm, out=np.zeros_like(found.norm), where=found.norm > 0)
+        directed = self.sizes if inverse.all() else np.bincount(self._labels[inverse > 0], minlength=self._num_classes)
+        return Sums(
+            found.norm,
+            found.mean_norm,
+            gradient_sums(gradients, self._batches) / np.float32(self._batch_size),
+            gradient_sums(gradients, self._classes, inverse),
+            directed,
+        )
+
+    def measure(self, of_seeds: Sequence[Sums]) -> Measures:
+        """Compute all measures of all seeds at one record."""
+        norm, mean_norm, of_batches, of_classes, directed = map(np.stack, zip(*of_seeds, strict=True))
+        opposed = confusion(of_batches)
+        matrix = stiffness(of_classes, directed, self.sizes)
+        shown = self._num_classes if self._num_classes <= MOST_CLASSES else 0
+        return Measures(
+            m_coherence(norm, mean_norm),
+            noise_scale(norm, mean_norm),
+            *opposed,
+            *within_and_between(matrix, self.sizes),
+            matrix[:, :shown, :shown],
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupDynamics:
+    """What came of following groups through a recording.
+
+    Attributes:
+        looks: Iterations that the measures are of.
+        layers: Measures of each recorded layer, `[s, t]`, one `t` for each look.
+        opposing: The examples whose losses rise and fall most.
+    """
+
+    looks: Int[np.ndarray, " look"]
+    layers: dict[str, Measures]
+    opposing: OpposingSignals
