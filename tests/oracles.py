@@ -1,5 +1,6 @@
 """The slow, obviously right versions: loops in float64, one example at a time."""
 
+import itertools
 import math
 
 import numpy as np
@@ -120,6 +121,108 @@ def fewest_cliques(near: np.ndarray) -> int:
         return best
 
     return place(0, [])
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of ranks; the rank of a value is how many are below it, equal ones counting half."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return np.array([sum((other < value) + (other == value) / 2 for other in values) for value in values])
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def auc(difficulty: np.ndarray, noisy: np.ndarray) -> float:
+    """Share of the pairs of a wrong and a right label in which the wrong one is higher, equal ones counting half."""
+    pairs = [(wrong, right) for wrong in difficulty[noisy] for right in difficulty[~noisy]]
+    return sum((wrong > right) + (wrong == right) / 2 for wrong, right in pairs) / len(pairs)
+
+
+def precision(difficulty: np.ndarray, noisy: np.ndarray) -> float:
+    """Mean share of wrong labels among the hardest over every order that equal values can be put into."""
+    count, found = int(noisy.sum()), []
+    for order in itertools.permutations(range(len(noisy))):
+        if all(difficulty[a] >= difficulty[b] for a, b in itertools.pairwise(order)):
+            found.append(noisy[list(order[:count])].mean())
+    return float(np.mean(found))
+
+
+def whole_gradient_norm(parameters: dict, image: np.ndarray, label: int, step: float = 1e-6) -> float:
+    """Norm of the loss gradient with respect to every weight and bias, each moved a little on its own."""
+    squares = 0.0
+    for layer in parameters.values():
+        for name, values in layer.items():
+            for place in np.ndindex(values.shape):
+                losses = []
+                for sign in (1, -1):
+                    moved = values.astype(np.float64)
+                    moved[place] += sign * step
+                    layer[name] = moved
+                    losses.append(-math.log(softmax(forward(parameters, image)[1])[label]))
+                layer[name] = values
+                squares += ((losses[0] - losses[1]) / (2 * step)) ** 2
+    return math.sqrt(squares)
+
+
+def logit_gradient(parameters: dict, image: np.ndarray, label: int) -> np.ndarray:
+    """Gradient of the label's logit with respect to each pixel, a product of the layers' Jacobians."""
+    names, (inputs, _) = sorted(parameters), forward(parameters, image)
+    jacobian = np.eye(inputs[0].size)
+    for k, name in enumerate(names):
+        if k:
+            jacobian = jacobian @ np.diag((inputs[k] > 0).astype(float))
+        jacobian = jacobian @ parameters[name]["kernel"].astype(np.float64)
+    return jacobian[:, label]
+
+
+def vog(checkpoints: list[dict], images: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Standard deviation over checkpoints of each pixel's gradient, averaged over pixels, normalised by class."""
+    raw = []
+    for image, label in zip(images, labels, strict=True):
+        gradients = [logit_gradient(parameters, image, label) for parameters in checkpoints]
+        mean = sum(gradients) / len(gradients)
+        raw.append(np.mean(np.sqrt(sum((g - mean) ** 2 for g in gradients) / len(gradients))))
+    result = []
+    for value, label in zip(raw, labels, strict=True):
+        of_class = [other for other, its in zip(raw, labels, strict=True) if its == label]
+        spread = np.std(of_class)
+        result.append(float((value - np.mean(of_class)) / spread) if spread else 0.0)
+    return result
+
+
+def input_curvature(parameters: dict, image: np.ndarray, label: int, step: float = 1e-4) -> float:
+    """Sum of the squares of the loss's Hessian with respect to the pixels, each column from a gradient difference."""
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        p = softmax(forward(parameters, x)[1])
+        return sum((p[c] - (c == label)) * logit_gradient(parameters, x, c) for c in range(len(p)))  # by the chain rule
+
+    flat, total = image.astype(np.float64).ravel(), 0.0
+    for pixel in range(flat.size):
+        nudge = np.zeros(flat.size)
+        nudge[pixel] = step
+        total += np.sum(((gradient(flat + nudge) - gradient(flat - nudge)) / (2 * step)) ** 2)
+    return float(total)
+
+
+def toneva(correct: np.ndarray, looks: list[int]) -> tuple[int, int]:
+    """Forgetting events and first look right, of one example looked at in these records; both all looks if never."""
+    events, first, before = 0, None, False
+    for k, t in enumerate(looks):
+        if before and not correct[t]:
+            events += 1
+        if correct[t] and first is None:
+            first = k
+        before = bool(correct[t])
+    return (len(looks), len(looks)) if first is None else (events, first)
+
+
+def settled(history: np.ndarray) -> int:
+    """First position from which on a history is what it is at its end."""
+    position = len(history) - 1
+    while position and history[position - 1] == history[-1]:
+        position -= 1
+    return position
 
 
 def _pairs(gradients: np.ndarray) -> tuple[list[np.ndarray], list[tuple[int, int]]]:

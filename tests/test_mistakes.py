@@ -1,5 +1,6 @@
 """Everything a user can get wrong, in bulk: one clear line, a status that is not 0, no traceback, nothing written."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -129,8 +130,10 @@ CASES = [
     ("analyze", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     ("analyze", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
     ("analyze", ["--recording=unfinished"], "--recording=unfinished: is unfinished: it holds 15 of 17 records"),
-    ("analyze", ["--recording=single"], "--recording=single: has one seed, and ranking by agreement needs two"),
-    ("analyze", ["--recording=alone"], "--recording=alone: has 1 examples, and 10 chunks need one each"),
+    ("analyze", ["--recording=alone"], "--recording=alone: has one example, and there is nothing to compare it with"),
+    ("analyze", ["--recording=good", "--score_iteration=17"], "--score_iteration=17: must be a recorded iteration"),
+    ("analyze", ["--recording=good", "--score_iteration=x"], "flag --score_iteration=x: must be a whole number"),
+    ("analyze", ["--recording=good", "--score_looks=0"], "--score_looks=0: must be 1 or more"),
     ("analyze", ["--recording=good", "--output=file"], "--output=file: cannot be written"),
     (
         "analyze",
@@ -199,8 +202,8 @@ def place(tmp_path_factory, small_path, device):
     file = here / "damaged" / "blocks" / "3" / "record.cotangent.fc2" / "c" / "0" / "0" / "0" / "0"
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     shutil.rmtree(here / "unfinished" / "blocks" / "15")
-    for name, change in {"single": {"num_seeds": 1}, "alone": {"num_examples": 1, "batch_size": 1}}.items():
-        sweep.train(StudyConfig(**{**SMALL.__dict__, **change}), here / name, device, say=silent)
+    alone = dataclasses.replace(SMALL, num_examples=1, batch_size=1)
+    sweep.train(alone, here / "alone", device, say=silent)
 
     def classes(count):
         return tfds.features.ClassLabel(num_classes=count)

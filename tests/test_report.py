@@ -35,7 +35,9 @@ def test_it_is_one_small_file_that_needs_nothing_else(output):
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
     assert not re.search(r"<script|<link rel=.stylesheet|@import|url\(", text)
     assert text.count("<video") == text.count("aria-label=") == 1
-    assert text.count("<img") == text.count('alt="') == len(list((output / "figures").glob("*.png")))
+    # 64 examples at either end of every score are too many for a page that can be mailed.
+    shown = [path for path in (output / "figures").glob("*.png") if not path.name.startswith("extremes_")]
+    assert text.count("<img") == text.count('alt="') == len(shown)
 
 
 def test_it_says_what_was_found(output, small):

@@ -99,7 +99,7 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
     records, `cumulative_loss`, for which the losses are read once more.
 
     Raises:
-        InputError: If the recording is unfinished or damaged, or the options ask for what it does not have.
+        InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
     """
     _check(recording)
     labels = recording.labels
@@ -225,6 +225,8 @@ def _of_output(
 
 
 def _check(recording: Recording) -> None:
+    if len(recording.labels) < 2:
+        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
     if not recording.finished:
         if is_being_written(recording.path):
             state, then = "is still being written", "analyse it when that is finished"

@@ -21,6 +21,7 @@ from train_dynamics.dynamics.scores.score import (
     Study,
     Weights,
 )
+from train_dynamics.motion import nearest
 from train_dynamics.recording import Block, Recording
 
 EARLY = 0.1  # of the run, as epoch 20 of 200 in the paper of EL2N and GraNd
@@ -87,7 +88,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         early = options.iteration
     else:
         raise InputError.flag("score_iteration", options.iteration, f"must be a recorded iteration, from 0 to {last}")
-    places = np.linspace(0, len(iterations) - 1, options.looks + 1).round().astype(int)[1:]
+    looks = nearest(iterations, np.linspace(0, last, options.looks + 1).round().astype(int)[1:])
     config, num_examples = recording.config, len(recording.labels)
     return Study(
         num_seeds=len(recording.seeds),
@@ -95,7 +96,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         iterations=iterations,
         epoch=config.iterations_per_epoch(num_examples),
         early=int(early),
-        looks=iterations[np.unique(places)],
+        looks=looks[looks > 0],
         learning_rate=config.learning_rate,
     )
 
