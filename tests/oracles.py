@@ -260,3 +260,28 @@ def stiffness(gradients: np.ndarray, labels: np.ndarray, num_classes: int) -> np
     return np.array(
         [[np.mean(found[c, d]) if (c, d) in found else np.nan for d in range(num_classes)] for c in range(num_classes)]
     )
+
+
+def deepfool(parameters: dict, image: np.ndarray, overshoot: float = 0.02) -> float:
+    """Length of the way to another class, a step at a time to the nearest boundary of the network as it is there."""
+    start = image.astype(np.float64).ravel()
+    label, x = int(forward(parameters, start)[1].argmax()), start.copy()
+    for _ in range(50):
+        logits = forward(parameters, x)[1]
+        if logits.argmax() != label:
+            break
+        slope = logit_gradient(parameters, x, label)
+        steps = []
+        for other in range(len(logits)):
+            toward = logit_gradient(parameters, x, other) - slope
+            if toward.any():
+                steps.append((logits[label] - logits[other]) / float(toward @ toward) * toward)
+        x += (1 + overshoot) * min(steps, key=np.linalg.norm, default=0 * x)
+    else:
+        return math.inf
+    low, high = 0.0, 1.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        still = forward(parameters, start + middle * (x - start))[1].argmax() == label
+        low, high = (middle, high) if still else (low, middle)
+    return high * float(np.linalg.norm(x - start))

@@ -13,12 +13,15 @@ from train_dynamics import analysis, contention_study, group_dynamics, results, 
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.confusion import fixed_batches
+from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording import Recording
 
 OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
 FIGURES += ["coherence", "gradient_confusion", "stiffness", "class_stiffness", "opposing_signals", "opposing_examples"]
+FIGURES += ["score_correlations", "score_extremes", "score_stability_seeds", "score_stability_iterations"]
+FIGURES += [f"extremes_{score.name}" for score in SCORES if score.name not in ("holdout_retraining", "privacy")]
 FIGURES += ["scatter", "cones", "cone_scatter", "cone_tracks", "label_opposition"]
 
 

@@ -248,7 +248,7 @@ def test_one_seed_ranks_by_its_mean_loss(tmp_path, device):
     recording = recorded(tmp_path / "single", device, num_seeds=1)
     found = results.compute(recording)
     assert found.agr is None and found.ranked_by == "cumulative_loss"
-    assert found.scores.missing == {"agr": "agreement needs two seeds or more"}
+    assert found.scores.missing["agr"] == "agreement needs two seeds or more"
     mean = np.mean([recording.loss(t)[0] for t in recording.iterations], axis=0, dtype=np.float64)
     np.testing.assert_array_equal(np.argsort(found.rank), np.argsort(mean, kind="stable"))
     np.testing.assert_allclose(found.scores.values["cumulative_loss"], mean, rtol=1e-6)
@@ -294,7 +294,7 @@ def test_one_record_after_the_start(tmp_path, device):
     recording = recorded(tmp_path / "short", device, epochs=1, batch_size=50, record_every=99)
     assert recording.iterations.tolist() == [0, 1]
     found = results.compute(recording, ScoreOptions(looks=3)).scores
-    assert found.missing == {} and found.study.looks.tolist() == [1]
+    assert "agr" not in found.missing and found.study.looks.tolist() == [1]
     assert np.isnan(found.values["vog"]).all()
     study = study_scores(found, recording.noisy)
     vog = NAMES.index("vog")

@@ -5,6 +5,7 @@
       dataset/         images.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
+      further/         what training on gave, for the scores that need it, if `train_dynamics.further` did so
 
 A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
 """
@@ -12,6 +13,7 @@ A block appears under its name when it is whole, and not before. docs/RECORDING.
 import asyncio
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import operator
@@ -22,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import google_crc32c
 import numpy as np
@@ -34,6 +36,7 @@ from train_dynamics.datasets import Dataset, standardise
 from train_dynamics.storage import StoredArray, read_whole, write_array
 
 FORMAT = 3
+FURTHER = ("retrained", "private")
 SIZES = ("num_examples", "num_iterations", "block_length")
 OWN_FILE_BYTES = 1024**2
 PATIENCE = 0.2
@@ -115,6 +118,20 @@ class Block:
             ) from error
 
 
+class FurtherTraining(NamedTuple):
+    """What training on from a recording, or otherwise than it, gave.
+
+    Attributes:
+        settings: How it was done.
+        retrained: Class probabilities of each example after the networks were trained on held out examples.
+        private: Likeliest class of each example by networks trained with DP-SGD, for each noise multiplier.
+    """
+
+    settings: dict[str, Any]
+    retrained: Float[np.ndarray, "s n c"]
+    private: Integer[np.ndarray, "s level n"]
+
+
 class Recording:
     """A recording, opened for reading on any machine, without JAX.
 
@@ -165,6 +182,7 @@ class Recording:
             for k, start in enumerate(whole_blocks(self.path, header))
         ]
         self.iterations = iterations[: len(self._blocks) * self.block_length]
+        self._checksum: str = header["checksum"]
         self._checksums: dict[str, str] = header["dataset"]
         self._dataset: dict[str, np.ndarray] = {}
 
@@ -211,6 +229,53 @@ class Recording:
         images, labels, true_labels = self.images, self.labels, self.true_labels
         flipped = (labels != true_labels).any()
         return Dataset(images, labels, self.ids, self.class_names, true_labels if flipped else None)
+
+    @functools.cached_property
+    def further(self) -> FurtherTraining | None:
+        """What `train_dynamics.further` stored beside it; None if it was not run.
+
+        Raises:
+            RecordingError: If it is damaged, or belongs to another recording.
+        """
+        path = self._root / "further"
+        if not path.exists():
+            return None
+        try:
+            header = json.loads(read_whole(path / "further.json"))
+            if header["checksum"] != sealed(header)["checksum"]:
+                raise ValueError("it was changed after it was written: its checksum differs")
+            if header["recording"] != self._checksum:
+                raise ValueError("it belongs to another recording")
+            settings, checksums = header["settings"], header["arrays"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RecordingError(
+                f"{path / 'further.json'} is damaged or missing: {error}; move {path} elsewhere and run "
+                "train_dynamics.further again"
+            ) from error
+        return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums[name]) for name in FURTHER))
+
+    def save_further(self, further: FurtherTraining) -> None:
+        """Store what further training gave; all of it or nothing.
+
+        Raises:
+            RecordingError: If it cannot be written.
+        """
+        files = {name: _npy(getattr(further, name)) for name in FURTHER}
+        header = {
+            "recording": self._checksum,
+            "settings": further.settings,
+            "arrays": {name: _checksum(content) for name, content in files.items()},
+            "versions": _versions(),
+        }
+
+        def write(path: Path) -> None:
+            _save_arrays(path, files)
+            (path / "further.json").write_text(json.dumps(sealed(header), indent=2) + "\n")
+
+        try:
+            _write_whole(self._root / "further", write)
+        except OSError as error:
+            raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
 
     def inputs(self) -> Float[np.ndarray, "n h w channel"]:
         """Compute the images as the network saw them, standardised."""
@@ -299,15 +364,19 @@ class Recording:
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._dataset:
-            path = self._root / "dataset" / f"{name}.npy"
-            try:
-                content = read_whole(path)
-                if _checksum(content) != self._checksums.get(name):
-                    raise ValueError("it was changed after it was written: its checksum differs")
-                self._dataset[name] = np.load(io.BytesIO(content), allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise RecordingError(f"{path} is damaged or missing: {error}") from error
+            self._dataset[name] = _load(self._root / "dataset" / f"{name}.npy", self._checksums.get(name))
         return self._dataset[name]
+
+
+def _load(path: Path, checksum: str | None) -> np.ndarray:
+    """Read an array from a file of NumPy's whose checksum is known."""
+    try:
+        content = read_whole(path)
+        if _checksum(content) != checksum:
+            raise ValueError("it was changed after it was written: its checksum differs")
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"{path} is damaged or missing: {error}") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -439,11 +508,7 @@ class Recorder:
             "block_length": block_length,
             "class_names": list(dataset.class_names),
             "dataset": {name: _checksum(content) for name, content in files.items()},
-            "versions": {
-                "train-dynamics": __version__,
-                "python": platform.python_version(),
-                **{name: metadata.version(name) for name in LIBRARIES},
-            },
+            "versions": _versions(),
         }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -482,7 +547,7 @@ class Recorder:
         if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
             raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
         if not (self.path / "dataset").exists():
-            _write_whole(self.path / "dataset", lambda new: _save_dataset(new, files))
+            _write_whole(self.path / "dataset", lambda new: _save_arrays(new, files))
         (self.path / "blocks").mkdir(exist_ok=True)
         self._header = found
 
@@ -665,16 +730,29 @@ def _rows(array: np.ndarray) -> int | None:
     return 1 if array.ndim > 2 and array[:, 0].nbytes >= OWN_FILE_BYTES else None
 
 
+def _versions() -> dict[str, str]:
+    """List the versions of everything that a recording is made with."""
+    return {
+        "train-dynamics": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """Make the contents of a file of NumPy's."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
 def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
     """Make the contents of the files of a data set, by name."""
     names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
-    files = {name: io.BytesIO() for name in names}
-    for name, file in files.items():
-        np.save(file, getattr(dataset, name), allow_pickle=False)
-    return {name: file.getvalue() for name, file in files.items()}
+    return {name: _npy(getattr(dataset, name)) for name in names}
 
 
-def _save_dataset(path: Path, files: dict[str, bytes]) -> None:
+def _save_arrays(path: Path, files: dict[str, bytes]) -> None:
     path.mkdir()
     for name, content in files.items():
         (path / f"{name}.npy").write_bytes(content)

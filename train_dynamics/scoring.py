@@ -14,6 +14,8 @@ from train_dynamics.config import InputError
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.score import (
     EnsembleScore,
+    Further,
+    FurtherScore,
     Records,
     ReplayedScore,
     Score,
@@ -98,6 +100,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         early=int(early),
         looks=looks[looks > 0],
         learning_rate=config.learning_rate,
+        further=recording.further is not None,
     )
 
 
@@ -149,6 +152,13 @@ class ScorePass:
             if isinstance(score, ReplayedScore):
                 of_seeds[score.name], stopped[score.name] = self._replay(score)
         probabilities = [self._recording.probabilities(t) for t in self.study.looks]
+        if (further := self._recording.further) is not None:
+            trained = Further(self._recording.labels, probabilities[-1], further.retrained, further.private)
+            for score in self._scores:
+                if isinstance(score, FurtherScore):
+                    of_seeds[score.name] = score.compute(trained)
+                    stopped[score.name] = np.full((len(self.study.looks), self.study.num_examples), np.nan)
+                    stopped[score.name][-1] = of_seeds[score.name].mean(axis=0)  # it went on from the end alone
         values = {name: value.mean(axis=0) for name, value in of_seeds.items()}
         everyone = np.ones((1, self.study.num_seeds))
         for score in self._scores:

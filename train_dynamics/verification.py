@@ -53,7 +53,7 @@ def verify(
         state = "is still being written" if is_being_written(recording.path) else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state}: it holds {there} of {planned} records")
-    for name in ("images", "labels", "ids", "true_labels"):
+    for name in ("images", "labels", "ids", "true_labels", "further"):
         try:
             getattr(recording, name)
         except RecordingError as error:

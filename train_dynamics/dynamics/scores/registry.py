@@ -1,6 +1,7 @@
 """All scores, families together: one more takes a file of its own and a line here."""
 
 from train_dynamics.dynamics.scores import (
+    adversarial,
     cartography,
     cumulative,
     curvature,
@@ -11,6 +12,8 @@ from train_dynamics.dynamics.scores import (
     learned,
     loss,
     margin,
+    privacy,
+    retraining,
     tracin,
     vog,
 )
@@ -19,6 +22,9 @@ from train_dynamics.dynamics.scores.score import Score
 SCORES: tuple[Score, ...] = (
     ensemble.AGR,
     ensemble.CONFIDENCE,
+    adversarial.ADVERSARIAL_DISTANCE,
+    retraining.HOLDOUT_RETRAINING,
+    privacy.PRIVACY,
     loss.LOSS,
     cumulative.CUMULATIVE_LOSS,
     cumulative.CUMULATIVE_CONFIDENCE,

@@ -23,6 +23,7 @@ class Study(NamedTuple):
         looks: Iterations of the records at which scores by replay compute, and at which all scores are looked at to see
             what they would be had recording stopped there; the last is the end of training.
         learning_rate: Learning rate of the updates.
+        further: Whether `train_dynamics.further` has trained on.
     """
 
     num_seeds: int
@@ -32,6 +33,7 @@ class Study(NamedTuple):
     early: int
     looks: Int[np.ndarray, " look"]
     learning_rate: float
+    further: bool = False
 
     @property
     def all_recorded(self) -> bool:
@@ -141,6 +143,34 @@ class EnsembleScore(Score):
     """
 
     compute: Callable[[Float[np.ndarray, "s n c"], Float[np.ndarray, "draw s"]], Float[np.ndarray, "draw n"]]
+
+
+class Further(NamedTuple):
+    """What further training gave, beside what was recorded.
+
+    Attributes:
+        labels: Class of each example.
+        probabilities: Class probabilities at the end of training.
+        retrained: Those of the same networks after they were trained on examples held out.
+        private: Likeliest class, by networks that were trained with less and less noise or more and more.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, "s n c"]
+    retrained: Float[np.ndarray, "s n c"]
+    private: Integer[np.ndarray, "s level n"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FurtherScore(Score):
+    """A score of each seed from what `train_dynamics.further` trained.
+
+    Attributes:
+        compute: The score from that.
+    """
+
+    compute: Callable[[Further], Float[np.ndarray, "s n"]]
+    needs: Callable[[Study], str] = lambda study: "" if study.further else "run train_dynamics.further first"
 
 
 class Mean:

@@ -1,0 +1,139 @@
+"""How far an example is from being taken for another class: the adversarial distance.
+
+Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019), rank examples
+by how small a change of the image changes the prediction. Not checked against the published text, and so the attack is
+our choice: DeepFool (Moosavi-Dezfooli, Fawzi and Frossard 2016), which goes to the nearest boundary of the network,
+taken as linear around where it is, until it has crossed one. What it finds is crossed, so the nearest boundary is at
+most as far; of a linear model it is the distance itself. It is *not* the margin to the label, which `area_under_margin`
+has: of an example that is classified wrongly it is the distance to any other class, right or wrong.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from train_dynamics.dynamics.scores.ensemble import SOURCE
+from train_dynamics.dynamics.scores.network import slices
+from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
+
+STEPS = 50
+OVERSHOOT = 0.02
+HALVINGS = 10
+
+
+def adversarial_distance(weights: Weights, images: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
+    """Find how far each example is from where the network predicts another class.
+
+    All that the network sees of an image are the outputs of its first layer, and every step is a combination of that
+    layer's columns: so it is them that are moved, and lengths come from the columns' products with each other.
+
+    Args:
+        weights: Parameters of one seed.
+        images: Inputs, flattened.
+
+    Returns:
+        L2 norm of the change, in units of the standardised input. Where no step leads to a boundary, for example since
+        no unit is active, the largest that another example has.
+
+    Example:
+        >>> weights = {"fc1": {"kernel": np.array([[3.0, 0.0], [4.0, 0.0]]), "bias": np.zeros(2)}}
+        >>> adversarial_distance(weights, np.array([[1.0, 3.0]])).round(3)
+        array([3.])
+    """
+    first, *others = ({name: part.astype(np.float64) for name, part in layer.items()} for layer in weights.values())
+    gram = first["kernel"].T @ first["kernel"]
+    outputs = images.astype(np.float64) @ first["kernel"] + first["bias"]
+    widths = [len(layer["bias"]) for layer in weights.values()]
+    found = np.concatenate(
+        [_distance(others, gram, outputs[part]) for part in slices(len(images), 8 * max(widths) * widths[-1])]
+    )
+    return np.where(np.isfinite(found), found, found.max(where=np.isfinite(found), initial=0))
+
+
+def _distance(
+    layers: list[dict[str, np.ndarray]], gram: Float[np.ndarray, "o o"], outputs: Float[np.ndarray, "n o"]
+) -> Float[np.ndarray, " n"]:
+    """Find the distance of each example from its outputs of the first layer; infinite where there is no way."""
+    class_of = _logits(layers, outputs)[0].argmax(axis=1)
+    way = np.zeros_like(outputs)  # the change of the image, in columns of the first kernel
+    going = np.arange(len(outputs))  # examples whose class is still what it was
+    for _ in range(STEPS):
+        logits, active = _logits(layers, outputs[going] + way[going] @ gram)
+        lead = _lead(logits, class_of[going])
+        inside = lead.min(axis=1) > 0
+        going, lead = going[inside], lead[inside]
+        if not len(going):
+            break
+        slopes = _slopes(layers, [above[inside] for above in active], (len(going), len(gram)))
+        rows = np.arange(len(going))
+        slopes -= slopes[rows, class_of[going]][:, None]
+        squares = ((slopes @ gram) * slopes).sum(axis=2)
+        lengths = np.divide(lead, np.sqrt(squares), out=np.full_like(lead, np.inf), where=squares > 0)
+        nearest = lengths.argmin(axis=1)
+        leads = squares[rows, nearest] > 0  # else no unit is active, and nothing changes the class
+        going, rows, nearest = going[leads], rows[leads], nearest[leads]
+        step = (1 + OVERSHOOT) * lead[rows, nearest] / squares[rows, nearest]
+        way[going] += step[:, None] * slopes[rows, nearest]
+    toward = way @ gram
+
+    def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute by how much the class is ahead of the next, so far along the way."""
+        return _lead(_logits(layers, outputs + share[:, None] * toward)[0], class_of).min(axis=1)
+
+    low, high = np.zeros(len(outputs)), np.ones(len(outputs))
+    for _ in range(HALVINGS):  # back to where it crosses
+        middle = (low + high) / 2
+        inside = ahead(middle) > 0
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    before, after = ahead(low), ahead(high)  # between kinks, a straight line
+    share = np.divide(before, before - after, out=np.zeros_like(before), where=before > after)
+    length = (low + share * (high - low)) * np.sqrt((way * toward).sum(axis=1).clip(0))
+    return np.where(after <= 0, length, np.inf)
+
+
+def _lead(logits: Float[np.ndarray, "n c"], class_of: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
+    """Compute by how much a class is ahead of each other one."""
+    rows = np.arange(len(logits))
+    lead = logits[rows, class_of][:, None] - logits
+    lead[rows, class_of] = np.inf
+    return lead
+
+
+def _logits(
+    layers: list[dict[str, np.ndarray]], outputs: Float[np.ndarray, "n o"]
+) -> tuple[Float[np.ndarray, "n c"], list[Bool[np.ndarray, "n _"]]]:
+    """Compute the logits from the outputs of the first layer, and which units of each hidden layer are active."""
+    active, x = [], outputs
+    for layer in layers:
+        active.append(x > 0)
+        x = np.maximum(x, 0) @ layer["kernel"] + layer["bias"]
+    return x, active
+
+
+def _slopes(
+    layers: list[dict[str, np.ndarray]], active: list[Bool[np.ndarray, "n _"]], shape: tuple[int, int]
+) -> Float[np.ndarray, "n c o"]:
+    """Compute how each logit changes with the outputs of the first layer."""
+    if not layers:
+        return np.tile(np.eye(shape[1]), (shape[0], 1, 1))
+    slopes = layers[-1]["kernel"].T[None] * active[-1][:, None, :]
+    for layer, above in zip(layers[-2::-1], active[-2::-1], strict=True):
+        slopes = (slopes @ layer["kernel"].T) * above[:, None, :]
+    return slopes
+
+
+def _last(
+    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+) -> Float[np.ndarray, "checkpoint n"]:
+    return np.stack([adversarial_distance(weights, images) for weights in checkpoints])
+
+
+ADVERSARIAL_DISTANCE = ReplayedScore(
+    name="adversarial_distance",
+    hard="low",
+    unit="units of input",
+    formula="L2 norm of the smallest change of the image found that changes the predicted class, at the end",
+    source=SOURCE,
+    compute=_last,
+)

@@ -1,0 +1,29 @@
+"""How much privacy an example can be learned under.
+
+Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019): networks are
+trained by DP-SGD (Abadi et al., "Deep Learning with Differential Privacy", 2016), with gradients clipped and noise
+added, at one level of privacy after another; a typical example is learned even where no single one can make a
+difference. Here it is the share of the levels at which the network classifies the example correctly: where more noise
+never helps, the same order as the strongest noise under which it is learned. It is *not* the privacy that the example
+has lost. Not checked against the published text.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from train_dynamics.dynamics.scores.ensemble import SOURCE
+from train_dynamics.dynamics.scores.score import Further, FurtherScore
+
+
+def _privacy(further: Further) -> Float[np.ndarray, "s n"]:
+    return (further.private == further.labels).mean(axis=1)
+
+
+PRIVACY = FurtherScore(
+    name="privacy",
+    hard="low",
+    unit="1",
+    formula="share of noise levels of DP-SGD at which the network classifies the example correctly at the end",
+    source=SOURCE,
+    compute=_privacy,
+)

@@ -1,0 +1,73 @@
+"""Train on from a recording, and again under privacy, for the two scores that need it.
+
+    python -m train_dynamics.further --recording=recordings/mini_mnist
+
+What comes of it is stored beside the recording, in further/, and train_dynamics.analyze makes scores of it.
+"""
+
+import os
+
+from absl import flags, logging
+
+from train_dynamics.commands import NumberParser, run
+from train_dynamics.config import InputError
+from train_dynamics.recording import Recording
+
+RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Finished recording to train on from.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets; as recorded if not given.")
+HOLDOUT_SPLIT = flags.DEFINE_string(
+    "holdout_split", "test", "Split of the data set whose examples the networks are trained on further."
+)
+HOLDOUT_EPOCHS = flags.DEFINE(
+    NumberParser(int), "holdout_epochs", None, "Passes over them; as many as were recorded if not given."
+)
+GRADIENT_CLIP = flags.DEFINE(
+    NumberParser(float),
+    "gradient_clip",
+    8.0,
+    "Largest L2 norm of an example's gradient under DP-SGD, all weights together, in nats per unit of weight.",
+)
+NOISE_MULTIPLIERS = flags.DEFINE_list(
+    "noise_multipliers",
+    ["1", "2", "4", "8", "16", "32"],
+    "Noise levels of DP-SGD: standard deviation of the noise on the sum of a batch's gradients, over that norm.",
+)
+
+
+def main() -> None:
+    """Run the command."""
+    recording = Recording(RECORDING.value)
+    if not recording.finished:
+        raise InputError.flag("recording", recording.path, "is unfinished; let train_dynamics.train finish it first")
+    if not os.access(recording.path, os.W_OK):
+        raise InputError.flag("recording", recording.path, "cannot be written to, and further/ belongs into it")
+    try:
+        noise_multipliers = tuple(float(value) for value in NOISE_MULTIPLIERS.value)
+    except ValueError:
+        raise InputError.flag(
+            "noise_multipliers", tuple(NOISE_MULTIPLIERS.value), "must be numbers, comma separated, for example 1,4,16"
+        ) from None
+    logging.set_verbosity(logging.FATAL)
+    import jax  # takes seconds to import, which a typing error should not
+
+    from train_dynamics.further_training import FurtherConfig, train_further
+
+    config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
+    if recording.further is not None:
+        there, asked = recording.further.settings, config.to_dict()
+        different = [
+            f"{name}: {there.get(name)} and not {asked[name]}" for name in asked if there.get(name) != asked[name]
+        ]
+        if different:
+            raise InputError(
+                f"{recording.path / 'further'} was made otherwise ({'; '.join(different)}); move it elsewhere first"
+            )
+        print(f"{recording.path / 'further'} is there already; nothing to do")
+        return
+    jax.config.update("jax_enable_x64", False)
+    recording.save_further(train_further(recording, config, DATA_DIR.value))
+    print(f"Stored {recording.path / 'further'}; train_dynamics.analyze makes scores of it")
+
+
+if __name__ == "__main__":
+    run("further", main)

@@ -1,0 +1,240 @@
+"""Training on from the end of a recording, or again under privacy, for the scores that a recording alone has not.
+
+Both are those of Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning"
+(2019). What they say of an example is computed where all other scores are; this is what has to be trained for it.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from train_dynamics import gradients, training
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.datasets import Dataset, load_dataset, standardise
+from train_dynamics.recording import FurtherTraining, Recording
+from train_dynamics.sweep import collect, deal
+from train_dynamics.training import Setup, State
+
+NOISE = 1  # apart from the draw of the weights, which has the seed alone
+
+
+@dataclasses.dataclass(frozen=True)
+class FurtherConfig:
+    """What further training does beyond the recorded configuration, which it takes everything else from.
+
+    Attributes:
+        holdout_split: Split of the data set that networks are trained on further.
+        holdout_epochs: Passes over it; as many as were recorded if None.
+        gradient_clip: Largest L2 norm of an example's gradient under DP-SGD, all weights together.
+        noise_multipliers: Standard deviations of the noise on the sum of a batch's gradients, over that norm.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    holdout_split: str = "test"
+    holdout_epochs: int | None = None
+    gradient_clip: float = 8.0
+    noise_multipliers: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+    def __post_init__(self) -> None:
+        if self.holdout_epochs is not None and self.holdout_epochs < 1:
+            raise InputError.flag("holdout_epochs", self.holdout_epochs, "must be a whole number, 1 or more")
+        if not 0 < self.gradient_clip < math.inf:
+            raise InputError.flag("gradient_clip", self.gradient_clip, "must be a positive number")
+        if not self.noise_multipliers or not all(0 <= noise < math.inf for noise in self.noise_multipliers):
+            raise InputError.flag(
+                "noise_multipliers", self.noise_multipliers, "must be numbers of 0 or more, comma separated"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON has them."""
+        return {**dataclasses.asdict(self), "noise_multipliers": list(self.noise_multipliers)}
+
+
+def train_on(
+    setup: Setup,
+    state: State,
+    batches: Int[Array, "t b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take the updates of some batches, and record nothing."""
+
+    def step(state: State, batch: Int[Array, " b"]) -> tuple[State, None]:
+        return training.update(setup, state, batch, images, labels), None
+
+    return jax.lax.scan(step, state, batches)[0]
+
+
+def private_update(
+    setup: Setup,
+    clip: float,
+    noise_multiplier: Float[Array, ""],
+    key: Array,
+    state: State,
+    batch: Int[Array, " b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take one step of DP-SGD: Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1.
+
+    Each example's gradient is clipped to length, the batch's are summed, noise is added, and the sum is divided by the
+    size of a full batch, also where the batch has fewer examples, whose number is not to be told. Batches are those of
+    ordinary training, and not drawn independently as the accounting of a privacy budget would have it.
+
+    Args:
+        setup: Network and optimizer.
+        clip: Largest L2 norm of an example's gradient.
+        noise_multiplier: Standard deviation of the noise on the sum, over that norm.
+        key: Of the noise.
+        state: Weights and optimizer.
+        batch: Examples; -1 for none.
+        images: Inputs, as the network sees them.
+        labels: Class of each example.
+    """
+
+    def of_one(n: Int[Array, ""]) -> gradients.Parameters:
+        loss = functools.partial(gradients.example_loss, setup.model)
+        found = jax.grad(loss)(state.parameters, images[n], labels[n])
+        return jax.tree.map(lambda gradient: jnp.where(n >= 0, gradient, 0), found)
+
+    aggregate = optax.contrib.differentially_private_aggregate(clip, noise_multiplier, key)
+    mean, _ = aggregate.update(jax.vmap(of_one)(batch), aggregate.init(state.parameters))
+    descent, optimizer = setup.optimizer.update(mean, state.optimizer, state.parameters)
+    return State(optax.apply_updates(state.parameters, descent), optimizer)
+
+
+def train_privately(
+    setup: Setup,
+    clip: float,
+    noise_multiplier: Float[Array, ""],
+    seed: Int[Array, ""],
+    first: Int[Array, ""],
+    state: State,
+    batches: Int[Array, "t b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take the steps of DP-SGD of some batches, of which the first is that of iteration `first`."""
+    noise = jax.random.fold_in(jax.random.key(seed), NOISE)
+
+    def step(state: State, x: tuple[Array, Array]) -> tuple[State, None]:
+        t, batch = x
+        key = jax.random.fold_in(noise, t)
+        return private_update(setup, clip, noise_multiplier, key, state, batch, images, labels), None
+
+    return jax.lax.scan(step, state, (first + jnp.arange(len(batches)), batches))[0]
+
+
+def train_further(
+    recording: Recording,
+    config: FurtherConfig,
+    data_dir: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> FurtherTraining:
+    """Train all networks of a recording on, and all of them again under privacy.
+
+    Args:
+        recording: The recording, finished.
+        config: What is not in it.
+        data_dir: Where the data set lies, if no longer where it was.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+
+    Raises:
+        InputError: If the examples held out cannot be read.
+    """
+    study, num_examples = recording.config, len(recording.labels)
+    holdout = _holdout(study, config, data_dir)
+    setup = training.set_up(study, len(recording.class_names))
+    devices = list(devices or jax.local_devices())[: study.num_seeds]
+    seeds = deal(study.seeds, len(devices))
+
+    def over_seeds(of_seed: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
+        return jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
+
+    begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0)
+    draw = over_seeds(functools.partial(training.initial_state, setup), 0, None)
+    fit = over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
+    fit_privately = functools.partial(train_privately, setup, config.gradient_clip)
+    fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
+    predict = over_seeds(functools.partial(_probabilities, setup), 0, None)
+
+    images, labels = _inputs(study, recording.dataset())
+    held_images, held_labels = _inputs(study, holdout)
+    held_study = dataclasses.replace(study, batch_size=min(study.batch_size, len(held_labels)))
+    epochs = config.holdout_epochs or study.epochs
+    levels = config.noise_multipliers
+    say(
+        f"Training {study.num_seeds} networks on for {epochs} epochs of {len(held_labels)} examples of split "
+        f"{config.holdout_split}, and {study.num_seeds} anew by DP-SGD at each of {len(levels)} noise levels"
+    )
+    with tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True) as bar:
+        end = recording.parameters(recording.num_iterations)
+        state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
+        for epoch in range(epochs):
+            state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
+            bar.update()
+        retrained = collect(predict(state.parameters, images), study.num_seeds)
+        private = []
+        for level in levels:
+            state = draw(seeds, images[0])
+            for epoch in range(study.epochs):
+                first, batches = _batches(study, seeds, num_examples, epoch)
+                state = fit_privately(np.float32(level), seeds, first, state, batches, images, labels)
+                bar.update()
+            found = collect(predict(state.parameters, images), study.num_seeds).argmax(axis=-1)
+            private.append(found.astype(np.min_scalar_type(len(recording.class_names) - 1)))
+            accuracy = np.mean(private[-1] == recording.labels)
+            bar.write(f"With noise {level:g}, {accuracy:.1%} of the examples are classified correctly")
+    return FurtherTraining(config.to_dict(), retrained, np.stack(private, axis=1))
+
+
+def _probabilities(
+    setup: Setup, parameters: gradients.Parameters, images: Float[Array, "n ..."]
+) -> Float[Array, "n c"]:
+    return jax.nn.softmax(gradients.forward(setup.model, parameters, images))
+
+
+def _inputs(study: StudyConfig, dataset: Dataset) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]:
+    return jnp.asarray(standardise(dataset.images, study.pixel_mean, study.pixel_std)), jnp.asarray(dataset.labels)
+
+
+def _batches(
+    study: StudyConfig, seeds: Int[np.ndarray, "device s"], num_examples: int, epoch: int
+) -> tuple[int, Int[np.ndarray, "device s t b"]]:
+    """Give the first iteration of an epoch and the batches of all its updates."""
+    per_epoch = study.iterations_per_epoch(num_examples)
+    first = epoch * per_epoch
+    found = [training.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
+    return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.batch_size)
+
+
+def _holdout(study: StudyConfig, config: FurtherConfig, data_dir: str | None) -> Dataset:
+    """Read the examples held out, as the data set has them."""
+    if config.holdout_split == study.split:
+        raise InputError.flag("holdout_split", config.holdout_split, "is the recorded split; give another one")
+    try:
+        return load_dataset(
+            dataclasses.replace(
+                study,
+                data_dir=data_dir or study.data_dir,
+                split=config.holdout_split,
+                num_examples=None,
+                label_noise=0.0,
+                batch_size=1,
+            )
+        )
+    except InputError as error:
+        raise InputError(str(error).replace("--split=", "--holdout_split=", 1)) from error
