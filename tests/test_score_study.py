@@ -17,6 +17,7 @@ from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.label_noise import auc, precision_at_noise_rate, roc
 from train_dynamics.dynamics.rank_correlation import families, spearman, spearman_matrix
 from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.dynamics.scores.score import FurtherScore
 from train_dynamics.plots import score_figures
 from train_dynamics.plots import scores as score_plots
 from train_dynamics.recording import Recording
@@ -25,8 +26,9 @@ from train_dynamics.score_study import stability_rows, study_scores, summary
 from train_dynamics.scoring import ScoreOptions
 
 FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten"]
-NAMES = [score.name for score in SCORES]
-COLUMNS = FIRST + [name for name in NAMES if name not in FIRST]
+COMPUTED = [score for score in SCORES if not isinstance(score, FurtherScore)]  # what needs no further training
+NAMES = [score.name for score in COMPUTED]
+COLUMNS = FIRST + [score.name for score in SCORES if score.name not in FIRST]
 
 
 def rows(path):
@@ -190,8 +192,8 @@ def test_both_tables_of_scores_say_the_same(found, output):
     table, columns = rows(output / "scores.csv"), parquet.read_table(output / "scores.parquet")
     assert list(table[0]) == columns.column_names == COLUMNS
     for name in COLUMNS:
-        values = np.array(columns[name].to_pylist(), float)
-        np.testing.assert_allclose([float(row[name]) for row in table], values, rtol=1e-8)
+        values = np.array(columns[name].to_pylist(), float)  # None, of a score that is missing, as NaN
+        np.testing.assert_allclose([float(row[name] or "nan") for row in table], values, rtol=1e-8)
     for name in NAMES:
         np.testing.assert_allclose(columns[name].to_numpy(), found.scores.values[name], rtol=1e-12)
 
@@ -201,11 +203,12 @@ def test_parquet_says_what_its_columns_are(output):
     assert schema.metadata[b"key"] == b"id"
     for name in ("example", "id", "label", "rank"):
         assert str(schema.field(name).type).startswith("int")
-    for score in SCORES:
+    for score in COMPUTED:
         field = schema.field(score.name)
         assert str(field.type) == "double"
         expected = {"hard": score.hard, "unit": score.unit, "formula": score.formula, "source": score.source}
         assert {key.decode(): value.decode() for key, value in field.metadata.items()} == expected
+    assert schema.field("privacy").metadata[b"missing"] == b"run train_dynamics.further first"
     for name in set(FIRST) - set(NAMES):
         assert schema.field(name).metadata[b"about"]
 
@@ -228,7 +231,7 @@ def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device):
     analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=0))
     table, scores = rows(tmp_path / "out" / "label_noise.csv"), rows(tmp_path / "out" / "scores.csv")
     assert [row["score"] for row in table] == NAMES
-    for row, score in zip(table, SCORES, strict=True):
+    for row, score in zip(table, COMPUTED, strict=True):
         values = score.difficulty(np.array([float(of[score.name]) for of in scores]))
         assert (row["hard"], float(row["auc"])) == (score.hard, pytest.approx(oracles.auc(values, recording.noisy)))
     assert (tmp_path / "out" / "figures" / "label_noise.png").is_file()
@@ -324,7 +327,7 @@ def test_bars_are_sorted_and_chance_is_drawn():
 
 
 def test_ends_are_the_extremes(found):
-    for score in (SCORES[NAMES.index("loss")], SCORES[NAMES.index("confidence")]):
+    for score in (COMPUTED[NAMES.index("loss")], COMPUTED[NAMES.index("confidence")]):
         easy, hard = score_figures.ends(score, found, 5)
         values = found.scores.values[score.name]
         order = np.argsort(values if score.hard == "high" else -values)

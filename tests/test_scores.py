@@ -21,7 +21,15 @@ from train_dynamics.dynamics.scores.grand import GRAND
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.dynamics.scores.network import forward, gradient_norm
 from train_dynamics.dynamics.scores.registry import SCORES
-from train_dynamics.dynamics.scores.score import FurtherScore, Latest, Mean, Records, ReplayedScore, StreamedScore, Study
+from train_dynamics.dynamics.scores.score import (
+    FurtherScore,
+    Latest,
+    Mean,
+    Records,
+    ReplayedScore,
+    StreamedScore,
+    Study,
+)
 from train_dynamics.dynamics.scores.tracin import TRACIN
 from train_dynamics.recording import Recording
 from train_dynamics.scoring import ScoreOptions, ScorePass

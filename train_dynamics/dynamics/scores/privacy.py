@@ -22,7 +22,7 @@ def _privacy(further: Further) -> Float[np.ndarray, "s n"]:
 PRIVACY = FurtherScore(
     name="privacy",
     hard="low",
-    unit="1",
+    unit="share",
     formula="share of noise levels of DP-SGD at which the network classifies the example correctly at the end",
     source=SOURCE,
     compute=_privacy,
