@@ -60,7 +60,8 @@ def imports(path: Path) -> set[str]:
 
 def test_the_lanes_meet_in_the_recording_alone():
     package = ROOT / "train_dynamics"
-    recording = {f"train_dynamics.{name}" for name in ("train", "sweep", "training", "gradients", "models")}
+    lane = ("train", "sweep", "training", "gradients", "models", "further", "further_training")
+    recording = {f"train_dynamics.{name}" for name in lane}
     files = (
         "analyze",
         "animate",
@@ -70,6 +71,8 @@ def test_the_lanes_meet_in_the_recording_alone():
         "cone_study",
         "contention_study",
         "group_dynamics",
+        "scoring",
+        "score_study",
         "claims",
         "tables",
         "verify",
