@@ -177,7 +177,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         "Look for what a group has in common.",
         cone_plots.cone_grids(
             [recording.images[group] for group in panels.values()],
-            [f"{words}: {_labels(recording, group)}" for words, group in panels.items()],
+            [f"{words} (labels {_labels(recording, group)})" for words, group in panels.items()],
             f"Opposing signals: {where}, and most often",
         ),
     )

@@ -99,7 +99,7 @@ def opposing(
     with styled():
         figure = Figure()
         axes = figure.subplots()
-        for name, color in {"risers": ORANGE, "fallers": BLUE, "all": "#444444"}.items():
+        for name, color in {"risers": BLUE, "fallers": ORANGE, "all": "#444444"}.items():
             low, mean, high = _deviations(curves[name])
             axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
             axes.plot(iterations, mean, color=color, linewidth=1.2, label=words[name])
