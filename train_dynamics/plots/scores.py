@@ -85,7 +85,7 @@ def noise_bars(
                 if not np.isnan(value):
                     axes.text(value + 0.01, place, f"{value:.2f}", fontsize=7, va="center")
         panels[0].set_yticks(range(len(names)), [names[k] for k in order], fontsize=8)
-        panels[0].invert_yaxis()
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
         figure.suptitle(title, x=0.012, ha="left", fontsize=11)
         return figure
 
