@@ -36,6 +36,11 @@ class Forgetting:
         """First iteration at which each example is correct; the one after the last record if there is none."""
         return np.minimum(self._first_correct, self._end)
 
+    @property
+    def ever_correct(self) -> Bool[np.ndarray, "s n"]:
+        """Whether each example has been correct at any record."""
+        return self._first_correct < self._end
+
     def add(self, correct: Bool[np.ndarray, "s t n"], iterations: Int[np.ndarray, " t"]) -> None:
         """Take in the next records, of these iterations."""
         if not len(iterations):

@@ -11,10 +11,10 @@ has: of an example that is classified wrongly it is the distance to any other cl
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from train_dynamics.dynamics.scores.ensemble import SOURCE
-from train_dynamics.dynamics.scores.network import slices
+from train_dynamics.dynamics.scores.network import onward, slices, slopes
 from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
 
 STEPS = 50
@@ -34,52 +34,57 @@ def adversarial_distance(weights: Weights, images: Float[np.ndarray, "n i"]) -> 
 
     Returns:
         L2 norm of the change, in units of the standardised input. Where no step leads to a boundary, for example since
-        no unit is active, the largest that another example has.
+        no unit is active, the largest that another example has; 0 if no example has any.
 
     Example:
         >>> weights = {"fc1": {"kernel": np.array([[3.0, 0.0], [4.0, 0.0]]), "bias": np.zeros(2)}}
         >>> adversarial_distance(weights, np.array([[1.0, 3.0]])).round(3)
         array([3.])
     """
-    first, *others = ({name: part.astype(np.float64) for name, part in layer.items()} for layer in weights.values())
+    weights = {
+        name: {part: value.astype(np.float64) for part, value in layer.items()} for name, layer in weights.items()
+    }
+    first = next(iter(weights.values()))
     gram = first["kernel"].T @ first["kernel"]
-    outputs = images.astype(np.float64) @ first["kernel"] + first["bias"]
     widths = [len(layer["bias"]) for layer in weights.values()]
-    found = np.concatenate(
-        [_distance(others, gram, outputs[part]) for part in slices(len(images), 8 * max(widths) * widths[-1])]
-    )
+    outputs = np.empty((len(images), widths[0]))
+    for part in slices(len(images), 8 * images.shape[1]):  # which become float64 only there
+        outputs[part] = images[part] @ first["kernel"] + first["bias"]
+    found = np.empty(len(images))
+    for part in slices(len(images), 8 * max(widths) * widths[-1]):
+        found[part] = _distance(weights, gram, outputs[part])
     return np.where(np.isfinite(found), found, found.max(where=np.isfinite(found), initial=0))
 
 
 def _distance(
-    layers: list[dict[str, np.ndarray]], gram: Float[np.ndarray, "o o"], outputs: Float[np.ndarray, "n o"]
+    weights: Weights, gram: Float[np.ndarray, "o o"], outputs: Float[np.ndarray, "n o"]
 ) -> Float[np.ndarray, " n"]:
     """Find the distance of each example from its outputs of the first layer; infinite where there is no way."""
-    class_of = _logits(layers, outputs)[0].argmax(axis=1)
+    class_of = onward(weights, outputs)[2].argmax(axis=1)
     way = np.zeros_like(outputs)  # the change of the image, in columns of the first kernel
     going = np.arange(len(outputs))  # examples whose class is still what it was
     for _ in range(STEPS):
-        logits, active = _logits(layers, outputs[going] + way[going] @ gram)
+        _, active, logits = onward(weights, outputs[going] + way[going] @ gram)
         lead = _lead(logits, class_of[going])
         inside = lead.min(axis=1) > 0
         going, lead = going[inside], lead[inside]
         if not len(going):
             break
-        slopes = _slopes(layers, [above[inside] for above in active], (len(going), len(gram)))
+        toward = slopes(weights, [above[inside] for above in active], len(going))
         rows = np.arange(len(going))
-        slopes -= slopes[rows, class_of[going]][:, None]
-        squares = ((slopes @ gram) * slopes).sum(axis=2)
+        toward -= toward[rows, class_of[going]][:, None]
+        squares = ((toward @ gram) * toward).sum(axis=2)
         lengths = np.divide(lead, np.sqrt(squares), out=np.full_like(lead, np.inf), where=squares > 0)
         nearest = lengths.argmin(axis=1)
         leads = squares[rows, nearest] > 0  # else no unit is active, and nothing changes the class
         going, rows, nearest = going[leads], rows[leads], nearest[leads]
         step = (1 + OVERSHOOT) * lead[rows, nearest] / squares[rows, nearest]
-        way[going] += step[:, None] * slopes[rows, nearest]
-    toward = way @ gram
+        way[going] += step[:, None] * toward[rows, nearest]
+    change = way @ gram
 
     def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute by how much the class is ahead of the next, so far along the way."""
-        return _lead(_logits(layers, outputs + share[:, None] * toward)[0], class_of).min(axis=1)
+        return _lead(onward(weights, outputs + share[:, None] * change)[2], class_of).min(axis=1)
 
     low, high = np.zeros(len(outputs)), np.ones(len(outputs))
     for _ in range(HALVINGS):  # back to where it crosses
@@ -88,7 +93,7 @@ def _distance(
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     before, after = ahead(low), ahead(high)  # between kinks, a straight line
     share = np.divide(before, before - after, out=np.zeros_like(before), where=before > after)
-    length = (low + share * (high - low)) * np.sqrt((way * toward).sum(axis=1).clip(0))
+    length = (low + share * (high - low)) * np.sqrt((way * change).sum(axis=1).clip(0))
     return np.where(after <= 0, length, np.inf)
 
 
@@ -98,29 +103,6 @@ def _lead(logits: Float[np.ndarray, "n c"], class_of: Int[np.ndarray, " n"]) -> 
     lead = logits[rows, class_of][:, None] - logits
     lead[rows, class_of] = np.inf
     return lead
-
-
-def _logits(
-    layers: list[dict[str, np.ndarray]], outputs: Float[np.ndarray, "n o"]
-) -> tuple[Float[np.ndarray, "n c"], list[Bool[np.ndarray, "n _"]]]:
-    """Compute the logits from the outputs of the first layer, and which units of each hidden layer are active."""
-    active, x = [], outputs
-    for layer in layers:
-        active.append(x > 0)
-        x = np.maximum(x, 0) @ layer["kernel"] + layer["bias"]
-    return x, active
-
-
-def _slopes(
-    layers: list[dict[str, np.ndarray]], active: list[Bool[np.ndarray, "n _"]], shape: tuple[int, int]
-) -> Float[np.ndarray, "n c o"]:
-    """Compute how each logit changes with the outputs of the first layer."""
-    if not layers:
-        return np.tile(np.eye(shape[1]), (shape[0], 1, 1))
-    slopes = layers[-1]["kernel"].T[None] * active[-1][:, None, :]
-    for layer, above in zip(layers[-2::-1], active[-2::-1], strict=True):
-        slopes = (slopes @ layer["kernel"].T) * above[:, None, :]
-    return slopes
 
 
 def _last(
@@ -134,6 +116,6 @@ ADVERSARIAL_DISTANCE = ReplayedScore(
     hard="low",
     unit="units of input",
     formula="L2 norm of the smallest change of the image found that changes the predicted class, at the end",
-    source=SOURCE,
+    source=SOURCE + ", by DeepFool",
     compute=_last,
 )

@@ -9,7 +9,10 @@ import numpy as np
 
 from train_dynamics.dynamics.scores.score import Mean, StreamedScore
 
-SOURCE = 'Jiang et al., "Characterizing Structural Regularities of Labeled Data in Overparameterized Models" (2021)'
+SOURCE = (
+    'Jiang et al., "Characterizing Structural Regularities of Labeled Data in Overparameterized Models" (2021), '
+    "but at every record"
+)
 
 # Not `cartography_correctness`, which looks once an epoch.
 CUMULATIVE_ACCURACY = StreamedScore(

@@ -5,13 +5,14 @@ example is looked at when it is in a batch, just before the update: once an epoc
 from. The same is counted here at every record, under other names: between two looks an example can be forgotten and
 learned again unseen. Checked against the code that the authors published, from which also comes what an example counts
 that is never learned: as many forgetting events as there were looks, more than any other can have, in place of
-infinitely many; and as its first, the number of looks. Only these scores know what is learned of examples that come and
-go; an example that stays wrong from its first look on has no event in the plain count `forgotten` of the table.
+infinitely many. That its first look right is the number of looks is our choice; they leave it open. In the plain count
+`forgotten` of the table an example that is always wrong has no event.
 """
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from train_dynamics.dynamics.forgetting import Forgetting
 from train_dynamics.dynamics.scores.score import Records, StreamedScore, Study
 
 SOURCE = 'Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019)'
@@ -58,49 +59,33 @@ class FirstLearnedInBatch(_InBatch):
         return _first(self.first, self.looks)[:, :-1]
 
 
-class ForgettingEveryRecord:
-    """Counts how often an example is wrong at a record after being right at the one before."""
+class Followed:
+    """Follows whether examples are right through all records."""
 
     def __init__(self, study: Study) -> None:
-        shape = (study.num_seeds, study.num_examples)
-        self._before, self._ever = np.zeros(shape, bool), np.zeros(shape, bool)
-        self._events = np.zeros(shape, np.int64)
-        self._looks = 0
+        self.found = Forgetting(study.num_seeds, study.num_examples)
+        self.records = 0
 
     def add(self, records: Records) -> None:
         """Take in the next records."""
-        correct = records.correct
-        self._events += self._before & ~correct[:, 0]
-        self._events += (correct[:, :-1] & ~correct[:, 1:]).sum(axis=1, dtype=np.int32)
-        self._before = correct[:, -1]
-        self._ever |= correct.any(axis=1)
-        self._looks += correct.shape[1]
+        self.found.add(records.correct, records.iterations)
+        self.records += len(records.iterations)
+
+
+class ForgettingEveryRecord(Followed):
+    """Counts how often an example is wrong at a record after being right at the one before."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
         """Give the events so far; the number of records if the example was never right."""
-        looks = np.full(self._events.shape, self._looks)
-        return _events(self._events, np.where(self._ever, 0, NEVER), looks)
+        return np.where(self.found.ever_correct, self.found.forgotten, self.records).astype(np.float64)
 
 
-class FirstCorrect:
+class FirstCorrect(Followed):
     """Finds the iteration of the first record at which an example is right."""
-
-    def __init__(self, study: Study) -> None:
-        self._first = np.full((study.num_seeds, study.num_examples), NEVER)
-        self._end = 0
-
-    def add(self, records: Records) -> None:
-        """Take in the next records."""
-        left = self._first == NEVER
-        if left.any():
-            found = records.correct.argmax(axis=1)
-            now = left & records.correct.any(axis=1)
-            self._first[now] = records.iterations[found[now]]
-        self._end = int(records.iterations[-1]) + 1
 
     def value(self) -> Float[np.ndarray, "s n"]:
         """Give that iteration; the one after the last record if there is none."""
-        return np.minimum(self._first, self._end).astype(np.float64)
+        return self.found.first_correct.astype(np.float64)
 
 
 def _events(
@@ -132,7 +117,7 @@ FORGETTING_EVERY_RECORD = StreamedScore(
     hard="high",
     unit="events",
     formula="times wrong at a record after right at the one before; the number of records if never right",
-    source=SOURCE + ", but looked at in every record",
+    source=SOURCE + ", but at every record",
     start=ForgettingEveryRecord,
 )
 FIRST_LEARNED_IN_BATCH = StreamedScore(
@@ -150,6 +135,6 @@ FIRST_CORRECT = StreamedScore(
     hard="high",
     unit="updates",
     formula="iteration of the first record at which it is right; the one after the last if never right",
-    source=SOURCE + ", but looked at in every record",
+    source=SOURCE + ", but at every record",
     start=FirstCorrect,
 )

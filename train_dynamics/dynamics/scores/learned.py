@@ -9,6 +9,7 @@ here under a name of its own. Not checked against the published text.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from train_dynamics.dynamics.scores.forgetting import Followed
 from train_dynamics.dynamics.scores.score import Records, StreamedScore, Study
 
 SOURCE = 'Baldock, Maennel and Neyshabur, "Deep Learning Through the Lens of Example Difficulty" (2021)'
@@ -33,21 +34,17 @@ class IterationLearned:
         return self._since.copy()
 
 
-class LearnedForGood:
+class LearnedForGood(Followed):
     """Finds the record from which on the prediction is the label."""
 
     def __init__(self, study: Study) -> None:
-        self._after = np.zeros((study.num_seeds, study.num_examples))
-        self._iterations = study.iterations
-
-    def add(self, records: Records) -> None:
-        """Take in the next records."""
-        following = np.searchsorted(self._iterations, records.iterations, side="right")
-        _put_last(self._after, ~records.correct, np.append(self._iterations, self._iterations[-1] + 1)[following])
+        super().__init__(study)
+        self._iterations = np.append(study.iterations, study.iterations[-1] + 1)
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the iteration of that record; one after the last so far if the example is wrong there."""
-        return self._after.copy()
+        """Give the iteration of that record; of the next record to come if the example is wrong at the last so far."""
+        after = np.searchsorted(self._iterations, self.found.last_mistake, side="right")
+        return self._iterations[after].astype(np.float64)
 
 
 def _put_last(place: Float[np.ndarray, "s n"], holds: Bool[np.ndarray, "s t n"], values: Int[np.ndarray, " t"]) -> None:

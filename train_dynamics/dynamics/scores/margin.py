@@ -36,6 +36,7 @@ AREA_UNDER_MARGIN = StreamedScore(
     hard="low",
     unit="logits",
     formula="mean over records of z of the label - largest other z",
-    source='Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking" (2020)',
+    source='Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking" (2020), '
+    "but at every record",
     start=lambda study: Mean(study, lambda records: records.margin),
 )

@@ -27,15 +27,38 @@ class Pass(NamedTuple):
 
 def forward(weights: Weights, images: Float[np.ndarray, "n i"]) -> Pass:
     """Run a network on flattened images, in their precision."""
-    inputs, active, x = [], [], images
-    for k, layer in enumerate(weights.values()):
-        if k:
-            active.append(x > 0)
-            x = np.maximum(x, 0)
-        inputs.append(x)
-        x = x @ layer["kernel"] + layer["bias"]
-    odds = np.exp(x - x.max(axis=1, keepdims=True))
-    return Pass(inputs, active, odds / odds.sum(axis=1, keepdims=True))
+    first = next(iter(weights.values()))
+    inputs, active, logits = onward(weights, images @ first["kernel"] + first["bias"])
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return Pass([images, *inputs], active, odds / odds.sum(axis=1, keepdims=True))
+
+
+def onward(
+    weights: Weights, outputs: Float[np.ndarray, "n o"]
+) -> tuple[list[Float[np.ndarray, "n _"]], list[Bool[np.ndarray, "n _"]], Float[np.ndarray, "n c"]]:
+    """Run a network from the outputs of its first layer on.
+
+    Returns:
+        Input of each later layer, which of its units are active, and the logits.
+    """
+    inputs, active, x = [], [], outputs
+    for layer in list(weights.values())[1:]:
+        active.append(x > 0)
+        inputs.append(np.maximum(x, 0))
+        x = inputs[-1] @ layer["kernel"] + layer["bias"]
+    return inputs, active, x
+
+
+def slopes(weights: Weights, active: list[Bool[np.ndarray, "n _"]], num_examples: int) -> Float[np.ndarray, "n c o"]:
+    """Compute how each logit changes with the outputs of the first layer, where these units are active."""
+    kernels = [layer["kernel"] for layer in weights.values()]
+    if not active:
+        identity = np.eye(kernels[0].shape[1], dtype=kernels[0].dtype)
+        return np.tile(identity, (num_examples, 1, 1))
+    found = kernels[-1].T * active[-1][:, None, :]
+    for kernel, above in zip(kernels[-2:0:-1], active[-2::-1], strict=True):
+        found = (found @ kernel.T) * above[:, None, :]
+    return found
 
 
 def cotangents(weights: Weights, found: Pass, labels: Int[np.ndarray, " n"]) -> list[Float[np.ndarray, "n _"]]:
@@ -63,12 +86,16 @@ def gradient_norm(
     Returns:
         In nats per unit of weight.
     """
-    found = forward(weights, images)
-    squares = sum(
-        (d * d).sum(axis=1) * ((a * a).sum(axis=1) + 1)
-        for a, d in zip(found.inputs, cotangents(weights, found, labels), strict=True)
-    )
-    return np.sqrt(squares)
+    result = np.empty(len(images), images.dtype)
+    widest = max(layer["kernel"].shape[1] for layer in weights.values())
+    for part in slices(len(images), images[0].nbytes + 8 * widest):
+        found = forward(weights, images[part])
+        squares = sum(
+            (d * d).sum(axis=1) * ((a * a).sum(axis=1) + 1)
+            for a, d in zip(found.inputs, cotangents(weights, found, labels[part]), strict=True)
+        )
+        result[part] = np.sqrt(squares)
+    return result
 
 
 def slices(num_examples: int, bytes_each: int) -> Iterator[slice]:

@@ -24,6 +24,6 @@ PRIVACY = FurtherScore(
     hard="low",
     unit="share",
     formula="share of noise levels of DP-SGD at which the network classifies the example correctly at the end",
-    source=SOURCE,
+    source=SOURCE + ", but the share of the levels",
     compute=_privacy,
 )

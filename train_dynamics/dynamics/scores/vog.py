@@ -16,12 +16,13 @@ from jaxtyping import Float, Int
 from train_dynamics.dynamics.scores.network import forward, slices
 from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
 
+ROUNDING = 1e-5  # of float32, after sums over checkpoints and pixels
+
 
 def vog(
     checkpoints: Sequence[Weights],
     images: Float[np.ndarray, "n i"],
     labels: Int[np.ndarray, " n"],
-    study: Study | None = None,
 ) -> Float[np.ndarray, "checkpoint n"]:
     """Compute the variance of gradients of each example, for each number of checkpoints.
 
@@ -29,11 +30,10 @@ def vog(
         checkpoints: Parameters of one seed at several iterations, in order.
         images: Inputs, flattened.
         labels: Class of each example.
-        study: Not needed.
 
     Returns:
         In standard deviations of the class. NaN for one checkpoint alone, which varies in nothing; 0 for all examples
-        of a class in which they do not differ.
+        of a class in which they differ by no more than rounding.
     """
     result = np.empty((len(checkpoints), len(images)))
     for part in slices(len(images), images[0].nbytes):
@@ -49,7 +49,8 @@ def vog(
         of_class = result[:, members]
         spread = of_class.std(axis=1, keepdims=True)
         centred = of_class - of_class.mean(axis=1, keepdims=True)
-        result[:, members] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+        differ = spread > ROUNDING * of_class.max(axis=1, keepdims=True)
+        result[:, members] = np.divide(centred, spread, out=np.zeros_like(centred), where=differ)
     result[0] = np.nan
     return result
 
@@ -65,11 +66,18 @@ def input_gradient(
     return back
 
 
+def _vog(
+    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+) -> Float[np.ndarray, "checkpoint n"]:
+    return vog(checkpoints, images, labels)
+
+
 VOG = ReplayedScore(
     name="vog",
     hard="high",
     unit="standard deviations of the class",
     formula="mean over pixels of the standard deviation over checkpoints of dz/dx, z the label's; normalised by class",
     source='Agarwal, D\'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022)',
-    compute=vog,
+    needs=lambda study: "" if len(study.looks) > 1 else "a variance needs two looks or more",
+    compute=_vog,
 )
