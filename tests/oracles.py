@@ -285,3 +285,42 @@ def deepfool(parameters: dict, image: np.ndarray, overshoot: float = 0.02) -> fl
         still = forward(parameters, start + middle * (x - start))[1].argmax() == label
         low, high = (middle, high) if still else (low, middle)
     return high * float(np.linalg.norm(x - start))
+
+
+def scores_of(probabilities: np.ndarray, label: int, looks: list[int], early: int) -> dict[str, float]:
+    """All scores of one example and seed that its probabilities [t, c] decide, from their definitions."""
+    p = probabilities[:, label]
+    prediction = probabilities.argmax(axis=1)
+    right = prediction == label
+    others = np.delete(probabilities, label, axis=1).max(axis=1)
+    epochs = [4, 8, 12, 16]
+    end = len(p)
+    wrong = np.flatnonzero(~right)
+    first, _, forgotten = forgetting(right)
+    in_batch = toneva(right, looks)
+    return {
+        "confidence": probabilities[-1].max(),
+        "loss": -np.log(p[-1]),
+        "cumulative_loss": np.mean(-np.log(p)),
+        "cumulative_confidence": p.mean(),
+        "cumulative_accuracy": right.mean(),
+        "area_under_margin": np.mean(np.log(p) - np.log(others)),
+        "cartography_confidence": p[epochs].mean(),
+        "cartography_correctness": right[epochs].mean(),
+        "cartography_variability": p[epochs].std(),
+        "first_correct": first,
+        "first_learned_in_batch": in_batch[1],
+        "learned_for_good": wrong[-1] + 1 if len(wrong) else 0,
+        "iteration_learned": settled(prediction),
+        "forgetting_every_record": forgotten if right.any() else end,
+        "forgetting_in_batch": in_batch[0],
+        "el2n": np.linalg.norm(probabilities[early] - np.eye(10)[label]),
+    }
+
+
+def whole_curvature(parameters: dict, image: np.ndarray) -> float:
+    """Sum of the squares of the loss's Hessian with respect to the pixels, written out, without kinks."""
+    p = softmax(forward(parameters, image)[1])
+    jacobian = np.stack([logit_gradient(parameters, image, c) for c in range(len(p))])
+    hessian = jacobian.T @ (np.diag(p) - np.outer(p, p)) @ jacobian
+    return float(np.sum(hessian**2))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, run
+from tests.conftest import SMALL, run, silent
 from tests.test_scores import layer, of_seed, random_network
 from train_dynamics import analysis, results, training
 from train_dynamics.config import InputError
@@ -35,7 +35,7 @@ def path(small_path, tmp_path_factory, device):
     path = tmp_path_factory.mktemp("further") / "recording"
     shutil.copytree(small_path, path)
     recording = Recording(path)
-    recording.save_further(train_further(recording, CONFIG, devices=device, say=lambda _: None))
+    recording.save_further(train_further(recording, CONFIG, devices=device, say=silent))
     return path
 
 
@@ -197,7 +197,7 @@ def test_further_training_is_training_step_by_step(path):
 
 def test_devices_do_not_matter(path):
     recording = Recording(path)
-    found = train_further(recording, CONFIG, devices=jax.local_devices()[:2], say=lambda _: None)
+    found = train_further(recording, CONFIG, devices=jax.local_devices()[:2], say=silent)
     np.testing.assert_allclose(found.retrained, recording.further.retrained, atol=1e-5)
     assert np.mean(found.private != recording.further.private) < 0.01
 
@@ -283,6 +283,30 @@ def test_the_command(small_path, tmp_path):
     (copy / "blocks").mkdir()
     empty = run("further", *flags, cwd=tmp_path)
     assert empty.stderr == "further: --recording=copy: is unfinished; let train_dynamics.train finish it first\n"
+
+
+def test_training_that_blows_up_is_no_score(small, device):
+    config = FurtherConfig(holdout_epochs=1, noise_multipliers=(1e30,))
+    with pytest.raises(InputError, match=r"with noise 1e\+30 made the weights of seed 0 no longer finite; smaller"):
+        train_further(small, config, devices=device, say=silent)
+
+
+def test_evaluated_in_slices(path, tmp_path, device):
+    copy = shutil.copytree(path, tmp_path / "copy")
+    recording = Recording(copy)
+    recording.config = dataclasses.replace(recording.config, eval_batch_size=7)
+    found = train_further(recording, CONFIG, devices=device, say=silent)
+    np.testing.assert_allclose(found.retrained, recording.further.retrained, atol=1e-6)
+    np.testing.assert_array_equal(found.private, recording.further.private)
+
+
+def test_without_a_device(small_path, tmp_path, monkeypatch):
+    copy = shutil.copytree(small_path, tmp_path / "copy")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    done = run("further", f"--recording={copy}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("further: JAX finds no device with JAX_PLATFORMS=cuda: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_values_out_of_range():

@@ -20,13 +20,17 @@ def of_norms(measure, gradients):
     return measure(found.norm, found.mean_norm)
 
 
+def products(vectors):
+    return np.matmul(vectors, np.swapaxes(vectors, -1, -2))
+
+
 def class_stiffness(gradients, labels, num_classes):
     norm = alignment(gradients).norm
     inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
     classes = Groups.of([np.flatnonzero(labels == c) for c in range(num_classes)])
     directed = np.bincount(labels[norm > 0], minlength=num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
-    return stiffness(gradient_sums((gradients,), classes, inverse), directed, sizes), sizes
+    return stiffness(products(gradient_sums((gradients,), classes, inverse)), directed, sizes), sizes
 
 
 @pytest.fixture
@@ -75,14 +79,14 @@ def test_the_noise_scale_is_that_of_the_distribution(rng):
 
 
 def test_confusion_by_hand():
-    found = confusion(np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]]))  # products 0, -2 and 1
+    found = confusion(products(np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])))  # products 0, -2 and 1
     assert (found.bound, found.cosine) == (2, pytest.approx(-(0.5**0.5)))
-    agreed = confusion(np.array([[1.0, 0.0], [1.0, 1.0]]))
+    agreed = confusion(products(np.array([[1.0, 0.0], [1.0, 1.0]])))
     assert (agreed.bound, agreed.cosine) == (0, pytest.approx(0.5**0.5))
 
 
 def test_confusion_against_every_pair(gradients):
-    found = confusion(gradients.reshape(2, 15, 20))
+    found = confusion(products(gradients.reshape(2, 15, 20)))
     for k, half in enumerate(gradients.reshape(2, 15, 20)):
         bound, cosine = oracles.confusion(half)
         assert found.bound[k] == pytest.approx(bound) and found.cosine[k] == pytest.approx(cosine)
@@ -91,11 +95,11 @@ def test_confusion_against_every_pair(gradients):
 def test_confusion_at_its_ends(rng):
     one = rng.normal(size=(1, 20))
     for cosine, two in ((1, [one, one]), (-1, [one, -one]), (0, [one, 0 * one])):
-        found = confusion(np.concatenate(two))
+        found = confusion(products(np.concatenate(two)))
         assert found.cosine == pytest.approx(cosine)
         assert found.bound == pytest.approx((one @ one.T).item() if cosine < 0 else 0)
     for few in (one, one[:0]):
-        assert np.isnan(confusion(few)).all()
+        assert np.isnan(confusion(products(few))).all()
 
 
 def test_fixed_batches_are_equal_disjoint_and_the_same_again():

@@ -101,37 +101,6 @@ def again(small_path):
     return probabilities
 
 
-def expected_of(probabilities: np.ndarray, label: int, looks: list[int], early: int) -> dict[str, float]:
-    """All scores of one example and seed that its probabilities [t, c] decide, from their definitions."""
-    p = probabilities[:, label]
-    prediction = probabilities.argmax(axis=1)
-    right = prediction == label
-    others = np.delete(probabilities, label, axis=1).max(axis=1)
-    epochs = [4, 8, 12, 16]
-    end = len(p)
-    wrong = np.flatnonzero(~right)
-    first, _, forgotten = oracles.forgetting(right)
-    in_batch = oracles.toneva(right, looks)
-    return {
-        "confidence": probabilities[-1].max(),
-        "loss": -np.log(p[-1]),
-        "cumulative_loss": np.mean(-np.log(p)),
-        "cumulative_confidence": p.mean(),
-        "cumulative_accuracy": right.mean(),
-        "area_under_margin": np.mean(np.log(p) - np.log(others)),
-        "cartography_confidence": p[epochs].mean(),
-        "cartography_correctness": right[epochs].mean(),
-        "cartography_variability": p[epochs].std(),
-        "first_correct": first,
-        "first_learned_in_batch": in_batch[1],
-        "learned_for_good": wrong[-1] + 1 if len(wrong) else 0,
-        "iteration_learned": oracles.settled(prediction),
-        "forgetting_every_record": forgotten if right.any() else end,
-        "forgetting_in_batch": in_batch[0],
-        "el2n": np.linalg.norm(probabilities[early] - np.eye(10)[label]),
-    }
-
-
 def test_scores_from_probabilities_against_their_definitions(small, found, again):
     assert set(found.missing) == NEED_TRAINING and found.study.early == 2
     assert found.study.looks.tolist() == [2, 3, 5, 6, 8, 10, 11, 13, 14, 16]
@@ -140,7 +109,7 @@ def test_scores_from_probabilities_against_their_definitions(small, found, again
         for n, label in enumerate(small.labels):
             looks = [t for t in range(16) if n in batches[t]]
             assert len(looks) == 4
-            expected = expected_of(again[s, :, n], int(label), looks, early=2)
+            expected = oracles.scores_of(again[s, :, n], int(label), looks, early=2)
             values = {name: found.of_seeds[name][s, n] for name in expected}
             assert values == pytest.approx(expected, rel=1e-4, abs=1e-5), (s, n)
 
@@ -188,12 +157,9 @@ def test_replayed_scores_against_their_definitions(small, found):
     checkpoints = [of_seed(small, 2, int(t)) for t in found.study.looks]
     expected = oracles.vog(checkpoints, small.inputs(), small.labels)
     np.testing.assert_allclose(found.of_seeds["vog"][2], expected, rtol=1e-3, atol=1e-4)
-    double = [
-        {name: {part: v.astype(np.float64) for part, v in of.items()} for name, of in c.items()} for c in checkpoints
-    ]
-    images = small.inputs().reshape(50, -1)
-    exact = np.mean([curvature(weights, images.astype(np.float64)) for weights in double], axis=0)
-    np.testing.assert_allclose(found.of_seeds["curvature"][2], exact, rtol=1e-4)
+    for n in range(0, 50, 10):
+        exact = np.mean([oracles.whole_curvature(weights, small.inputs()[n]) for weights in checkpoints])
+        assert found.of_seeds["curvature"][2, n] == pytest.approx(exact, rel=1e-4)  # of float32 products
 
 
 @pytest.mark.parametrize("widths", [(4, 3), (4, 5, 3), (4, 6, 5, 3)])
@@ -244,6 +210,14 @@ def test_vog_of_linear_networks_by_hand():
     assert np.isnan(raw[0]).all()  # one checkpoint varies in nothing
     np.testing.assert_array_equal(raw[1], 0)  # a linear network has the same gradient for a whole class
     np.testing.assert_allclose(vog.input_gradient(second, images, labels), [[2, 4], [2, 4], [6, 0]])
+
+
+def test_vog_of_a_class_that_differs_by_rounding_is_0(rng):
+    """Examples of one gradient, of which a mean over a thousand may be off in the last bits."""
+    kernels = [rng.normal(size=(784, 10)).astype(np.float32) for _ in range(3)]
+    checkpoints = [{"fc1": {"kernel": kernel, "bias": np.zeros(10, np.float32)}} for kernel in kernels]
+    images = rng.normal(size=(1000, 784)).astype(np.float32)
+    np.testing.assert_array_equal(vog.vog(checkpoints, images, np.arange(1000) % 10)[1:], 0)
 
 
 def test_vog_is_normalised_by_class(rng):
@@ -407,7 +381,7 @@ def test_had_recording_stopped(small, small_path, found):
     short = [part for part in replayed_records(small) if part.iterations[0] <= 8]
     for score in found.scores:
         np.testing.assert_allclose(found.stopped[score.name][-1], found.values[score.name], rtol=1e-6, atol=1e-12)
-        if isinstance(score, StreamedScore) and score.name != "learned_for_good":
+        if isinstance(score, StreamedScore):
             accumulator = score.start(about)
             for part in short:
                 accumulator.add(part.part(0, int(np.count_nonzero(part.iterations <= 8))))
@@ -445,14 +419,13 @@ def test_layers_and_layouts_give_the_same_scores(tmp_path, device, layout, layer
     sweep.train(config, tmp_path / "r", device, say=silent)
     recording = Recording(tmp_path / "r")
     scores = results.compute(recording).scores
-    for t, score in ((recording.num_iterations, "area_under_margin"),):
-        margins = []
-        for iteration in range(t + 1):
-            p = recording.probabilities(iteration).astype(np.float64)
-            of_label = np.take_along_axis(p, recording.labels[None, :, None], axis=2)[..., 0]
-            np.put_along_axis(p, recording.labels[None, :, None], -1, axis=2)
-            margins.append(np.log(of_label) - np.log(p.max(axis=2)))
-        np.testing.assert_allclose(scores.of_seeds[score], np.mean(margins, axis=0), rtol=1e-4, atol=1e-5)
+    margins = []
+    for t in recording.iterations:
+        p = recording.probabilities(t).astype(np.float64)
+        of_label = np.take_along_axis(p, recording.labels[None, :, None], axis=2)[..., 0]
+        np.put_along_axis(p, recording.labels[None, :, None], -1, axis=2)
+        margins.append(np.log(of_label) - np.log(p.max(axis=2)))
+    np.testing.assert_allclose(scores.of_seeds["area_under_margin"], np.mean(margins, axis=0), rtol=1e-4, atol=1e-5)
     squares = sum(np.square(recording.gradients(name, 0)).sum(axis=(2, 3), dtype=np.float64) for name in layers)
     np.testing.assert_allclose(scores.of_seeds["grand_recorded"], np.sqrt(squares), rtol=1e-5)
 
@@ -477,8 +450,7 @@ def test_options(small):
         results.compute(small, ScoreOptions(iteration=17))
     assert scoring.study_of(small, ScoreOptions(looks=100)).looks.tolist() == list(range(1, 17))
     one = results.compute(small, ScoreOptions(iteration=0, looks=1)).scores
-    assert one.study.looks.tolist() == [16] and set(one.missing) == NEED_TRAINING
-    assert np.isnan(one.values["vog"]).all()
+    assert one.study.looks.tolist() == [16] and set(one.missing) == {"vog", *NEED_TRAINING}
     norms = [whole_norm(small, 1, 0, n) for n in range(50)]
     np.testing.assert_allclose(one.of_seeds["grand"][1], norms, rtol=1e-5)
 
@@ -500,7 +472,8 @@ def test_the_score_of_the_documentation_works(small):
     np.testing.assert_allclose(found.finish().of_seeds[score.name], worst)
 
 
-def test_every_score_is_in_the_documentation():
+def test_the_documentation_says_what_the_registry_says():
     text = (ROOT / "docs" / "SCORES.md").read_text()
     for score in SCORES:
-        assert re.search(rf"^\| `{score.name}` \|", text, re.M), score.name
+        row = re.search(rf"^\| `{score.name}` \| (.*) \|$", text, re.M)[1]
+        assert row.split(" | ")[:3] == [score.formula, score.hard, score.unit]

@@ -2,7 +2,8 @@
 
     python -m train_dynamics.further --recording=recordings/mini_mnist
 
-What comes of it is stored beside the recording, in further/, and train_dynamics.analyze makes scores of it.
+What comes of it is stored beside the recording, in further/, and train_dynamics.analyze makes scores of it. DP-SGD
+holds the gradients of a batch of every seed on a device at once: seeds x batch size x weights x 4 bytes.
 """
 
 import os

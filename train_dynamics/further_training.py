@@ -21,7 +21,7 @@ from train_dynamics import gradients, training
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recording import FurtherTraining, Recording
-from train_dynamics.sweep import collect, deal
+from train_dynamics.sweep import collect, deal, enough_memory, local_devices
 from train_dynamics.training import Setup, State
 
 NOISE = 1  # apart from the draw of the weights, which has the seed alone
@@ -158,7 +158,7 @@ def train_further(
     study, num_examples = recording.config, len(recording.labels)
     holdout = _holdout(study, config, data_dir)
     setup = training.set_up(study, len(recording.class_names))
-    devices = list(devices or jax.local_devices())[: study.num_seeds]
+    devices = list(devices or local_devices())[: study.num_seeds]
     seeds = deal(study.seeds, len(devices))
 
     def over_seeds(of_seed: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
@@ -180,13 +180,15 @@ def train_further(
         f"Training {study.num_seeds} networks on for {epochs} epochs of {len(held_labels)} examples of split "
         f"{config.holdout_split}, and {study.num_seeds} anew by DP-SGD at each of {len(levels)} noise levels"
     )
-    with tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True) as bar:
+    bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
+    with bar, enough_memory():
         end = recording.parameters(recording.num_iterations)
         state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
         for epoch in range(epochs):
             state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
             bar.update()
         retrained = collect(predict(state.parameters, images), study.num_seeds)
+        _check_finite(retrained, study, f"of --holdout_split={config.holdout_split}")
         private = []
         for level in levels:
             state = draw(seeds, images[0])
@@ -194,8 +196,9 @@ def train_further(
                 first, batches = _batches(study, seeds, num_examples, epoch)
                 state = fit_privately(np.float32(level), seeds, first, state, batches, images, labels)
                 bar.update()
-            found = collect(predict(state.parameters, images), study.num_seeds).argmax(axis=-1)
-            private.append(found.astype(np.min_scalar_type(len(recording.class_names) - 1)))
+            found = collect(predict(state.parameters, images), study.num_seeds)
+            _check_finite(found, study, f"with noise {level:g}")
+            private.append(found.argmax(axis=-1).astype(np.min_scalar_type(len(recording.class_names) - 1)))
             accuracy = np.mean(private[-1] == recording.labels)
             bar.write(f"With noise {level:g}, {accuracy:.1%} of the examples are classified correctly")
     return FurtherTraining(config.to_dict(), retrained, np.stack(private, axis=1))
@@ -204,7 +207,19 @@ def train_further(
 def _probabilities(
     setup: Setup, parameters: gradients.Parameters, images: Float[Array, "n ..."]
 ) -> Float[Array, "n c"]:
-    return jax.nn.softmax(gradients.forward(setup.model, parameters, images))
+    def of_one(image: Float[Array, "..."]) -> Float[Array, " c"]:
+        return jax.nn.softmax(gradients.forward(setup.model, parameters, image[None])[0])
+
+    return jax.lax.map(of_one, images, batch_size=setup.eval_batch_size or len(images))
+
+
+def _check_finite(probabilities: Float[np.ndarray, "s n c"], study: StudyConfig, when: str) -> None:
+    broken = ~np.isfinite(probabilities).all(axis=(1, 2))
+    if broken.any():
+        raise InputError(
+            f"training {when} made the weights of seed {study.seeds[int(broken.argmax())]} no longer finite; smaller "
+            "--noise_multipliers, a smaller --gradient_clip or fewer --holdout_epochs may help"
+        )
 
 
 def _inputs(study: StudyConfig, dataset: Dataset) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]:

@@ -7,17 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from train_dynamics.cone_study import read_factors
 from train_dynamics.dynamics.alignment import Alignment
 from train_dynamics.dynamics.coherence import m_coherence
 from train_dynamics.dynamics.confusion import confusion, fixed_batches
 from train_dynamics.dynamics.groups import Groups, gradient_sums
 from train_dynamics.dynamics.noise_scale import noise_scale
-from train_dynamics.dynamics.opposing import OpposingSignals
+from train_dynamics.dynamics.opposing import OpposingSignals, extremes
 from train_dynamics.dynamics.stiffness import stiffness, within_and_between
 from train_dynamics.recording import Recording
 
 MOST_LOOKS = 500
 MOST_CLASSES = 20
+MOST_BATCHES = 200
 
 
 class Measures(NamedTuple):
@@ -53,15 +55,15 @@ class Sums(NamedTuple):
     Attributes:
         norm: L2 norm of each.
         mean_norm: L2 norm of their mean.
-        of_batches: Mean of each batch, flattened.
-        of_classes: Sum of those of each class, each divided by its norm, flattened.
+        of_batches: Inner products of the means of batches.
+        of_classes: Inner products of the sums of those of each class, each divided by its norm.
         directed: Number in each class that are not zero.
     """
 
     norm: Float[np.ndarray, " n"]
     mean_norm: Float[np.ndarray, ""] | np.floating
-    of_batches: Float[np.ndarray, "b k"]
-    of_classes: Float[np.ndarray, "c k"]
+    of_batches: Float[np.ndarray, "b b"]
+    of_classes: Float[np.ndarray, "c c"]
     directed: Int[np.ndarray, " c"]
 
 
@@ -69,7 +71,7 @@ class GroupStudy:
     """Which iterations are looked at, and which examples are compared with which, in every layer.
 
     Args:
-        recording: The recording; batches are as large as those it was trained on.
+        recording: The recording; batches are as large as those it was trained on, and at most `MOST_BATCHES`.
 
     Attributes:
         looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones, the first and
@@ -86,7 +88,7 @@ class GroupStudy:
         self._batch_size = recording.config.batch_size
         self.sizes: Int[np.ndarray, " c"] = np.bincount(labels, minlength=self._num_classes)
         self._classes = Groups.of([np.flatnonzero(labels == c) for c in range(self._num_classes)])
-        self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)))
+        self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)[:MOST_BATCHES]))
 
     def sums(self, gradients: tuple[Float[np.ndarray, "..."], ...], found: Alignment) -> Sums:
         """Reduce the gradients of one seed at one record to what all measures here are made of.
@@ -97,13 +99,9 @@ class GroupStudy:
         """
         inverse = np.divide(1, found.norm, out=np.zeros_like(found.norm), where=found.norm > 0)
         directed = self.sizes if inverse.all() else np.bincount(self._labels[inverse > 0], minlength=self._num_classes)
-        return Sums(
-            found.norm,
-            found.mean_norm,
-            gradient_sums(gradients, self._batches) / np.float32(self._batch_size),
-            gradient_sums(gradients, self._classes, inverse),
-            directed,
-        )
+        of_batches = gradient_sums(gradients, self._batches) / np.float32(self._batch_size)
+        of_classes = gradient_sums(gradients, self._classes, inverse).astype(np.float64)
+        return Sums(found.norm, found.mean_norm, of_batches @ of_batches.T, of_classes @ of_classes.T, directed)
 
     def measure(self, of_seeds: Sequence[Sums]) -> Measures:
         """Compute all measures of all seeds at one record."""
@@ -133,3 +131,50 @@ class GroupDynamics:
     looks: Int[np.ndarray, " look"]
     layers: dict[str, Measures]
     opposing: OpposingSignals
+
+
+class Update(NamedTuple):
+    """The update in which both extremes moved most.
+
+    Attributes:
+        seed: Index of the seed.
+        record: Index of the record before it.
+        risers: Examples whose loss rose most, the most first.
+        fallers: Examples whose loss fell most, the most first.
+        rise: Mean change of loss of the risers, in nats.
+        fall: That of the fallers.
+    """
+
+    seed: int
+    record: int
+    risers: Int[np.ndarray, " m"]
+    fallers: Int[np.ndarray, " m"]
+    rise: float
+    fall: float
+
+
+def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:
+    """Find the update of any seed in which the smaller of rise and fall is the largest."""
+    curves = opposing.curves
+    both = np.minimum(curves["risers"], -curves["fallers"])
+    s, t = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
+    before, after = (recording.loss(int(recording.iterations[record]))[s] for record in (t, t + 1))
+    change = after - before
+    risers, fallers = extremes(change, opposing.size)
+    return Update(
+        s,
+        t,
+        risers[np.argsort(-change[risers])],
+        fallers[np.argsort(change[fallers])],
+        float(change[risers].mean()),
+        float(change[fallers].mean()),
+    )
+
+
+def mean_cosine(
+    recording: Recording, layer: str, t: int, s: int, one: Int[np.ndarray, " m"], other: Int[np.ndarray, " k"]
+) -> float:
+    """Compute the cosine between the mean gradients of two groups of examples; 0 if one of them is zero."""
+    sums = gradient_sums(read_factors(recording, layer, t)[s], Groups.of([one, other])).astype(np.float64)
+    lengths = float(np.prod(np.linalg.norm(sums, axis=1)))
+    return float(sums[0] @ sums[1]) / lengths if lengths else 0.0

@@ -228,7 +228,7 @@ def train(
     todo, done = plan(config, dataset), 0
     if recording is not None:
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
-    devices = list(devices or _local_devices())
+    devices = list(devices or local_devices())
     say(
         f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
         f"{len(dataset.labels)} examples of {config.dataset}, {config.num_seeds} seeds, "
@@ -239,7 +239,7 @@ def train(
         say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar, _memory():
+    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar, enough_memory():
         sweep = Sweep(config, dataset, todo.block_length, devices)
         state = sweep.initial_state()
         if done:
@@ -271,7 +271,12 @@ def train(
     return True
 
 
-def _local_devices() -> list[jax.Device]:
+def local_devices() -> list[jax.Device]:
+    """List the devices of this machine.
+
+    Raises:
+        InputError: If JAX finds none.
+    """
     try:
         return jax.local_devices()
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -280,7 +285,7 @@ def _local_devices() -> list[jax.Device]:
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[None]:
+def enough_memory() -> Iterator[None]:
     """Say clearly where a device has too little of it."""
     try:
         yield

@@ -33,8 +33,8 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
 
     Iterations and counts are averaged over seeds. What could not be computed is NaN, in a column of its own
     nevertheless, so that tables of different recordings have the same columns. `first_correct` of an example that a
-    seed never classifies correctly counts as the number of records, and `last_mistake` of one that is never wrong
-    as -1.
+    seed never classifies correctly counts as the iteration after the last, and `last_mistake` of one that is never
+    wrong as -1.
     """
     forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
     columns = {score.name: results.scores.values.get(score.name, nothing) for score in SCORES}

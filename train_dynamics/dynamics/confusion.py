@@ -19,7 +19,7 @@ class Confusion(NamedTuple):
     cosine: Float[np.ndarray, "*lead"]
 
 
-def confusion(gradients: Float[np.ndarray, "*lead b k"]) -> Confusion:
+def confusion(products: Float[np.ndarray, "*lead b b"]) -> Confusion:
     """Find the gradient confusion of the gradients of several batches.
 
     Sankararaman, De, Xu, Huang and Goldstein, "The Impact of Neural Network Overparameterization on Gradient Confusion
@@ -30,23 +30,23 @@ def confusion(gradients: Float[np.ndarray, "*lead b k"]) -> Confusion:
     about the batches that training drew, and an extreme of all pairs, *not* their mean, which `stiffness` gives.
 
     Args:
-        gradients: Mean gradient of each batch, flattened.
+        products: Inner product of the mean gradients of every two batches, and of each with itself.
 
     Example:
-        >>> confusion(np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]]))
+        >>> gradients = np.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
+        >>> confusion(gradients @ gradients.T)
         Confusion(bound=array(2.), cosine=array(-0.70710678))
     """
-    num_batches = gradients.shape[-2]
+    num_batches = products.shape[-1]
     if num_batches < 2:
-        nothing = np.full(gradients.shape[:-2], np.nan)
+        nothing = np.full(products.shape[:-2], np.nan)
         return Confusion(nothing, nothing)
-    product = np.matmul(gradients, np.swapaxes(gradients, -1, -2))
-    length = np.sqrt(np.diagonal(product, axis1=-2, axis2=-1))
+    length = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
     lengths = length[..., :, None] * length[..., None, :]
-    cosine = np.divide(product, lengths, out=np.zeros_like(product), where=lengths > 0)
+    cosine = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
     pairs = np.triu_indices(num_batches, 1)
     return Confusion(
-        np.asarray(np.maximum(-product[..., *pairs].min(axis=-1), 0)),
+        np.asarray(np.maximum(-products[..., *pairs].min(axis=-1), 0)),
         np.asarray(np.clip(cosine[..., *pairs].min(axis=-1), -1, 1)),
     )
 

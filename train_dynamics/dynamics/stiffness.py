@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 
 
 def stiffness(
-    unit_sums: Float[np.ndarray, "*lead c k"], num_directed: Int[np.ndarray, "*lead c"], sizes: Int[np.ndarray, " c"]
+    products: Float[np.ndarray, "*lead c c"], num_directed: Int[np.ndarray, "*lead c"], sizes: Int[np.ndarray, " c"]
 ) -> Float[np.ndarray, "*lead c c"]:
     """Compute the class stiffness: the mean cosine between the gradients of two examples, by their classes.
 
@@ -15,7 +15,8 @@ def stiffness(
     means: no pair is looked at. It is *not* their sign stiffness, the mean of the signs, which does need every pair.
 
     Args:
-        unit_sums: Sum of the gradients of each class, each divided by its norm, flattened; zero ones count as zero.
+        products: Inner product of every two classes' sums of gradients, each gradient divided by its norm first; zero
+            ones count as zero.
         num_directed: Number of gradients in each class that are not zero.
         sizes: Number of examples of each class.
 
@@ -24,13 +25,12 @@ def stiffness(
         that has no example, and within one that has a single one.
 
     Example:
-        >>> stiffness(np.array([[2.0, 0.0], [-0.6, 0.8]]), np.array([2, 1]), np.array([2, 1]))
+        >>> sums = np.array([[2.0, 0.0], [-0.6, 0.8]])
+        >>> stiffness(sums @ sums.T, np.array([2, 1]), np.array([2, 1]))
         array([[ 1. , -0.6],
                [-0.6,  nan]])
     """
-    sums = unit_sums.astype(np.float64)
-    total = np.matmul(sums, np.swapaxes(sums, -1, -2))
-    total -= num_directed[..., None] * np.eye(len(sizes))  # the product of a unit gradient with itself is 1
+    total = products - num_directed[..., None] * np.eye(len(sizes))  # the product of a unit gradient with itself is 1
     pairs = _pairs(sizes)
     found = np.full(total.shape, np.nan)
     np.divide(total, pairs, out=found, where=pairs > 0)

@@ -1,58 +1,18 @@
 """Figures of groups of examples through training, each with the words that go with it."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from train_dynamics.cone_study import half_learned
-from train_dynamics.dynamics.opposing import extremes
+from train_dynamics.group_dynamics import MOST_BATCHES, mean_cosine, strongest_update
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
 from train_dynamics.plots.figures import Drawing
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results, metric_name
 from train_dynamics.tables import label_counts
-
-
-class Update(NamedTuple):
-    """The update in which both extremes moved most.
-
-    Attributes:
-        seed: Index of the seed.
-        record: Index of the record before it.
-        risers: Examples whose loss rose most, the most first.
-        fallers: Examples whose loss fell most, the most first.
-        rise: Mean change of loss of the risers, in nats.
-        fall: That of the fallers.
-    """
-
-    seed: int
-    record: int
-    risers: Int[np.ndarray, " m"]
-    fallers: Int[np.ndarray, " m"]
-    rise: float
-    fall: float
-
-
-def strongest_update(recording: Recording, results: Results) -> Update:
-    """Find the update of any seed in which the smaller of rise and fall is the largest."""
-    opposing = results.group_dynamics.opposing
-    curves = opposing.curves
-    both = np.minimum(curves["risers"], -curves["fallers"])
-    s, t = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
-    before, after = (recording.loss(int(recording.iterations[record]))[s] for record in (t, t + 1))
-    change = after - before
-    risers, fallers = extremes(change, opposing.size)
-    return Update(
-        s,
-        t,
-        risers[np.argsort(-change[risers])],
-        fallers[np.argsort(change[fallers])],
-        float(change[risers].mean()),
-        float(change[fallers].mean()),
-    )
 
 
 def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
@@ -78,13 +38,16 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             "m-coherence and noise scale",
         ),
     )
-    if len(recording.labels) // recording.config.batch_size > 1:
+    num_batches = len(recording.labels) // recording.config.batch_size
+    some = f", of which {MOST_BATCHES} are compared" if num_batches > MOST_BATCHES else ""
+    if num_batches > 1:
         yield Drawing(
             "gradient_confusion",
             "Gradient confusion over iterations",
-            f"All examples are divided, once and at random, into batches of {recording.config.batch_size}. Of all "
-            "pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if no two "
-            "are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms another.",
+            f"All examples are divided, once and at random, into batches of {recording.config.batch_size}{some}. "
+            "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
+            "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
+            "another.",
             groups.panels(
                 found.looks,
                 [of["gradient_confusion"], of["smallest_cosine"]],
@@ -147,7 +110,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
     opposing, iterations = results.group_dynamics.opposing, results.iterations
     if not opposing.size:
         return
-    update = strongest_update(recording, results)
+    update = strongest_update(recording, results.group_dynamics.opposing)
     t, last = int(iterations[update.record]), int(iterations[update.record + 1])
     yield Drawing(
         "opposing_signals",
@@ -168,11 +131,15 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         "most often among those that fall": often[1],
     }
     where = f"seed {recording.seeds[update.seed]}, from iteration {t:,} to {last:,}"
+    cosines = ", ".join(
+        f"{mean_cosine(recording, layer, t, update.seed, update.risers, update.fallers):.2f} in {layer}"
+        for layer in recording.config.layers
+    )
     yield Drawing(
         "opposing_examples",
         f"Examples at both extremes: {where}, and most often",
         f"Above, some of the two groups of {opposing.size} in the update in which both moved most, the most first: "
-        f"{where}. Their mean gradients have a cosine of {_cosine(recording, update, t)} before it. Below, those "
+        f"{where}. Their mean gradients have a cosine of {cosines} before it. Below, those "
         f"that are most often at either extreme, over all seeds and updates; {both} of {opposing.size} are in both. "
         "Look for what a group has in common.",
         cone_plots.cone_grids(
@@ -181,17 +148,6 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
             f"Opposing signals: {where}, and most often",
         ),
     )
-
-
-def _cosine(recording: Recording, update: Update, t: int) -> str:
-    """Say how opposed the mean gradients of both groups are in each layer."""
-    words = []
-    for layer in recording.config.layers:
-        gradients = recording.gradients(layer, t)[update.seed]
-        one, other = (gradients[group].mean(axis=0).ravel() for group in (update.risers, update.fallers))
-        lengths = np.linalg.norm(one) * np.linalg.norm(other)
-        words.append(f"{one @ other / lengths if lengths else 0:.2f} in {layer}")
-    return ", ".join(words)
 
 
 def _labels(recording: Recording, group: Int[np.ndarray, " m"]) -> str:

@@ -62,8 +62,11 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
         "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
         "extremes_SCORE among the figures have 64 of either, with labels.",
         score_plots.overview(
-            [tuple(recording.images[chosen] for chosen in ends(score, results, score_plots.STRIP)) for score in scores],
-            names,
+            [
+                tuple(recording.images[chosen] for chosen in ends(score, results, score_plots.STRIP))
+                for score in _with_values(results)
+            ],
+            [score.name for score in _with_values(results)],
             "The easiest and the hardest examples by each score",
         ),
     )
@@ -81,7 +84,7 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
 
 def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw up to 64 examples at either end of each score."""
-    for score in results.scores.scores:
+    for score in _with_values(results):
         easy, hard = ends(score, results, SIDE**2)
         values = results.scores.values[score.name]
         titles = tuple(
@@ -101,6 +104,10 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
                 f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)",
             ),
         )
+
+
+def _with_values(results: Results) -> list[Score]:
+    return [score for score in results.scores.scores if not np.isnan(results.scores.values[score.name]).all()]
 
 
 def ends(score: Score, results: Results, count: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
