@@ -161,14 +161,15 @@ def _look_once(
     near, opposed, least = cones.near_and_opposed(directions, options.cosine)
     share = opposition_by_label(opposed, recording.labels, len(recording.class_names))
     bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to)
-    if np.count_nonzero(least < bound + ROUNDING) < options.smallest:
+    suspects = np.flatnonzero(least < bound + ROUNDING)
+    if len(suspects) < options.smallest:
         return [], share
     cone = COVERS[options.cover](near, cones.nonzero(directions), smallest=options.smallest)
     sizes = np.bincount(cone[cone >= 0])
     pairs = []
     for k in np.flatnonzero(sizes >= options.smallest):
         left = np.flatnonzero(cone == k)
-        right = np.flatnonzero(contention.opponents(directions, left, options.cosine, options.opposed_to))
+        right = suspects[contention.opponents(directions, left, options.cosine, options.opposed_to, suspects)]
         if len(right) < options.smallest:
             continue
         one, other = (contention.group_gradient(factors, group) for group in (left, right))
@@ -222,8 +223,10 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
         norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
         directions = cones.directions(*factors)
+        bin_of = contention.norm_bins(recording.labels, norm)
+        losses = loss[s].T.copy()
         here = [pair for pair in pairs if (pair.layer, pair.seed) == (layer, s)]
-        return [_test(recording, pair, loss[s], correct[s], norm, directions) for pair in here]
+        return [_test(recording, pair, losses, correct[s], bin_of, directions) for pair in here]
 
     tasks = [
         threads.submit(of_seed, layer, s, factors)
@@ -235,7 +238,7 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
 
 def _read(
     recording: Recording, iterations: Int[np.ndarray, " t"]
-) -> tuple[Float[np.ndarray, "s n t"], Bool[np.ndarray, "s n t"]]:
+) -> tuple[Float[np.ndarray, "s t n"], Bool[np.ndarray, "s t n"]]:
     """Read the losses at some iterations, and which examples are correct."""
     loss, correct = [], []
     for block in recording.blocks():
@@ -243,22 +246,22 @@ def _read(
         if rows.any():
             loss.append(block.read("loss")[:, rows])
             correct.append(block.read("prediction")[:, rows] == recording.labels)
-    return tuple(np.concatenate(parts, axis=1).transpose(0, 2, 1).copy() for parts in (loss, correct))
+    return np.concatenate(loss, axis=1), np.concatenate(correct, axis=1)
 
 
 def _test(
     recording: Recording,
     pair: Pair,
     loss: Float[np.ndarray, "n t"],
-    correct: Bool[np.ndarray, "n t"],
-    norm: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, "t n"],
+    bin_of: Int[np.ndarray, " n"],
     directions: cones.Directions,
 ) -> Fight:
     """Compute how the groups of a pair change together after its discovery, and compare that with its controls."""
     groups = pair.left, pair.right
     accuracy, observed = (
         float(contention.antiphase(*(values[group].mean(axis=0, dtype=np.float64) for group in groups)))
-        for values in (correct, loss)
+        for values in (correct.T, loss)
     )
     known = Fight(pair, *(None if np.isnan(value) else value for value in (accuracy, observed)))
     if known.loss_correlation is None:
@@ -266,7 +269,7 @@ def _test(
     rng = np.random.default_rng(
         (int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0]), int(pair.right[0]))
     )
-    matched = contention.matched_groups(*groups, recording.labels, norm, directions, NUM_CONTROLS, rng)
+    matched = contention.matched_groups(*groups, bin_of, directions, NUM_CONTROLS, rng)
     if matched is None:
         return dataclasses.replace(known, reason="too few other examples of the same labels and norms to compare with")
     controls = contention.antiphase(*(_means(loss, group) for group in matched))
@@ -276,9 +279,12 @@ def _test(
 
 def _means(values: Float[np.ndarray, "n t"], groups: Int[np.ndarray, "r m"]) -> Float[np.ndarray, "t r"]:
     """Average over each group; as a matrix product, which makes no copy of the members of all groups."""
-    used, member = np.unique(groups, return_inverse=True)
+    here = np.zeros(len(values), bool)
+    here[groups] = True
+    used = np.flatnonzero(here)
+    place = np.cumsum(here) - 1
     weights = np.zeros((len(used), len(groups)), np.float32)
-    np.put_along_axis(weights, member.reshape(groups.shape).T, np.float32(1 / groups.shape[1]), axis=0)
+    np.put_along_axis(weights, place[groups].T, np.float32(1 / groups.shape[1]), axis=0)
     return values[used].T @ weights
 
 
