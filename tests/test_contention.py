@@ -231,10 +231,10 @@ def test_losses_that_stand_still_and_too_few_to_compare_with_are_said(rng, plant
     (fight,) = find_contention(flat, ContentionOptions(looks=1)).fights
     assert fight.reason == "the loss of a group does not change" and not fight.survives
     everyone = pair(np.arange(150), fight.pair.right, iteration=100)
-    loss, correct, factors = rng.random((300, 100)), rng.random((300, 100)) < 0.5, opposed_factors(rng)
-    fight = contention_study._test(flat, everyone, loss, correct, np.ones(300), cones.directions(*factors))
+    loss, correct, factors = rng.random((300, 100)), rng.random((100, 300)) < 0.5, opposed_factors(rng)
+    fight = contention_study._test(flat, everyone, loss, correct, np.zeros(300, int), cones.directions(*factors))
     assert "too few other examples" in fight.reason and fight.p is None
-    changes = [np.diff(correct[group].mean(axis=0)) for group in (everyone.left, everyone.right)]
+    changes = [np.diff(correct[:, group].mean(axis=1)) for group in (everyone.left, everyone.right)]
     assert fight.accuracy_correlation == pytest.approx(np.corrcoef(*changes)[0, 1])
 
 
