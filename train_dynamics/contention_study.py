@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -218,15 +218,16 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     after = np.searchsorted(recording.iterations, t) + 1
     if min(WINDOW, recording.num_records - after) <= FEWEST_CHANGES:
         return [Fight(pair, reason=f"{FEWEST_CHANGES} records or fewer after it was found") for pair in pairs]
-    loss, correct = _read(recording, recording.iterations[after : after + WINDOW])
+    blocks = list(_read(recording, recording.iterations[after : after + WINDOW]))
 
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
         norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
         directions = cones.directions(*factors)
         bin_of = contention.norm_bins(recording.labels, norm)
-        losses = loss[s].T.copy()
+        loss, correct = (np.concatenate([part[s] for part in parts]) for parts in zip(*blocks, strict=True))
+        loss = loss.T.copy()
         here = [pair for pair in pairs if (pair.layer, pair.seed) == (layer, s)]
-        return [_test(recording, pair, losses, correct[s], bin_of, directions) for pair in here]
+        return [_test(recording, pair, loss, correct, bin_of, directions) for pair in here]
 
     tasks = [
         threads.submit(of_seed, layer, s, factors)
@@ -238,15 +239,13 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
 
 def _read(
     recording: Recording, iterations: Int[np.ndarray, " t"]
-) -> tuple[Float[np.ndarray, "s t n"], Bool[np.ndarray, "s t n"]]:
-    """Read the losses at some iterations, and which examples are correct."""
-    loss, correct = [], []
+) -> Iterator[tuple[Float[np.ndarray, "s _ n"], Bool[np.ndarray, "s _ n"]]]:
+    """Read the losses at consecutive records, and which examples are correct, a block after the other."""
     for block in recording.blocks():
-        rows = np.isin(block.iterations, iterations)
-        if rows.any():
-            loss.append(block.read("loss")[:, rows])
-            correct.append(block.read("prediction")[:, rows] == recording.labels)
-    return np.concatenate(loss, axis=1), np.concatenate(correct, axis=1)
+        rows = np.flatnonzero(np.isin(block.iterations, iterations))
+        if len(rows):
+            span = slice(rows[0], rows[-1] + 1)
+            yield block.read("loss")[:, span], block.read("prediction")[:, span] == recording.labels
 
 
 def _test(
