@@ -107,7 +107,6 @@ def analyze(
             iterations = first_frames(half, recording.iterations)
             layers = recording.config.layers[-MOST_PANELS:]
             width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
-            film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
             parts = [
                 sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
                 scores_section(
@@ -123,6 +122,8 @@ def analyze(
                 ),
             ]
             extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+            # Last, and not in another process, which would leave half a film behind when it is ended.
+            film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
             contention, fights = fighting.result()
             parts.append(sections.contention_section(recording, contention, pictures(fights)))
             tables.write_contention(recording, contention, output / "contention.csv")
