@@ -2,16 +2,21 @@
 
     python -m benchmarks.stages [--directory=recordings]
 
-One process does what `./run.sh` does in two, with clocks around its parts. Floors: the first layer's product;
-the bytes of the recording written and read with nothing else going on; the film's pictures encoded, painted before.
+One process does what `./run.sh` does in several, one stage after the other, with clocks around them; then the analysis
+is timed as it is, a command whose stages overlap. Group dynamics is clocked in threads, whose seconds are added up.
+Floors: the first layer's product; the bytes of the recording written and read with nothing else going on; the film's
+pictures encoded, painted before.
 """
 
 import functools
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +29,27 @@ from absl import app, flags, logging  # noqa: E402
 
 from train_dynamics import analysis, sweep  # noqa: E402
 from train_dynamics.config import StudyConfig  # noqa: E402
-from train_dynamics.plots import film, style  # noqa: E402
+from train_dynamics.dynamics.opposing import OpposingSignals  # noqa: E402
+from train_dynamics.group_dynamics import GroupStudy  # noqa: E402
+from train_dynamics.plots import film  # noqa: E402
 from train_dynamics.recording import Recorder, Recording  # noqa: E402
 from train_dynamics.storage import write_array  # noqa: E402
 
 IMPORTED = time.perf_counter() - BEGAN
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
 SECONDS: dict[str, float] = {}
+
+
+class Here(AbstractContextManager):
+    """In place of the helpers: does everything at once, in this process."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        done: Future = Future()
+        done.set_result(function(*arguments))
+        return done
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,14 +125,18 @@ def main(_) -> None:
     clock(Recorder, "__init__", "begin")
     for name in ("compute", "study_scores", "find_cones", "find_contention", "claims"):
         clock(analysis, name, name)
+    for place, name in ((GroupStudy, "sums"), (GroupStudy, "measure"), (OpposingSignals, "add")):
+        clock(place, name, "group dynamics")
     film.encode = encode_painted
     clock(film, "film", "film")
-    clock(style, "save", "figures saved")
+    analysis.Helpers = Here
     try:
         path = directory / "recording"
         clocked("train", sweep.train)(StudyConfig(), path, say=lambda _: None)
         recording = Recording(path)
-        clocked("analyze", analysis.analyze)(recording, path / "analysis")
+        clocked("one by one", analysis.analyze)(recording, path / "analysis")
+        command = [sys.executable, "-m", "train_dynamics.analyze", f"--recording={path}"]
+        clocked("analyze", subprocess.run)(command, check=True, stdout=subprocess.DEVNULL)
         compute_floor(recording)
         read_floor(recording)
         write_floor(recording, directory)
@@ -121,9 +144,9 @@ def main(_) -> None:
         shutil.rmtree(directory)
     s = SECONDS
     s["film"] -= s["encode floor"]
-    s["analyze"] -= s["encode floor"]
+    s["one by one"] -= s["encode floor"]
     loop = s["train"] - s["data"] - s["compile"] - s["begin"]
-    rest = s["analyze"] - sum(
+    rest = s["one by one"] - sum(
         s[name] for name in ("compute", "study_scores", "find_cones", "find_contention", "claims", "film")
     )
     table = (
@@ -133,12 +156,15 @@ def main(_) -> None:
         ("train: update, record and store", loop, s["compute floor"], "first layer's product"),
         ("", loop, s["write floor"], "its bytes written"),
         ("analyze: pass, with all streamed scores", s["compute"], s["read floor"], "its bytes read"),
+        ("  of that, group dynamics", s["group dynamics"], None, ""),
         ("analyze: correlations and stability", s["study_scores"], None, ""),
         ("analyze: cones", s["find_cones"], None, ""),
         ("analyze: contention", s["find_contention"], None, ""),
         ("analyze: claims", s["claims"], None, ""),
         ("analyze: film", s["film"], s["encode floor"], "its pictures encoded"),
         ("analyze: figures, tables, report", rest, None, ""),
+        ("analyze: these one after the other", s["one by one"], None, ""),
+        ("analyze: the command, side by side", s["analyze"], None, ""),
         ("all", IMPORTED + s["train"] + s["analyze"], None, ""),
     )
     print(f"{'stage':42} {'seconds':>8} {'floor':>8} {'ratio':>6}")

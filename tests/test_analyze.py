@@ -1,8 +1,10 @@
+import contextlib
 import csv
 import dataclasses
 import json
 import shutil
 import struct
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -217,9 +219,22 @@ def test_cones_are_tables_too(small, output):
     assert len(members) == sum(g.any() for g in frame)
 
 
+class Here(contextlib.nullcontext):
+    """In place of the helpers: does everything at once, where it can be patched."""
+
+    def __enter__(self):
+        return self
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
 def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch):
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
     monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
+    monkeypatch.setattr(analysis, "Helpers", Here)
     recording = Recording(small_path)
     wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
     analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide)

@@ -68,7 +68,7 @@ def test_matched_groups_match(rng):
     directions = cones.directions(rng.normal(size=(600, 4)))
     by_label = [np.flatnonzero(labels == k) for k in range(3)]
     left, right = by_label[0][:12], np.concatenate([by_label[1][:7], by_label[0][12:15]])
-    one, other = contention.matched_groups(left, right, labels, norm, directions, 200, rng)
+    one, other = contention.matched_groups(left, right, contention.norm_bins(labels, norm), directions, 200, rng)
     assert one.shape == (200, 12) and other.shape == (200, 10)
     bin_of = np.empty(600, int)
     for of_label in by_label:
@@ -90,7 +90,7 @@ def test_matched_groups_match(rng):
     thrown_together = rng.permuted(np.tile(by_label[0], (200, 1)), axis=1)[:, :12]
     assert coherence(one) > coherence(thrown_together) + 0.3  # they hang together
     everyone = np.flatnonzero(labels == 2)
-    assert contention.matched_groups(everyone, right, labels, norm, directions, 5, rng) is None
+    assert contention.matched_groups(everyone, right, contention.norm_bins(labels, norm), directions, 5, rng) is None
 
 
 def test_antiphase_is_the_correlation_of_changes(rng):
@@ -231,10 +231,10 @@ def test_losses_that_stand_still_and_too_few_to_compare_with_are_said(rng, plant
     (fight,) = find_contention(flat, ContentionOptions(looks=1)).fights
     assert fight.reason == "the loss of a group does not change" and not fight.survives
     everyone = pair(np.arange(150), fight.pair.right, iteration=100)
-    loss, correct, factors = rng.random((300, 100)), rng.random((300, 100)) < 0.5, opposed_factors(rng)
-    fight = contention_study._test(flat, everyone, loss, correct, np.ones(300), cones.directions(*factors))
+    loss, correct, factors = rng.random((300, 100)), rng.random((100, 300)) < 0.5, opposed_factors(rng)
+    fight = contention_study._test(flat, everyone, loss, correct, np.zeros(300, int), cones.directions(*factors))
     assert "too few other examples" in fight.reason and fight.p is None
-    changes = [np.diff(correct[group].mean(axis=0)) for group in (everyone.left, everyone.right)]
+    changes = [np.diff(correct[:, group].mean(axis=1)) for group in (everyone.left, everyone.right)]
     assert fight.accuracy_correlation == pytest.approx(np.corrcoef(*changes)[0, 1])
 
 
@@ -249,7 +249,7 @@ def test_matched_groups_keep_false_alarms_rare(rng):
         near = cones.cosines(directions, np.array([0, 300]), slice(None))
         near[0, 300:] = near[1, :300] = -2
         left, right = np.argsort(-near, axis=1)[:, :15]
-        matched = contention.matched_groups(left, right, labels, norm, directions, 99, rng)
+        matched = contention.matched_groups(left, right, contention.norm_bins(labels, norm), directions, 99, rng)
         controls = contention.antiphase(*(loss[:, group].mean(axis=-1) for group in matched))
         observed = float(contention.antiphase(loss[:, left].mean(axis=1), loss[:, right].mean(axis=1)))
         alarms += contention.p_value(observed, controls) <= 0.1

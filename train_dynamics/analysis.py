@@ -3,7 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
@@ -12,11 +14,15 @@ from train_dynamics import __version__, tables
 from train_dynamics.claims import claims
 from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions, find_contention
+from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
+from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording
 from train_dynamics.results import compute
 from train_dynamics.score_study import study_scores
 from train_dynamics.scoring import ScoreOptions
+
+if TYPE_CHECKING:
+    from train_dynamics.plots.figures import Drawing
 
 KINDS = (".png", ".svg")
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
@@ -50,78 +56,96 @@ def analyze(
             "files": _files_of(output),
         }
         check_options(recording, cone_options)
-        results = compute(recording, score_options)
-        score_study = study_scores(results.scores, recording.noisy)
-        cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
-        contention = find_contention(recording, contention_options)
-        # A second to import, for nothing if the recording will not do.
-        from train_dynamics.plots import figures, score_figures, style
-        from train_dynamics.plots.film import film
-        from train_dynamics.plots.group_drawings import group_drawings
-        from train_dynamics.report import sections
-        from train_dynamics.report.page import page
-        from train_dynamics.report.score_section import scores_section
+        with Helpers() as helpers:
+            # It needs nothing of what is computed here, and takes as long.
+            fighting = helpers.submit(_contention, recording, contention_options)
+            results = compute(recording, score_options)
+            score_study = study_scores(results.scores, recording.noisy)
+            cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
+            # A second to import, for nothing if the recording will not do.
+            from train_dynamics.plots import figures, score_figures, style
+            from train_dynamics.plots.film import film
+            from train_dynamics.plots.group_drawings import group_drawings
+            from train_dynamics.report import sections
+            from train_dynamics.report.page import page
+            from train_dynamics.report.score_section import scores_section
 
-        (output / "figures").mkdir(parents=True, exist_ok=True)
-        _write_json(about, output / "analysis.json")
-        tables.write_scores(recording, results, output / "scores.csv")
-        tables.write_scores_parquet(recording, results, output / "scores.parquet")
-        tables.write_correlations(results, score_study, output / "score_correlations.csv")
-        tables.write_stability(results, score_study, output / "score_stability.csv")
-        if score_study.noisy.any():
-            tables.write_label_noise(results, score_study, output / "label_noise.csv")
-        else:
-            (output / "label_noise.csv").unlink(missing_ok=True)
-        tables.write_curves(results, output / "curves.csv")
-        tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
-        tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
-        tables.write_cones(recording, cones, output / "cones.csv")
-        tables.write_cone_members(recording, cones, output / "cone_members.csv")
-        tables.write_contention(recording, contention, output / "contention.csv")
-        tables.write_contention_members(recording, contention, output / "contention_members.csv")
-        found = claims(results, recording.config.layers, len(recording.class_names))
-        _write_json([claim.to_dict() for claim in found], output / "claims.json")
+            (output / "figures").mkdir(parents=True, exist_ok=True)
+            _write_json(about, output / "analysis.json")
+            tables.write_scores(recording, results, output / "scores.csv")
+            tables.write_scores_parquet(recording, results, output / "scores.parquet")
+            tables.write_correlations(results, score_study, output / "score_correlations.csv")
+            tables.write_stability(results, score_study, output / "score_stability.csv")
+            if score_study.noisy.any():
+                tables.write_label_noise(results, score_study, output / "label_noise.csv")
+            else:
+                (output / "label_noise.csv").unlink(missing_ok=True)
+            tables.write_curves(results, output / "curves.csv")
+            tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
+            tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
+            tables.write_cones(recording, cones, output / "cones.csv")
+            tables.write_cone_members(recording, cones, output / "cone_members.csv")
+            found = claims(results, recording.config.layers, len(recording.class_names))
+            _write_json([claim.to_dict() for claim in found], output / "claims.json")
 
-        def pictures(drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
-            saved = []
-            for drawing in drawings:
-                style.save(drawing.figure, output / "figures" / drawing.name)
-                width, height = drawing.figure.get_size_inches()
-                file = output / "figures" / f"{drawing.name}.png"
-                saved.append(sections.Picture(drawing.title, drawing.caption, file, square=bool(height > 0.8 * width)))
-            return saved
+            saving: list[Future] = []
 
-        seed = cones[0].seed
-        accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
-        half = int(recording.iterations[half_learned(accuracy)])
-        iterations = first_frames(half, recording.iterations)
-        layers = recording.config.layers[-MOST_PANELS:]
-        width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
-        film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
-        parts = [
-            sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
-            scores_section(
-                results, score_study, pictures(score_figures.score_drawings(recording, results, score_study))
-            ),
-            sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
-            sections.motion_section(
-                [sections.Film.of(output / "scatter.mp4", seed, iterations)],
-                pictures(figures.motion_drawings(recording, seed, half)),
-            ),
-            sections.cones_section(recording, cone_options, cones, pictures(figures.cone_drawings(recording, cones))),
-            sections.contention_section(
-                recording, contention, pictures(figures.contention_drawings(recording, contention))
-            ),
-        ]
-        (output / "report.html").write_text(page(recording, results, found, parts))
-        extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
-        shown = [*extremes, *(picture for part in parts for picture in part.pictures)]
-        drawn = [f"figures/{picture.file.stem}{kind}" for picture in shown for kind in KINDS]
-        for name in set(about["files"]) - set(drawn):
-            (output / name).unlink(missing_ok=True)
-        _write_json({**about, "files": drawn}, output / "analysis.json")
+            def pictures(drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
+                shown = []
+                for drawing in drawings:
+                    saving.append(helpers.submit(style.save, drawing.figure, output / "figures" / drawing.name))
+                    width, height = drawing.figure.get_size_inches()
+                    file = output / "figures" / f"{drawing.name}.png"
+                    shown.append(
+                        sections.Picture(drawing.title, drawing.caption, file, square=bool(height > 0.8 * width))
+                    )
+                return shown
+
+            seed = cones[0].seed
+            accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
+            half = int(recording.iterations[half_learned(accuracy)])
+            iterations = first_frames(half, recording.iterations)
+            layers = recording.config.layers[-MOST_PANELS:]
+            width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
+            parts = [
+                sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
+                scores_section(
+                    results, score_study, pictures(score_figures.score_drawings(recording, results, score_study))
+                ),
+                sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
+                sections.motion_section(
+                    [sections.Film.of(output / "scatter.mp4", seed, iterations)],
+                    pictures(figures.motion_drawings(recording, seed, half)),
+                ),
+                sections.cones_section(
+                    recording, cone_options, cones, pictures(figures.cone_drawings(recording, cones))
+                ),
+            ]
+            extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+            # Last, and not in another process, which would leave half a film behind when it is ended.
+            film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
+            contention, fights = fighting.result()
+            parts.append(sections.contention_section(recording, contention, pictures(fights)))
+            tables.write_contention(recording, contention, output / "contention.csv")
+            tables.write_contention_members(recording, contention, output / "contention_members.csv")
+            for saved in saving:
+                saved.result()
+            (output / "report.html").write_text(page(recording, results, found, parts))
+            shown = [*extremes, *(picture for part in parts for picture in part.pictures)]
+            drawn = [f"figures/{picture.file.stem}{kind}" for picture in shown for kind in KINDS]
+            for name in set(about["files"]) - set(drawn):
+                (output / name).unlink(missing_ok=True)
+            _write_json({**about, "files": drawn}, output / "analysis.json")
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
+
+
+def _contention(recording: Recording, options: ContentionOptions) -> tuple[Contention, list["Drawing"]]:
+    """Look for contention and draw what is found."""
+    from train_dynamics.plots.figures import contention_drawings
+
+    found = find_contention(recording, options)
+    return found, list(contention_drawings(recording, found))
 
 
 def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -161,14 +161,15 @@ def _look_once(
     near, opposed, least = cones.near_and_opposed(directions, options.cosine)
     share = opposition_by_label(opposed, recording.labels, len(recording.class_names))
     bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to)
-    if np.count_nonzero(least < bound + ROUNDING) < options.smallest:
+    suspects = np.flatnonzero(least < bound + ROUNDING)
+    if len(suspects) < options.smallest:
         return [], share
     cone = COVERS[options.cover](near, cones.nonzero(directions), smallest=options.smallest)
     sizes = np.bincount(cone[cone >= 0])
     pairs = []
     for k in np.flatnonzero(sizes >= options.smallest):
         left = np.flatnonzero(cone == k)
-        right = np.flatnonzero(contention.opponents(directions, left, options.cosine, options.opposed_to))
+        right = suspects[contention.opponents(directions, left, options.cosine, options.opposed_to, suspects)]
         if len(right) < options.smallest:
             continue
         one, other = (contention.group_gradient(factors, group) for group in (left, right))
@@ -217,13 +218,16 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     after = np.searchsorted(recording.iterations, t) + 1
     if min(WINDOW, recording.num_records - after) <= FEWEST_CHANGES:
         return [Fight(pair, reason=f"{FEWEST_CHANGES} records or fewer after it was found") for pair in pairs]
-    loss, correct = _read(recording, recording.iterations[after : after + WINDOW])
+    blocks = list(_read(recording, recording.iterations[after : after + WINDOW]))
 
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
         norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
         directions = cones.directions(*factors)
+        bin_of = contention.norm_bins(recording.labels, norm)
+        loss, correct = (np.concatenate([part[s] for part in parts]) for parts in zip(*blocks, strict=True))
+        loss = loss.T.copy()
         here = [pair for pair in pairs if (pair.layer, pair.seed) == (layer, s)]
-        return [_test(recording, pair, loss[s], correct[s], norm, directions) for pair in here]
+        return [_test(recording, pair, loss, correct, bin_of, directions) for pair in here]
 
     tasks = [
         threads.submit(of_seed, layer, s, factors)
@@ -235,30 +239,28 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
 
 def _read(
     recording: Recording, iterations: Int[np.ndarray, " t"]
-) -> tuple[Float[np.ndarray, "s n t"], Bool[np.ndarray, "s n t"]]:
-    """Read the losses at some iterations, and which examples are correct."""
-    loss, correct = [], []
+) -> Iterator[tuple[Float[np.ndarray, "s _ n"], Bool[np.ndarray, "s _ n"]]]:
+    """Read the losses at consecutive records, and which examples are correct, a block after the other."""
     for block in recording.blocks():
-        rows = np.isin(block.iterations, iterations)
-        if rows.any():
-            loss.append(block.read("loss")[:, rows])
-            correct.append(block.read("prediction")[:, rows] == recording.labels)
-    return tuple(np.concatenate(parts, axis=1).transpose(0, 2, 1).copy() for parts in (loss, correct))
+        rows = np.flatnonzero(np.isin(block.iterations, iterations))
+        if len(rows):
+            span = slice(rows[0], rows[-1] + 1)
+            yield block.read("loss")[:, span], block.read("prediction")[:, span] == recording.labels
 
 
 def _test(
     recording: Recording,
     pair: Pair,
     loss: Float[np.ndarray, "n t"],
-    correct: Bool[np.ndarray, "n t"],
-    norm: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, "t n"],
+    bin_of: Int[np.ndarray, " n"],
     directions: cones.Directions,
 ) -> Fight:
     """Compute how the groups of a pair change together after its discovery, and compare that with its controls."""
     groups = pair.left, pair.right
     accuracy, observed = (
         float(contention.antiphase(*(values[group].mean(axis=0, dtype=np.float64) for group in groups)))
-        for values in (correct, loss)
+        for values in (correct.T, loss)
     )
     known = Fight(pair, *(None if np.isnan(value) else value for value in (accuracy, observed)))
     if known.loss_correlation is None:
@@ -266,7 +268,7 @@ def _test(
     rng = np.random.default_rng(
         (int(recording.seeds[pair.seed]), pair.iteration, int(pair.left[0]), int(pair.right[0]))
     )
-    matched = contention.matched_groups(*groups, recording.labels, norm, directions, NUM_CONTROLS, rng)
+    matched = contention.matched_groups(*groups, bin_of, directions, NUM_CONTROLS, rng)
     if matched is None:
         return dataclasses.replace(known, reason="too few other examples of the same labels and norms to compare with")
     controls = contention.antiphase(*(_means(loss, group) for group in matched))
@@ -276,9 +278,12 @@ def _test(
 
 def _means(values: Float[np.ndarray, "n t"], groups: Int[np.ndarray, "r m"]) -> Float[np.ndarray, "t r"]:
     """Average over each group; as a matrix product, which makes no copy of the members of all groups."""
-    used, member = np.unique(groups, return_inverse=True)
+    here = np.zeros(len(values), bool)
+    here[groups] = True
+    used = np.flatnonzero(here)
+    place = np.cumsum(here) - 1
     weights = np.zeros((len(used), len(groups)), np.float32)
-    np.put_along_axis(weights, member.reshape(groups.shape).T, np.float32(1 / groups.shape[1]), axis=0)
+    np.put_along_axis(weights, place[groups].T, np.float32(1 / groups.shape[1]), axis=0)
     return values[used].T @ weights
 
 

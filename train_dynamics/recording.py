@@ -186,6 +186,9 @@ class Recording:
         self._checksums: dict[str, str] = header["dataset"]
         self._dataset: dict[str, np.ndarray] = {}
 
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return Recording, (self.path,)  # another process opens it anew
+
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
 

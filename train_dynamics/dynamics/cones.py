@@ -123,12 +123,14 @@ def clique_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -
 
     def grow(candidates: Int[np.ndarray, " m"]) -> Int[np.ndarray, " k"]:
         members = []
-        left = np.stack([candidates, candidates >> 3, 128 >> (candidates & 7)])  # example, its byte, its bit
-        while left.shape[1]:
-            members.append(left[0, 0])
-            left = left[:, 1:]
-            left = left[:, near[members[-1]][left[1]] & left[2] > 0]
+        left = -1  # near all members so far: a bit for each example, as in a row of `near`, in one long number
+        for n in candidates.tolist():
+            if left >> (last - n) & 1:
+                members.append(n)
+                left &= int.from_bytes(near[n].tobytes())
         return np.array(members)
+
+    last = 8 * near.shape[1] - 1
 
     return _cover(near, among, smallest, grow)
 

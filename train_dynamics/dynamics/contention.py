@@ -17,24 +17,29 @@ SAME = 0.5
 
 
 def opponents(
-    directions: Directions, members: Int[np.ndarray, " m"], cosine: float, to: str = "centre"
-) -> Bool[np.ndarray, " n"]:
-    """Find the examples opposed to a cone: whose gradients have a cosine below minus `cosine` to it.
+    directions: Directions,
+    members: Int[np.ndarray, " m"],
+    cosine: float,
+    to: str = "centre",
+    among: Int[np.ndarray, " k"] | slice = slice(None),
+) -> Bool[np.ndarray, " k"]:
+    """Tell which examples are opposed to a cone: whose gradients have a cosine below minus `cosine` to it.
 
     Args:
         directions: Directions of all gradients.
         members: The cone.
         cosine: The threshold, positive.
         to: To the cone's `centre`, the mean of its members' directions, or to every one of its `members`.
+        among: The examples asked about; all of them by default.
 
     Example:
         >>> opponents((np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),), np.array([0]), 0.95)
         array([False, False,  True])
     """
     if to == "members":
-        return (cosines(directions, members, slice(None)) < -cosine).all(axis=0)
+        return (cosines(directions, members, among) < -cosine).all(axis=0)
     centre = group_gradient(directions, members)
-    first, *others = directions
+    first, *others = (factor[among] for factor in directions)
     product = (np.matmul(first, centre.reshape(first.shape[1], -1)) * others[0] if others else first * centre).sum(
         axis=1
     )
@@ -92,7 +97,7 @@ def overlap(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
         >>> overlap(np.array([1, 2]), np.array([2, 3, 4]))
         0.5
     """
-    return np.intersect1d(a, b).size / min(len(a), len(b))
+    return np.intersect1d(a, b, assume_unique=True).size / min(len(a), len(b))
 
 
 def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
@@ -151,44 +156,49 @@ def group_gradient(
     return (activation[members].T @ cotangent[members]).ravel() / len(members)
 
 
-def matched_groups(
-    left: Int[np.ndarray, " a"],
-    right: Int[np.ndarray, " b"],
-    labels: Int[np.ndarray, " n"],
-    norm: Float[np.ndarray, " n"],
-    directions: Directions,
-    count: int,
-    rng: np.random.Generator,
-    bins: int = 5,
-) -> tuple[Int[np.ndarray, "count a"], Int[np.ndarray, "count b"]] | None:
-    """Draw random pairs of groups that match a pair in size, labels and gradient norm, and that hang together too.
+def norm_bins(labels: Int[np.ndarray, " n"], norm: Float[np.ndarray, " n"], bins: int = 5) -> Int[np.ndarray, " n"]:
+    """Divide the examples of each label into bins of equal size, or nearly, by gradient norm.
 
-    The examples of each label are divided into bins of equal size by norm. Each group is drawn around a start, a random
-    example: from each bin those nearest to it in direction, as many as the group has there, none of them of the pair.
-    Groups thrown together at random would not do: their members' losses average out, those of a cone's do not.
-
-    Args:
-        left: One group.
-        right: The other.
-        labels: Class of each example.
-        norm: Gradient norm of each example.
-        directions: Direction of each example's gradient.
-        count: How many pairs to draw.
-        rng: Source of chance.
-        bins: Bins of norm, for each label.
-
-    Returns:
-        The groups, or None if some bin has fewer than twice as many examples left as are needed.
+    Example:
+        >>> norm_bins(np.array([0, 0, 1, 1]), np.array([0.3, 0.1, 5.0, 7.0]), bins=2)
+        array([1, 0, 2, 3])
     """
     bin_of = np.empty(len(labels), int)
     for label in np.unique(labels):
         of_label = np.flatnonzero(labels == label)
         order = of_label[np.argsort(norm[of_label], kind="stable")]
         bin_of[order] = label * bins + np.arange(len(order)) * bins // len(order)
-    free = np.ones(len(labels), bool)
+    return bin_of
+
+
+def matched_groups(
+    left: Int[np.ndarray, " a"],
+    right: Int[np.ndarray, " b"],
+    bin_of: Int[np.ndarray, " n"],
+    directions: Directions,
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, "count a"], Int[np.ndarray, "count b"]] | None:
+    """Draw random pairs of groups that match a pair in size, labels and gradient norm, and that hang together too.
+
+    Each group is drawn around a start, a random example: from each bin of `norm_bins` those nearest to it in direction,
+    as many as the group has there, none of them of the pair. Groups thrown together at random would not do: their
+    members' losses average out, those of a cone's do not.
+
+    Args:
+        left: One group.
+        right: The other.
+        bin_of: Bin of each example, by label and norm.
+        directions: Direction of each example's gradient.
+        count: How many pairs to draw.
+        rng: Source of chance.
+
+    Returns:
+        The groups, or None if some bin has fewer than twice as many examples left as are needed.
+    """
+    free = np.ones(len(bin_of), bool)
     free[left] = free[right] = False
-    taken = np.zeros((count, len(labels)), bool)
-    drawn = []
+    drawn: list[np.ndarray] = []
     for group in (left, right):
         needed = np.bincount(bin_of[group], minlength=bin_of.max() + 1)
         pools = {int(k): np.flatnonzero(free & (bin_of == k)) for k in np.flatnonzero(needed)}
@@ -196,14 +206,16 @@ def matched_groups(
             return None
         everyone = np.concatenate(list(pools.values()))
         distance = -cosines(directions, rng.choice(everyone, count), everyone)
-        distance[taken[:, everyone]] = np.inf
+        if drawn:  # no example is in both groups
+            taken = np.zeros((count, len(bin_of)), bool)
+            np.put_along_axis(taken, drawn[0], True, axis=1)
+            distance[taken[:, everyone]] = np.inf
         of_pool = np.split(distance, np.cumsum([len(pool) for pool in pools.values()])[:-1], axis=1)
         nearest = [
             pool[columns.argpartition(needed[k] - 1, axis=1)[:, : needed[k]]]
             for (k, pool), columns in zip(pools.items(), of_pool, strict=True)
         ]
         drawn.append(np.concatenate(nearest, axis=1))
-        np.put_along_axis(taken, drawn[-1], True, axis=1)
     return drawn[0], drawn[1]
 
 

@@ -271,13 +271,17 @@ def _scaffold(view: View) -> Scaffold:
 
 def _dress(axes: Axes, edge: float) -> None:
     """Give a panel its scales, ticks and labels."""
-    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set_xscale("function", functions=(_root, np.square))
     axes.set(xlim=(0, edge), ylim=(-1, 1), xlabel="gradient norm (nats per unit of weight)")
     axes.set_ylabel("cosine to the mean gradient")
     axes.xaxis.set_major_locator(FixedLocator(_ticks(edge)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_major_locator(FixedLocator([-1, -0.5, 0, 0.5, 1]))
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0.5)
+
+
+def _root(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.sqrt(np.maximum(x, 0))
 
 
 def _ticks(edge: float) -> list[float]:

@@ -1,0 +1,83 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train_dynamics.config import InputError
+from train_dynamics.helpers import Helpers
+
+PARENT = """
+import os, time
+from train_dynamics.helpers import Helpers
+with Helpers() as helpers:
+    print(*{helpers.submit(os.getpid).result() for _ in range(20)}, flush=True)
+    helpers.submit(time.sleep, 600).result()
+"""
+
+
+def wrong():
+    raise InputError("one line")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def gone(pids, seconds=20):
+    until = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+def test_calls_are_done_in_other_processes_and_what_they_print_is_no_answer():
+    with Helpers() as helpers:
+        calls = [helpers.submit(pow, 2, k) for k in range(30)]
+        helpers.submit(print, "in between").result()
+        assert [call.result() for call in calls] == [2**k for k in range(30)]
+        assert helpers.submit(os.getpid).result() != os.getpid()
+
+
+def test_an_exception_comes_back_with_its_traceback_and_others_go_on():
+    with Helpers() as helpers:
+        with pytest.raises(InputError) as caught:
+            helpers.submit(wrong).result()
+        assert str(caught.value) == "one line" and "in wrong" in caught.value.__notes__[0]
+        assert helpers.submit(abs, -1).result() == 1
+
+
+def test_a_helper_that_dies_is_an_error_and_so_is_asking_it_again():
+    with Helpers() as helpers:
+        for _ in range(9):  # more than there are helpers
+            with pytest.raises(RuntimeError, match="a helping process has ended with status 3"):
+                helpers.submit(os._exit, 3).result()
+
+
+def test_leaving_ends_what_they_are_doing():
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Helpers() as helpers:
+        pids = [helpers.submit(os.getpid).result()]
+        for _ in range(9):
+            helpers.submit(time.sleep, 600)
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 30 and not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_they_end_with_the_process_that_started_them(by):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert pids and all(map(alive, pids))
+        time.sleep(0.2)
+        parent.send_signal(by)
+        assert parent.wait(20) != 0
+    assert gone(pids)
