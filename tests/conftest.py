@@ -15,16 +15,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from train_dynamics import sweep
+from train_dynamics import analysis, sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset
+from train_dynamics.plots import style
 from train_dynamics.recording import Recording
 
 SMALL = StudyConfig(num_examples=50, batch_size=16, epochs=4, num_seeds=3, hidden_sizes=(5,))
@@ -84,6 +87,30 @@ def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device
 @pytest.fixture
 def small(small_path: Path) -> Recording:
     return Recording(small_path)
+
+
+class Here(nullcontext):
+    """In place of the processes beside an analysis: does everything at once, where it can be patched."""
+
+    def __enter__(self):
+        return self
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture
+def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyse in this process, and save small pictures in place of figures, which take most of the time."""
+
+    def sketch(figure: Figure, path: Path) -> None:
+        figure.savefig(f"{path}.png", dpi=20)
+        Path(f"{path}.svg").write_text("<svg></svg>")
+
+    monkeypatch.setattr(analysis, "Helpers", Here)
+    monkeypatch.setattr(style, "save", sketch)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-import contextlib
 import csv
 import dataclasses
 import json
 import shutil
 import struct
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -129,7 +127,7 @@ def test_every_measure_of_groups_against_its_definition(small, output):
         np.testing.assert_allclose([float(row[name]) for row in signals], counts, rtol=1e-8)
 
 
-def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch):
+def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch, sketches):
     monkeypatch.setattr(group_dynamics, "MOST_LOOKS", 4)
     monkeypatch.setattr(group_dynamics, "MOST_CLASSES", 9)
     found = results.compute(small).group_dynamics
@@ -219,22 +217,9 @@ def test_cones_are_tables_too(small, output):
     assert len(members) == sum(g.any() for g in frame)
 
 
-class Here(contextlib.nullcontext):
-    """In place of the helpers: does everything at once, where it can be patched."""
-
-    def __enter__(self):
-        return self
-
-    def submit(self, function, *arguments):
-        done = Future()
-        done.set_result(function(*arguments))
-        return done
-
-
-def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch):
+def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch, sketches):
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
     monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
-    monkeypatch.setattr(analysis, "Helpers", Here)
     recording = Recording(small_path)
     wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
     analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide)
@@ -266,7 +251,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_several_layers_and_stars(tmp_path, device):
+def test_several_layers_and_stars(tmp_path, device, sketches):
     config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense")
     sweep.train(config, tmp_path / "deep", device, say=silent)
     output = tmp_path / "out"

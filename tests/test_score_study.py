@@ -225,7 +225,7 @@ def test_correlations_and_stability_are_tables(study, output):
 
 
 @pytest.mark.slow
-def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device):
+def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device, sketches):
     recording = recorded(tmp_path / "noisy", device, label_noise=0.2)
     assert recording.noisy.sum() == 10
     analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=0))
@@ -258,7 +258,7 @@ def test_one_seed_ranks_by_its_mean_loss(tmp_path, device):
 
 
 @pytest.mark.slow
-def test_one_seed_is_analysed(tmp_path, device):
+def test_one_seed_is_analysed(tmp_path, device, sketches):
     recording = recorded(tmp_path / "single", device, num_seeds=1)
     analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=2))
     table = rows(tmp_path / "out" / "scores.csv")
@@ -279,7 +279,7 @@ def test_one_seed_is_analysed(tmp_path, device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("examples", "seeds"), [(2, 1), (2, 2), (9, 3)])
-def test_fewer_examples_than_chunks(tmp_path, device, examples, seeds):
+def test_fewer_examples_than_chunks(tmp_path, device, sketches, examples, seeds):
     recording = recorded(tmp_path / "few", device, num_examples=examples, batch_size=1, epochs=2, num_seeds=seeds)
     analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=2))
     table = rows(tmp_path / "out" / "scores.csv")
@@ -292,7 +292,7 @@ def test_fewer_examples_than_chunks(tmp_path, device, examples, seeds):
     assert {claim["reason"] for claim in claims} == {"needs 10 examples or more"}
 
 
-def test_one_record_after_the_start(tmp_path, device):
+def test_one_record_after_the_start(tmp_path, device, sketches):
     """The shortest recording there is."""
     recording = recorded(tmp_path / "short", device, epochs=1, batch_size=50, record_every=99)
     assert recording.iterations.tolist() == [0, 1]
