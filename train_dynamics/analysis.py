@@ -130,7 +130,9 @@ def analyze(
             tables.write_contention_members(recording, contention, output / "contention_members.csv")
             for saved in saving:
                 saved.result()
-            (output / "report.html").write_text(page(recording, results, found, parts))
+            (output / "report.html").write_text(
+                page(recording, results, found, parts, (cone_options, contention_options, score_options))
+            )
             shown = [*extremes, *(picture for part in parts for picture in part.pictures)]
             drawn = [f"figures/{picture.file.stem}{kind}" for picture in shown for kind in KINDS]
             for name in set(about["files"]) - set(drawn):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,19 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def stop_on_signals() -> list[int]:
+    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one ends the program at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return noted
 
 
 def _where(message: str, argv: Sequence[str]) -> str:

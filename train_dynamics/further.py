@@ -7,10 +7,11 @@ holds the gradients of a batch of every seed on a device at once: seeds x batch 
 """
 
 import os
+import sys
 
 from absl import flags, logging
 
-from train_dynamics.commands import NumberParser, run
+from train_dynamics.commands import NumberParser, run, stop_on_signals
 from train_dynamics.config import InputError
 from train_dynamics.recording import Recording
 
@@ -48,6 +49,7 @@ def main() -> None:
         raise InputError.flag(
             "noise_multipliers", tuple(NOISE_MULTIPLIERS.value), "must be numbers, comma separated, for example 1,4,16"
         ) from None
+    noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)
     import jax  # takes seconds to import, which a typing error should not
 
@@ -66,7 +68,12 @@ def main() -> None:
         print(f"{recording.path / 'further'} is there already; nothing to do")
         return
     jax.config.update("jax_enable_x64", False)
-    recording.save_further(train_further(recording, config, DATA_DIR.value))
+    with recording.writing():
+        found = train_further(recording, config, DATA_DIR.value, stop=lambda: bool(noted))
+        if found is None:
+            print("further: interrupted; nothing was stored", file=sys.stderr)
+            sys.exit(128 + noted[0])
+        recording.save_further(found)
     print(f"Stored {recording.path / 'further'}; train_dynamics.analyze makes scores of it")
 
 

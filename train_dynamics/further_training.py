@@ -6,7 +6,6 @@ Both are those of Carlini, Erlingsson and Papernot, "Distribution Density, Tails
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from train_dynamics.recording import FurtherTraining, Recording
 from train_dynamics.sweep import collect, deal, enough_memory, local_devices
 from train_dynamics.training import Setup, State
 
+SMALLEST, LARGEST = 1e-6, 1e6
 NOISE = 1  # apart from the draw of the weights, which has the seed alone
 
 
@@ -49,11 +49,12 @@ class FurtherConfig:
     def __post_init__(self) -> None:
         if self.holdout_epochs is not None and self.holdout_epochs < 1:
             raise InputError.flag("holdout_epochs", self.holdout_epochs, "must be a whole number, 1 or more")
-        if not 0 < self.gradient_clip < math.inf:
-            raise InputError.flag("gradient_clip", self.gradient_clip, "must be a positive number")
-        if not self.noise_multipliers or not all(0 <= noise < math.inf for noise in self.noise_multipliers):
+        if not SMALLEST <= self.gradient_clip <= LARGEST:
+            raise InputError.flag("gradient_clip", self.gradient_clip, f"must be from {SMALLEST:g} to {LARGEST:g}")
+        noise = self.noise_multipliers
+        if not noise or not all(0 <= level <= LARGEST for level in noise) or len(set(noise)) < len(noise):
             raise InputError.flag(
-                "noise_multipliers", self.noise_multipliers, "must be numbers of 0 or more, comma separated"
+                "noise_multipliers", noise, f"must be different numbers from 0 to {LARGEST:g}, comma separated"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +143,8 @@ def train_further(
     data_dir: str | None = None,
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
-) -> FurtherTraining:
+    stop: Callable[[], bool] = lambda: False,
+) -> FurtherTraining | None:
     """Train all networks of a recording on, and all of them again under privacy.
 
     Args:
@@ -151,9 +153,13 @@ def train_further(
         data_dir: Where the data set lies, if no longer where it was.
         devices: Devices to use; all local ones by default.
         say: Takes the lines to show the user.
+        stop: Asked after each epoch whether to end there.
+
+    Returns:
+        What the networks say of the recorded examples at the end; None if it was to stop.
 
     Raises:
-        InputError: If the examples held out cannot be read.
+        InputError: If the examples held out cannot be read, or training does not stay finite.
     """
     study, num_examples = recording.config, len(recording.labels)
     holdout = _holdout(study, config, data_dir)
@@ -187,6 +193,8 @@ def train_further(
         for epoch in range(epochs):
             state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
             bar.update()
+            if stop():
+                return None
         retrained = collect(predict(state.parameters, images), study.num_seeds)
         _check_finite(retrained, study, f"of --holdout_split={config.holdout_split}")
         private = []
@@ -196,6 +204,8 @@ def train_further(
                 first, batches = _batches(study, seeds, num_examples, epoch)
                 state = fit_privately(np.float32(level), seeds, first, state, batches, images, labels)
                 bar.update()
+                if stop():
+                    return None
             found = collect(predict(state.parameters, images), study.num_seeds)
             _check_finite(found, study, f"with noise {level:g}")
             private.append(found.argmax(axis=-1).astype(np.min_scalar_type(len(recording.class_names) - 1)))

@@ -243,6 +243,7 @@ class Recording:
         path = self._root / "further"
         if not path.exists():
             return None
+        again = f"move {path} elsewhere and run train_dynamics.further again"
         try:
             header = json.loads(read_whole(path / "further.json"))
             if header["checksum"] != sealed(header)["checksum"]:
@@ -252,10 +253,28 @@ class Recording:
             settings, checksums = header["settings"], header["arrays"]
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordingError(
-                f"{path / 'further.json'} is damaged or missing: {error}; move {path} elsewhere and run "
-                "train_dynamics.further again"
+                f"{path / 'further.json'} does not belong here, is damaged or missing ({error}); {again}"
             ) from error
-        return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums[name]) for name in FURTHER))
+        try:
+            return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums.get(name)) for name in FURTHER))
+        except RecordingError as error:
+            raise RecordingError(f"{error}; {again}") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let no other process write to it meanwhile.
+
+        Raises:
+            InputError: If another one does.
+        """
+        try:
+            fd = _lock(self._root, patience=PATIENCE)
+        except BlockingIOError:
+            raise _busy(self.path) from None
+        try:
+            yield
+        finally:
+            os.close(fd)
 
     def save_further(self, further: FurtherTraining) -> None:
         """Store what further training gave; all of it or nothing.

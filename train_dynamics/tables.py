@@ -16,7 +16,7 @@ from train_dynamics.recording import Recording
 from train_dynamics.results import Results
 from train_dynamics.score_study import ScoreStudy, stability_rows
 
-FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten")
+FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
 ABOUT = {
     "example": "position of the example in the recording",
     "id": "name of the example in its data set",
@@ -25,6 +25,7 @@ ABOUT = {
     "chunk": "tenth of that ranking; 0 is the most typical",
     "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
     "forgotten": "times wrong at a record after right at the one before, averaged over seeds; 0 if never right",
+    "true_label": "class that the data set gives the example: another than label if that was flipped",
 }
 
 
@@ -46,6 +47,7 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
         "chunk": results.chunk,
         "last_mistake": forgetting.last_mistake.mean(axis=0),
         "forgotten": forgetting.forgotten.mean(axis=0),
+        "true_label": recording.true_labels,
     }
     return {name: columns[name] for name in (*FIRST, *(score.name for score in SCORES if score.name not in FIRST))}
 

@@ -6,14 +6,13 @@ The same command again goes on where an interrupted one ended.
 """
 
 import dataclasses
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 
-from train_dynamics.commands import NumberParser, SwitchParser, run
+from train_dynamics.commands import NumberParser, SwitchParser, run, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
 
 FLAGS = flags.FLAGS
@@ -54,19 +53,6 @@ def config_from_flags() -> StudyConfig:
         ) from None
     values["layers"] = tuple(values["layers"])
     return StudyConfig(**values)
-
-
-def stop_on_signals() -> list[int]:
-    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one ends the program at once."""
-    noted: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        noted.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
-    return noted
 
 
 def main() -> None:

@@ -39,6 +39,8 @@ def main() -> None:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
     print(f"{recording.path}: all {recording.num_records:,} records of {len(recording.seeds)} seeds are there")
     print(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
+    if recording.further is not None:
+        print("What train_dynamics.further stored is there, and its checksums are right")
     if found.num_compared:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
         print(

@@ -84,6 +84,7 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
 
 def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw up to 64 examples at either end of each score."""
+    flipped = " A star is at a label that was flipped." if recording.noisy.any() else ""
     for score in _with_values(results):
         easy, hard = ends(score, results, SIDE**2)
         values = results.scores.values[score.name]
@@ -91,11 +92,11 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
             f"{len(chosen)} {word}: {values[chosen[0]]:.3g} to {values[chosen[-1]]:.3g}"
             for word, chosen in (("easiest", easy), ("hardest", hard))
         )
-        labels = tuple([recording.class_names[label] for label in recording.labels[chosen]] for chosen in (easy, hard))
+        labels = tuple([_label(recording, n) for n in chosen] for chosen in (easy, hard))
         yield Drawing(
             f"extremes_{score.name}",
             f"The easiest and the hardest examples by {score.name}",
-            f"{score.formula}; in {score.unit}, {score.hard} is hard.",
+            f"{score.formula}; in {score.unit}, {score.hard} is hard." + flipped,
             score_plots.extremes(
                 recording.images[easy],
                 recording.images[hard],
@@ -104,6 +105,10 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
                 f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)",
             ),
         )
+
+
+def _label(recording: Recording, n: int) -> str:
+    return recording.class_names[recording.labels[n]] + ("*" if recording.noisy[n] else "")
 
 
 def _with_values(results: Results) -> list[Score]:

@@ -10,13 +10,28 @@ import numpy as np
 
 from train_dynamics import __version__
 from train_dynamics.claims import EARLY, LEARNED, Claim, reaches
-from train_dynamics.config import StudyConfig, flag_name
+from train_dynamics.cone_study import ConeOptions
+from train_dynamics.config import flag_name
+from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.recording import Recording
 from train_dynamics.report.sections import Section
 from train_dynamics.results import Results, metric_name
+from train_dynamics.scoring import ScoreOptions
+
+FLAGS = {
+    ConeOptions: {"cosine": "cone_cosine", "cover": "cone_cover", "seed": "cone_seed", "iteration": "cone_iteration"},
+    ContentionOptions: {"opposed_to": "opposed_to", "smallest": "smallest_group", "looks": "contention_looks"},
+    ScoreOptions: {"iteration": "score_iteration", "looks": "score_looks"},
+}
 
 
-def page(recording: Recording, results: Results, claims: Sequence[Claim], sections: Sequence[Section]) -> str:
+def page(
+    recording: Recording,
+    results: Results,
+    claims: Sequence[Claim],
+    sections: Sequence[Section],
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
+) -> str:
     """Lay everything out on one page that needs no other file and no network."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
@@ -34,7 +49,7 @@ def page(recording: Recording, results: Results, claims: Sequence[Claim], sectio
         ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
-        command=_command(recording.config),
+        commands=_commands(recording, options),
         settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
         versions={**recording.versions, "analysed with train-dynamics": __version__},
     )
@@ -85,11 +100,23 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
 
 
-def _command(config: StudyConfig) -> str:
-    """Give the shortest command that records this again."""
-    flags = [
-        f"--{flag_name(field.name)}={_plain(getattr(config, field.name))}"
-        for field in dataclasses.fields(StudyConfig)
-        if getattr(config, field.name) != field.default
+def _commands(recording: Recording, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> list[str]:
+    """Give the shortest commands that record this again and make the page."""
+    of_command = {"train": _flags(recording.config, {})}
+    if recording.further is not None:
+        settings = recording.further.settings.items()
+        of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]
+    of_command["analyze"] = [flag for of in options for flag in _flags(of, FLAGS[type(of)])]
+    return [
+        shlex.join(["python", "-m", f"train_dynamics.{name}", *flags, "--recording=DIR"])
+        for name, flags in of_command.items()
     ]
-    return shlex.join(["python", "-m", "train_dynamics.train", *flags, "--recording=DIR"])
+
+
+def _flags(options: Any, names: dict[str, str]) -> list[str]:
+    """List the flags of a dataclass's fields that are not as by default."""
+    return [
+        f"--{names.get(field.name) or flag_name(field.name)}={_plain(getattr(options, field.name))}"
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != field.default and (not names or field.name in names)
+    ]
