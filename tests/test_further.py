@@ -4,6 +4,9 @@ import csv
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import pytest
 from tests import oracles
 from tests.conftest import SMALL, run, silent
 from tests.test_scores import layer, of_seed, random_network
-from train_dynamics import analysis, results, training
+from train_dynamics import analysis, further_training, results, training
 from train_dynamics.config import InputError
 from train_dynamics.datasets import load_dataset, standardise
 from train_dynamics.dynamics.scores.adversarial import adversarial_distance
@@ -235,14 +238,16 @@ def test_damage_is_found(path, tmp_path, small_path):
     about = copy / "further" / "further.json"
     header = json.loads(about.read_text())
     about.write_text(json.dumps({**header, "settings": {}}))
-    with pytest.raises(RecordingError, match=r"further.json is damaged or missing: it was changed"):
+    with pytest.raises(
+        RecordingError, match=r"further.json does not belong here, is damaged or missing \(it was changed"
+    ):
         _ = Recording(copy).further
     other = tmp_path / "other"
     shutil.copytree(small_path, other)
     config = json.loads((other / "config.json").read_text())
     assert config["checksum"] == json.loads((path / "further" / "further.json").read_text())["recording"]
     about.unlink()
-    with pytest.raises(RecordingError, match=r"further.json is damaged or missing"):
+    with pytest.raises(RecordingError, match=r"further.json does not belong here, is damaged or missing"):
         _ = Recording(copy).further
 
 
@@ -252,8 +257,11 @@ def test_damage_is_found(path, tmp_path, small_path):
         (["--holdout_split=train"], "--holdout_split=train: is the recorded split; give another one"),
         (["--holdout_split=dev"], "--holdout_split=dev: mini_mnist has the splits test, train"),
         (["--holdout_epochs=0"], "--holdout_epochs=0: must be a whole number, 1 or more"),
-        (["--gradient_clip=0"], "--gradient_clip=0.0: must be a positive number"),
-        (["--noise_multipliers=1,-2"], "--noise_multipliers=1.0,-2.0: must be numbers of 0 or more, comma separated"),
+        (["--gradient_clip=0"], "--gradient_clip=0.0: must be from 1e-06 to 1e+06"),
+        (
+            ["--noise_multipliers=1,-2"],
+            "--noise_multipliers=1.0,-2.0: must be different numbers from 0 to 1e+06, comma separated",
+        ),
         (["--noise_multipliers=1,x"], "--noise_multipliers=1,x: must be numbers, comma separated, for example 1,4,16"),
     ],
 )
@@ -285,9 +293,10 @@ def test_the_command(small_path, tmp_path):
     assert empty.stderr == "further: --recording=copy: is unfinished; let train_dynamics.train finish it first\n"
 
 
-def test_training_that_blows_up_is_no_score(small, device):
-    config = FurtherConfig(holdout_epochs=1, noise_multipliers=(1e30,))
-    with pytest.raises(InputError, match=r"with noise 1e\+30 made the weights of seed 0 no longer finite; smaller"):
+def test_training_that_blows_up_is_no_score(small, device, monkeypatch):
+    monkeypatch.setattr(further_training, "LARGEST", 1e38)
+    config = FurtherConfig(holdout_epochs=1, noise_multipliers=(1e36,))
+    with pytest.raises(InputError, match=r"with noise 1e\+36 made the weights of seed 0 no longer finite; smaller"):
         train_further(small, config, devices=device, say=silent)
 
 
@@ -309,6 +318,24 @@ def test_without_a_device(small_path, tmp_path, monkeypatch):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_stopped_it_stores_nothing(small, device):
+    asked = iter([False, False, True])
+    assert train_further(small, CONFIG, devices=device, say=silent, stop=lambda: next(asked)) is None
+
+
+def test_interrupted_it_says_so_in_one_line(small_path, tmp_path):
+    copy = shutil.copytree(small_path, tmp_path / "copy")
+    command = [sys.executable, "-u", "-m", "train_dynamics.further", f"--recording={copy}", "--holdout_epochs=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("Training 3 networks on")
+        second = run("further", f"--recording={copy}")
+        assert second.stderr.startswith(f"further: --recording={copy}: is being written by another run")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "further: interrupted; nothing was stored\n"
+    assert not (copy / "further").exists() and not (copy / "further.incomplete").exists()
+
+
 def test_values_out_of_range():
-    with pytest.raises(InputError, match=r"--noise_multipliers=: must be numbers"):
+    with pytest.raises(InputError, match=r"--noise_multipliers=: must be different numbers"):
         FurtherConfig(noise_multipliers=())

@@ -89,12 +89,9 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
     elif options.iteration in iterations:
         early = options.iteration
     else:
-        near = ", ".join(map(str, np.unique(nearest(iterations, np.array([options.iteration]))).tolist()))
-        raise InputError.flag(
-            "score_iteration",
-            options.iteration,
-            f"must be a recorded iteration, from 0 to {last}; the nearest is {near}",
-        )
+        (near,) = nearest(iterations, np.array([options.iteration]))
+        right = f"must be a recorded iteration, from 0 to {last}; the nearest is {near}"
+        raise InputError.flag("score_iteration", options.iteration, right)
     looks = nearest(iterations, np.linspace(0, last, options.looks + 1).round().astype(int)[1:])
     config, num_examples = recording.config, len(recording.labels)
     return Study(

@@ -92,7 +92,7 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
             f"{len(chosen)} {word}: {values[chosen[0]]:.3g} to {values[chosen[-1]]:.3g}"
             for word, chosen in (("easiest", easy), ("hardest", hard))
         )
-        labels = tuple([_label(recording, n) for n in chosen] for chosen in (easy, hard))
+        labels = tuple([_label(recording, n) for n in chosen.tolist()] for chosen in (easy, hard))
         yield Drawing(
             f"extremes_{score.name}",
             f"The easiest and the hardest examples by {score.name}",
