@@ -25,7 +25,7 @@ from train_dynamics.report.score_section import scores_section
 from train_dynamics.score_study import stability_rows, study_scores, summary
 from train_dynamics.scoring import ScoreOptions
 
-FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten"]
+FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label"]
 COMPUTED = [score for score in SCORES if not isinstance(score, FurtherScore)]  # what needs no further training
 NAMES = [score.name for score in COMPUTED]
 COLUMNS = FIRST + [score.name for score in SCORES if score.name not in FIRST]
