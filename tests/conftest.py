@@ -101,16 +101,24 @@ class Here(nullcontext):
         return done
 
 
-@pytest.fixture
-def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def sketching() -> Iterator[None]:
     """Analyse in this process, and save small pictures in place of figures, which take most of the time."""
 
     def sketch(figure: Figure, path: Path) -> None:
         figure.savefig(f"{path}.png", dpi=20)
         Path(f"{path}.svg").write_text("<svg></svg>")
 
-    monkeypatch.setattr(analysis, "Helpers", Here)
-    monkeypatch.setattr(style, "save", sketch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis, "Helpers", Here)
+        patch.setattr(style, "save", sketch)
+        yield
+
+
+@pytest.fixture
+def sketches() -> Iterator[None]:
+    with sketching():
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from tests import oracles
-from tests.conftest import SMALL, silent
+from tests.conftest import SMALL, silent, sketching
 from train_dynamics import analysis, results, sweep
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.label_noise import auc, precision_at_noise_rate, roc
@@ -184,7 +184,8 @@ def test_stability_against_stopping(found, study):
 @pytest.fixture(scope="module")
 def output(small_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("scores") / "results"
-    analysis.analyze(Recording(small_path), output, contention_options=ContentionOptions(looks=0))
+    with sketching():
+        analysis.analyze(Recording(small_path), output, contention_options=ContentionOptions(looks=0))
     return output
 
 
