@@ -251,6 +251,22 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_an_analysis_cut_short_leaves_no_old_report_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):
+    recording, report = Recording(small_path), tmp_path / "out" / "report.html"
+    analysis.analyze(recording, tmp_path / "out")
+    assert report.is_file()
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(analysis, "claims", cut)
+        analysis.analyze(recording, tmp_path / "out")
+    assert not report.exists() and (tmp_path / "out" / "scores.csv").is_file()
+    analysis.analyze(recording, tmp_path / "out")
+    assert report.is_file()
+
+
 def test_several_layers_and_stars(tmp_path, device, sketches):
     config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense")
     sweep.train(config, tmp_path / "deep", device, say=silent)

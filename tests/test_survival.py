@@ -52,16 +52,19 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
     chance = random.Random(0)
     path = tmp_path / "out"
     during_a_save, at_the_start = 0, 0
+    starting = 1.0  # seconds, until it has been seen
     for round in range(20):
         before = blocks(path)[0]
         process = start(*LONG, "--recording=out", cwd=tmp_path)
+        began = time.monotonic()
         if round % 5 == 4:  # before anything is recorded, while it starts
-            time.sleep(chance.uniform(0.5, 2))
+            time.sleep(chance.uniform(0.3, 0.9) * starting)
         elif round % 2:  # as soon as the next block is begun
             wait_for(lambda now=before: blocks(path)[0] > now and blocks(path)[1], process)
         else:
             wait_for(lambda now=before: blocks(path)[0] > now, process)
-            time.sleep(chance.uniform(0, 0.1))
+            starting = time.monotonic() - began
+            time.sleep(chance.uniform(0, 0.02))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -74,7 +77,7 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
             assert recording.num_records == 50 * whole
             assert np.isfinite(recording.loss(recording.num_records - 1)).all()
     assert during_a_save >= 5 and at_the_start >= 1
-    assert not Recording(path).finished
+    assert not Recording(path).finished  # or all this killed nothing
     done = run("train", *LONG, "--recording=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert contents(path) == uninterrupted
@@ -84,6 +87,7 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
 def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     first = start(*LONG, "--recording=out", cwd=tmp_path)
     wait_for(lambda: blocks(tmp_path / "out")[0], first)
+    first.send_signal(signal.SIGSTOP)  # alive, however long the others take
     second = run("train", *LONG, "--recording=out", cwd=tmp_path)
     assert second.returncode == 1 and second.stdout == ""
     assert second.stderr == (

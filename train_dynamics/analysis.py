@@ -71,6 +71,7 @@ def analyze(
             from train_dynamics.report.score_section import scores_section
 
             (output / "figures").mkdir(parents=True, exist_ok=True)
+            (output / "report.html").unlink(missing_ok=True)  # or an interrupted analysis would leave it by new tables
             _write_json(about, output / "analysis.json")
             tables.write_scores(recording, results, output / "scores.csv")
             tables.write_scores_parquet(recording, results, output / "scores.parquet")
