@@ -73,7 +73,12 @@ def compute_floor(recording: Recording) -> None:
     kernels = jnp.ones((images.shape[1], 8 * len(recording.seeds)))
     product = jax.jit(lambda x, w: jnp.matmul(x, w, precision="highest"))
     jax.block_until_ready(product(images, kernels))
-    clocked("compute floor", lambda: [product(images, kernels) for _ in recording.iterations][-1].block_until_ready())()
+
+    def compute() -> None:
+        for _ in recording.iterations:
+            product(images, kernels).block_until_ready()
+
+    clocked("compute floor", compute)()
 
 
 def write_floor(recording: Recording, directory: Path) -> None:
