@@ -120,13 +120,13 @@ CASES = [
     ("train", ["--recording=foreign"], "--recording=foreign: holds other files and is not a recording"),
     ("train", ["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written"),
     ("train", ["--recording=good"], "--recording=good: holds a recording of another configuration (--num_examples "),
-    ("train", ["--recording=newer"], "newer has format 99, and this version reads format 3: use a newer version"),
+    ("train", ["--recording=newer"], "newer has format 99, and this version reads format 4: use a newer version"),
     ("train", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     # analyze
     ("analyze", ["--recording=nowhere"], "nowhere is not a directory"),
     ("analyze", ["--recording=file"], "file is not a directory"),
     ("analyze", ["--recording=foreign"], "foreign is not a recording: it has no config.json"),
-    ("analyze", ["--recording=newer"], "newer has format 99, and this version reads format 3: use a newer version"),
+    ("analyze", ["--recording=newer"], "newer has format 99, and this version reads format 4: use a newer version"),
     ("analyze", ["--recording=edited"], "edited/config.json is not that of a recording: it was changed after"),
     ("analyze", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
     ("analyze", ["--recording=unfinished"], "--recording=unfinished: is unfinished: it holds 15 of 17 records"),
@@ -200,7 +200,7 @@ def place(tmp_path_factory, small_path, device):
     (here / "newer" / "config.json").write_text(json.dumps(sealed({**header, "format": 99})))
     (here / "edited" / "config.json").write_text(json.dumps({**header, "num_iterations": 15}))
     file = here / "damaged" / "blocks" / "3" / "record.cotangent.fc2" / "c" / "0" / "0" / "0" / "0"
-    file.write_bytes(file.read_bytes()[:-9] + bytes(9))
+    file.write_bytes(bytes(9) + file.read_bytes()[9:])
     shutil.rmtree(here / "unfinished" / "blocks" / "15")
     alone = dataclasses.replace(SMALL, num_examples=1, batch_size=1)
     sweep.train(alone, here / "alone", device, say=silent)

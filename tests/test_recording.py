@@ -164,7 +164,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(RecordingError, match="has format 99, and this version reads format 3: use a newer version"):
+    with pytest.raises(RecordingError, match="has format 99, and this version reads format 4: use a newer version"):
         Recording(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_nothing_in_a_recording_is_executed(copy):
     (block,) = (block for block in Recording(copy).blocks() if block.iterations[0] == 3)
     description["attributes"]["seal"] = storage._seal(description, f"{block._place}/record.loss")
     file.write_text(json.dumps(description))
-    with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: c/0/0/0 has 1804 bytes"):
+    with pytest.raises(RecordingError, match=r"record\.loss is damaged or missing: c/0/0/0 has 4116 bytes"):
         Recording(copy).loss(3)
 
 

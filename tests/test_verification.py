@@ -13,7 +13,7 @@ from train_dynamics import recording as recording_module
 from train_dynamics import sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, RecordingError
-from train_dynamics.storage import write_array
+from train_dynamics.storage import PAGE, write_array
 from train_dynamics.verification import replay, verify
 
 
@@ -108,14 +108,15 @@ def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dat
 
 
 def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch):
-    monkeypatch.setattr(recording_module, "OWN_FILE_BYTES", 1)  # so that each has files of its own
+    monkeypatch.setattr(recording_module, "PIECE_BYTES", 1)  # so that each is a piece
     path = tmp_path / "recording"
     sweep.train(SMALL, path, device, say=silent)
     assert problems(path) == []
-    files = path / "blocks" / "0" / "record.cotangent.fc2" / "c" / "0"
-    exchange(files / "4", files / "5")
+    file = path / "blocks" / "0" / "record.cotangent.fc2" / "c" / "0" / "0" / "0" / "0"
+    room, rest = 2 * PAGE, file.read_bytes()  # 3 x 50 x 10 numbers of 4 bytes and a checksum: two pages
+    file.write_bytes(rest[: 4 * room] + rest[5 * room : 6 * room] + rest[4 * room : 5 * room] + rest[6 * room :])
     (line,) = problems(path)
-    assert "record.cotangent.fc2" in line and "c/0/4/0/0 was changed after it was written" in line
+    assert "record.cotangent.fc2" in line and "piece 4 was changed after it was written" in line
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed"])

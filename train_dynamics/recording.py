@@ -35,10 +35,10 @@ from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
 from train_dynamics.storage import StoredArray, read_whole, write_array
 
-FORMAT = 3
+FORMAT = 4
 FURTHER = ("retrained", "private")
 SIZES = ("num_examples", "num_iterations", "block_length")
-OWN_FILE_BYTES = 1024**2
+PIECE_BYTES = 64 * 1024
 PATIENCE = 0.2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -748,8 +748,8 @@ def _array_handler(header: dict[str, Any]) -> Any:
 
 
 def _rows(array: np.ndarray) -> int | None:
-    """Store one iteration a file, which then reads alone, unless that makes thousands of tiny files."""
-    return 1 if array.ndim > 2 and array[:, 0].nbytes >= OWN_FILE_BYTES else None
+    """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
+    return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""Arrays on disk: plain Zarr v3, in pieces that each have a checksum, past the page cache.
+"""Arrays on disk: plain Zarr v3, a file each, in pieces that have a checksum, past the page cache.
 
 TensorStore could do it too, and tests compare what both read. But it goes by way of the page cache and of fresh
 memory, which for gigabytes costs the processors several times as much.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -15,18 +16,18 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-PAGE = mmap.PAGESIZE
+PAGE = 4096  # where pieces begin, on every machine
 CHECKSUM = 4
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: str = "") -> None:
-    """Write a new array, its description last.
+    """Write a new array into one file, and then its description.
 
     Args:
         path: Directory of the array, which must not exist.
         array: The array; little-endian.
-        rows: How many rows of the second axis one file holds; must divide it. All of them by default.
+        rows: How many rows of the second axis are one piece, which reads alone; must divide it. All of them by default.
         place: Where it belongs; it reads there only.
 
     Raises:
@@ -36,26 +37,32 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: s
     chunk = array.shape if rows is None else (array.shape[0], rows, *array.shape[2:])
     if rows is not None and array.shape[1] % rows:
         raise ValueError(f"{rows} rows do not divide the second axis of an array of shape {array.shape}")
-    checksums = []
-    size = math.prod(chunk) * array.itemsize
+    num_pieces, size = 1 if rows is None else array.shape[1] // rows, math.prod(chunk) * array.itemsize
+    index, checksums = _index(num_pieces, size), []
     memory = mmap.mmap(-1, _pages(size + CHECKSUM))
     values = np.frombuffer(memory, array.dtype, size // array.itemsize).reshape(chunk)
-    for k in range(1 if rows is None else array.shape[1] // rows):
-        np.copyto(values, array if rows is None else array[:, k * rows : (k + 1) * rows])
-        checksums.append(_checksum(values))
-        memory[size : size + CHECKSUM] = checksums[-1]
-        file = _file(path, k, array.ndim)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, memory, size + CHECKSUM)
+    file = _file(path, array.ndim)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(file, os.O_WRONLY | os.O_CREAT) as fd:
+        for k in range(num_pieces):
+            np.copyto(values, array if rows is None else array[:, k * rows : (k + 1) * rows])
+            checksums.append(_checksum(values))
+            memory[size : size + CHECKSUM] = checksums[-1]
+            _write(fd, memory)
+        memory = mmap.mmap(-1, _pages(len(index)))
+        memory[: len(index)] = index
+        _write(fd, memory)
+        os.ftruncate(fd, _length(num_pieces, size))
+        os.fsync(fd)
     metadata = {
         "zarr_format": 3,
         "node_type": "array",
         "shape": array.shape,
         "data_type": array.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": array.shape}},
         "chunk_key_encoding": {"name": "default"},
         "fill_value": 0,
-        "codecs": _codecs(array.dtype),
+        "codecs": _codecs(array.dtype, chunk),
         "attributes": {"checksums": [checksum.hex() for checksum in checksums]},
     }
     metadata["attributes"]["seal"] = _seal(metadata, place)
@@ -88,54 +95,91 @@ class StoredArray:
             self._checksums: list[str] = metadata["attributes"]["checksums"]
             self.shape = tuple(metadata["shape"])
             self.dtype = np.dtype(metadata["data_type"])
-            self._chunk = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+            self._chunk = tuple(metadata["codecs"][0]["configuration"]["chunk_shape"])
             if not all(type(n) is int and n > 0 for n in (*self.shape, *self._chunk)):
                 raise ValueError("its lengths are not positive whole numbers")
             self.rows: int = (*self._chunk, 1, 1)[1]
             whole = (*self.shape[:1], self.rows, *self.shape[2:])[: len(self.shape)]
             fits = self._chunk == whole and not any(n % self.rows for n in self.shape[1:2])
-            if not fits or self.dtype.kind not in "fiu" or metadata["codecs"] != _codecs(self.dtype):
+            if not fits or self.dtype.kind not in "fiu" or metadata["codecs"] != _codecs(self.dtype, self._chunk):
                 raise ValueError("its type, chunks or codecs are others")
+            if len(self._checksums) != math.prod(self.shape) // math.prod(self._chunk):
+                raise ValueError("it has not one checksum for each piece")
+            self._size = math.prod(self._chunk) * self.dtype.itemsize
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"zarr.json is not what was written: {error}") from error
 
-    def piece(self, k: int) -> np.ndarray:
-        """Read one piece.
+    def read(self) -> np.ndarray:
+        """Read the whole array.
 
         Raises:
             OSError: If it cannot be read.
             ValueError: If it is not as long as it should be, or was changed since it was written.
         """
-        size = math.prod(self._chunk) * self.dtype.itemsize
-        file = _file(self._path, k, len(self.shape))
-        memory = _read(file, size + CHECKSUM)
-        values = memory[:size].view(self.dtype).reshape(self._chunk)
-        checksum = _checksum(values)
-        if memory[size:].tobytes() != checksum or checksum.hex() != self._checksums[k]:
-            raise ValueError(f"{file.relative_to(self._path)} was changed after it was written: its checksum differs")
-        return values
-
-    def read(self) -> np.ndarray:
-        """Read the whole array."""
-        pieces = list(self._pieces())
+        pieces = list(self._all())
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
     def row(self, t: int) -> np.ndarray:
-        """Read one row of the second axis."""
-        return self.piece(t // self.rows)[:, t % self.rows]
+        """Read one row of the second axis; raises as `read` does."""
+        with self._file() as fd:
+            return self._piece(fd, t // self.rows)[:, t % self.rows]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Read the rows of the second axis one after the other, each piece once."""
-        for piece in self._pieces():
+        """Read the rows of the second axis one after the other, each piece once; raises as `read` does."""
+        for piece in self._all():
             yield from np.moveaxis(piece, 1, 0)
 
-    def _pieces(self) -> Iterator[np.ndarray]:
-        return map(self.piece, range(self.shape[1] // self.rows if len(self.shape) > 1 else 1))
+    def _all(self) -> Iterator[np.ndarray]:
+        index = _index(len(self._checksums), self._size)
+        with self._file() as fd:
+            for k in range(len(self._checksums)):
+                yield self._piece(fd, k)
+            if _read(fd, len(self._checksums) * _pages(self._size + CHECKSUM), len(index)).tobytes() != index:
+                raise ValueError("its index was changed after it was written")
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[int]:
+        """Open the file, which must have the right length."""
+        file = _file(self._path, len(self.shape))
+        _check_place(file)
+        with _opened(file, os.O_RDONLY) as fd:
+            expected = _length(len(self._checksums), self._size)
+            if (found := os.fstat(fd).st_size) != expected:
+                raise ValueError(f"{file.relative_to(self._path)} has {found} bytes and not {expected}")
+            yield fd
+
+    def _piece(self, fd: int, k: int) -> np.ndarray:
+        memory = _read(fd, k * _pages(self._size + CHECKSUM), self._size + CHECKSUM)
+        values = memory[: self._size].view(self.dtype).reshape(self._chunk)
+        checksum = _checksum(values)
+        if memory[self._size :].tobytes() != checksum or checksum.hex() != self._checksums[k]:
+            raise ValueError(f"piece {k} was changed after it was written: its checksum differs")
+        return values
 
 
-def _codecs(dtype: np.dtype) -> list[dict]:
+def _codecs(dtype: np.dtype, chunk: tuple[int, ...]) -> list[dict]:
+    """Describe the file: pieces with a checksum each, and where they are (Zarr's sharding codec)."""
     endian = {} if dtype.itemsize == 1 else {"configuration": {"endian": "little"}}
-    return [{"name": "bytes", **endian}, {"name": "crc32c"}]
+    checked = {"name": "crc32c"}
+    sharding = {
+        "chunk_shape": list(chunk),
+        "codecs": [{"name": "bytes", **endian}, checked],
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, checked],
+        "index_location": "end",
+    }
+    return [{"name": "sharding_indexed", "configuration": sharding}]
+
+
+def _index(num_pieces: int, size: int) -> bytes:
+    """Make what a file ends with: begin and length of each piece, which begins on a page, and a checksum of that."""
+    begins = np.arange(num_pieces) * _pages(size + CHECKSUM)
+    index = np.stack([begins, np.full(num_pieces, size + CHECKSUM)], axis=1).astype("<u8")
+    return index.tobytes() + _checksum(index)
+
+
+def _length(num_pieces: int, size: int) -> int:
+    """Bytes of a whole file."""
+    return num_pieces * _pages(size + CHECKSUM) + len(_index(num_pieces, size))
 
 
 def _seal(metadata: dict, place: str) -> str:
@@ -149,8 +193,8 @@ def _checksum(values: np.ndarray) -> bytes:
     return google_crc32c.value(values.reshape(-1).view(np.uint8)).to_bytes(CHECKSUM, "little")
 
 
-def _file(path: Path, k: int, ndim: int) -> Path:
-    return path.joinpath("c", *(str(k if axis == 1 else 0) for axis in range(ndim)))
+def _file(path: Path, ndim: int) -> Path:
+    return path.joinpath("c", *("0" for _ in range(ndim)))
 
 
 def _pages(size: int) -> int:
@@ -158,28 +202,27 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _open(file: Path, flags: int) -> int:
+@contextlib.contextmanager
+def _opened(file: Path, flags: int) -> Iterator[int]:
     """Open a file for direct access, or for buffered where the file system has no other."""
     try:
-        return os.open(file, flags | DIRECT, 0o666)
+        fd = os.open(file, flags | DIRECT, 0o666)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return os.open(file, flags, 0o666)
-
-
-def _write(file: Path, memory: mmap.mmap, size: int) -> None:
-    """Write the beginning of some memory to a new file."""
-    fd = _open(file, os.O_WRONLY | os.O_CREAT)
+        fd = os.open(file, flags, 0o666)
     try:
-        with memoryview(memory) as view:
-            done = 0
-            while done < len(view):
-                done += os.write(fd, view[done:])
-        os.ftruncate(fd, size)
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
+
+
+def _write(fd: int, memory: mmap.mmap) -> None:
+    """Write all of some memory."""
+    with memoryview(memory) as view:
+        done = 0
+        while done < len(view):
+            done += os.write(fd, view[done:])
 
 
 def read_whole(file: Path) -> bytes:
@@ -199,26 +242,14 @@ def _check_place(file: Path) -> None:
         raise ValueError(f"{file.name} is reached through a link, and a recording has none")
 
 
-def _short(file: Path) -> str:
-    """Name a file as its array knows it."""
-    return "/".join(file.parts[len(file.parts) - file.parts[::-1].index("c") - 1 :])
-
-
-def _read(file: Path, size: int) -> np.ndarray:
-    """Read a file of known size."""
-    _check_place(file)
-    fd = _open(file, os.O_RDONLY)
-    try:
-        if (found := os.fstat(fd).st_size) != size:
-            raise ValueError(f"{_short(file)} has {found} bytes and not {size}")
-        room = np.empty(_pages(size) + PAGE, np.uint8)
-        begin = -room.ctypes.data % PAGE
-        memory, done = room[begin : begin + _pages(size)], 0
-        while done < size:
-            read = os.preadv(fd, [memory[done:]], done)
-            if not read:
-                raise ValueError(f"{_short(file)} ends after {done} of {size} bytes")
-            done += read
-        return memory[:size]
-    finally:
-        os.close(fd)
+def _read(fd: int, begin: int, size: int) -> np.ndarray:
+    """Read so many bytes from a page's begin on."""
+    room = np.empty(_pages(size) + PAGE, np.uint8)
+    first = -room.ctypes.data % PAGE
+    memory, done = room[first : first + _pages(size)], 0
+    while done < size:
+        read = os.preadv(fd, [memory[done:]], begin + done)
+        if not read:
+            raise ValueError(f"the file ends at byte {begin + done}, before it should")
+        done += read
+    return memory[:size]
