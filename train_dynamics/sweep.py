@@ -96,7 +96,8 @@ class Sweep:
         gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         with ThreadPoolExecutor(1) as thread:  # both compile for a second, and each on one core
-            of_seeds = thread.submit(pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0]).compile)
+            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0])
+            of_seeds = thread.submit(draw.compile, {"xla_backend_optimization_level": 1})  # it runs once
             arguments = (stack(state), stack(records), stack(batch), gaps, self._images, self._labels)
             self._run = run.lower(*arguments).compile()
             self._initial = of_seeds.result()
