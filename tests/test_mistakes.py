@@ -47,6 +47,7 @@ CASES = [
     ("train", ["--seeds=0"], "--seeds=0: must be a whole number, 1 or more"),
     ("train", ["--seeds=some"], "flag --seeds=some: must be a whole number"),
     ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
+    ("train", ["--host_devices=0"], "--host_devices=0: must be a whole number, 1 or more"),
     ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
     ("train", ["--batch_size=0"], "--batch_size=0: must be"),
     ("train", ["--record_every=0"], "--record_every=0: must be a whole number, 1 or more"),

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import SMALL, blocks_of, contents, silent
 from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.models import MLP
 from train_dynamics.recording import Recorder, Recording
 
 
@@ -32,6 +33,14 @@ def same_weights(one: dict, other: dict, tolerance: float) -> None:
 )
 def test_deal(seeds, devices, rows):
     np.testing.assert_array_equal(sweep.deal(seeds, devices), rows)
+
+
+def test_weights_start_as_flax_draws_them(small):
+    model, image = MLP(SMALL.hidden_sizes, len(small.class_names)), jax.numpy.asarray(small.inputs()[:1])
+    for s, seed in enumerate(small.seeds):
+        drawn = model.init(jax.random.key(int(seed)), image)["params"]
+        # Weights are below 1/3, where float32 has steps of 3e-8: the same, or the next number.
+        same_weights(jax.tree.map(lambda array, s=s: array[s], small.parameters(0)), drawn, 3e-8)
 
 
 def test_a_seed_alone_is_the_same_as_among_others(small, tmp_path, device):

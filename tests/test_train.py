@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 
+import numpy as np
 import pytest
 
 from tests.conftest import SMALL, contents, run
@@ -99,6 +100,15 @@ def test_the_environment_does_not_change_the_type(tmp_path, recorded):
     command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, "--recording=out"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / "out") == contents(recorded[0])
+
+
+def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
+    done = run("train", *ON_LITTLE, "--host_devices=2", "--recording=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "records on 2 cpu device(s)" in done.stdout
+    one, two = (Recording(path) for path in (recorded[0], tmp_path / "out"))
+    # The same operations on arrays of another shape: rounding, of losses near 2.
+    np.testing.assert_allclose(two.loss(two.num_iterations), one.loss(one.num_iterations), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -240,8 +240,11 @@ def train(
         say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    with contextlib.closing(Recorder(path, config, dataset, todo.block_length, done)) as recorder, bar, enough_memory():
-        sweep = Sweep(config, dataset, todo.block_length, devices)
+    thread = ThreadPoolExecutor(1)
+    compiling = thread.submit(Sweep, config, dataset, todo.block_length, devices)  # while Orbax is imported
+    begun = contextlib.closing(Recorder(path, config, dataset, todo.block_length, done))
+    with thread, begun as recorder, bar, enough_memory():
+        sweep = compiling.result()
         state = sweep.initial_state()
         if done:
             like = collect(state, config.num_seeds)

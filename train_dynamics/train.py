@@ -19,6 +19,12 @@ FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory to record into; a recording of the same flags there is continued."
 )
+HOST_DEVICES = flags.DEFINE(
+    NumberParser(int),
+    "host_devices",
+    None,
+    "Devices to split the CPU into, with the seeds divided among them; one if not given, which two cores run as fast.",
+)
 
 
 def define_flags() -> None:
@@ -58,6 +64,8 @@ def config_from_flags() -> StudyConfig:
 def main() -> None:
     """Run the command."""
     config = config_from_flags()
+    if HOST_DEVICES.value is not None and HOST_DEVICES.value < 1:
+        raise InputError.flag("host_devices", HOST_DEVICES.value, "must be a whole number, 1 or more")
     noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
     import jax  # takes seconds to import, which a typing error should not
@@ -65,6 +73,8 @@ def main() -> None:
     from train_dynamics import sweep
 
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
+    if HOST_DEVICES.value is not None:
+        jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
     if not sweep.train(config, Path(RECORDING.value), stop=lambda: bool(noted)):
         print("train: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + noted[0])
