@@ -20,6 +20,7 @@ from train_dynamics.cone_study import COVERS
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import load_dataset, standardise
 from train_dynamics.dynamics import cones
+from train_dynamics.dynamics.tiles import apart, tiles
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets.", required=True)
 EXAMPLES = flags.DEFINE_list("examples", ["1500", "3000", "6000", "15000", "30000", "60000"], "Numbers of examples.")
@@ -51,17 +52,17 @@ def measure(connection, activation: np.ndarray, cotangent: np.ndarray, method: s
     before = resident("VmRSS")
     began = time.perf_counter()
     directions = cones.directions(activation, cotangent)
-    near = cones.near(directions, 0.95)
-    compared = time.perf_counter()
-    cone = COVERS[method](near, cones.nonzero(directions))
-    seconds = compared - began, time.perf_counter() - compared
+    sets = apart(tiles(directions), 0.95)
+    divided = time.perf_counter()
+    cone = cones.cover_apart(directions, sets, 0.95, COVERS[method])
+    seconds = divided - began, time.perf_counter() - divided
     memory = resident("VmHWM") - before
     sizes = np.bincount(cone[cone >= 0])
     connection.send((*seconds, memory, len(sizes), sizes.max()))
 
 
 def main(_) -> None:
-    print(f"{'examples':>8} {'cover':>7} {'all pairs':>10} {'cover':>8} {'memory':>8} {'cones':>7} {'largest':>8}")
+    print(f"{'examples':>8} {'cover':>7} {'apart':>10} {'cover':>8} {'memory':>8} {'cones':>7} {'largest':>8}")
     spawn = multiprocessing.get_context("spawn")
     for count in map(int, EXAMPLES.value):
         made = factors(count)
@@ -69,9 +70,9 @@ def main(_) -> None:
             here, there = spawn.Pipe()
             process = spawn.Process(target=measure, args=(there, *made, method))
             process.start()
-            pairs, cover, memory, number, largest = here.recv()
+            sets, cover, memory, number, largest = here.recv()
             process.join()
-            line = f"{count:8} {method:>7} {pairs:8.2f} s {cover:6.2f} s {memory / 1e6:5.0f} MB {number:7} {largest:8}"
+            line = f"{count:8} {method:>7} {sets:8.2f} s {cover:6.2f} s {memory / 1e6:5.0f} MB {number:7} {largest:8}"
             print(line, flush=True)
 
 

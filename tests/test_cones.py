@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse.csgraph import connected_components
 
 from tests import oracles
 from train_dynamics.cone_study import ConeOptions, cover, find_cones, half_learned
@@ -46,10 +47,6 @@ def test_cosines_of_factors_are_those_of_gradients(rng):
         np.testing.assert_array_equal(cones.nonzero(directions), [g.any() for g in dense])
         for cosine in (0.3, 0.95):
             np.testing.assert_array_equal(cones.unpack(cones.near(directions, cosine), 21), expected >= cosine)
-            near, opposed, least = cones.near_and_opposed(directions, cosine)
-            np.testing.assert_array_equal(near, cones.near(directions, cosine))
-            np.testing.assert_array_equal(cones.unpack(opposed, 21), expected < -cosine)
-            np.testing.assert_allclose(least, expected.min(axis=1), atol=1e-6)
 
 
 def test_tiny_gradients_keep_their_direction():
@@ -118,6 +115,17 @@ def test_stopping_early_leaves_out_small_cones_only(rng, method):
     full, some = sets(method(near, everyone)), sets(method(near, everyone, smallest=5))
     assert [c for c in some if len(c) >= 5] == [c for c in full if len(c) >= 5]
     assert len(some) < len(full)
+
+
+@pytest.mark.parametrize("method", [cones.clique_cover, cones.star_cover])
+def test_covers_of_sets_apart_are_those_of_all_at_once(rng, method):
+    directions = cones.directions(*factors(rng, 200, spread=0.3))
+    near = cones.unpack(cones.near(directions, 0.8), 200)
+    _, component = connected_components(near)
+    sets = [np.flatnonzero(component == k) for k in np.unique(component[cones.nonzero(directions)])]
+    assert len(sets) > 3
+    whole = method(packed(near), cones.nonzero(directions))
+    np.testing.assert_array_equal(cones.cover_apart(directions, sets, 0.8, method), whole)
 
 
 def test_blocks_of_rows_make_no_difference(rng, monkeypatch):

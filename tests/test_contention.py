@@ -11,9 +11,10 @@ from tests import oracles
 from tests.test_cones import factors, gradients
 from train_dynamics import contention_study
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions, Fight, find_contention, look_at, opposition_by_label
+from train_dynamics.contention_study import ContentionOptions, Fight, find_contention, look_at, opposition
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.contention import Pair
+from train_dynamics.dynamics.tiles import tiles
 from train_dynamics.recording import Recording
 
 
@@ -68,7 +69,8 @@ def test_matched_groups_match(rng):
     directions = cones.directions(rng.normal(size=(600, 4)))
     by_label = [np.flatnonzero(labels == k) for k in range(3)]
     left, right = by_label[0][:12], np.concatenate([by_label[1][:7], by_label[0][12:15]])
-    one, other = contention.matched_groups(left, right, contention.norm_bins(labels, norm), directions, 200, rng)
+    matched = contention.matched_groups(left, right, contention.norm_bins(labels, norm), directions, 200, rng)
+    one, other = (drawn.groups[drawn.draws] for drawn in matched)
     assert one.shape == (200, 12) and other.shape == (200, 10)
     bin_of = np.empty(600, int)
     for of_label in by_label:
@@ -119,16 +121,20 @@ def test_means_of_groups(rng):
     np.testing.assert_allclose(contention_study._means(values, groups), values[groups].mean(axis=1).T, rtol=1e-5)
 
 
-def test_opposition_by_label_counts_pairs(rng):
-    labels = rng.integers(0, 3, 20)
-    against = np.triu(rng.random((20, 20)) < 0.3, 1)
-    against |= against.T
+def test_opposition_counts_pairs_and_finds_suspects(rng, monkeypatch):
+    monkeypatch.setattr("train_dynamics.dynamics.tiles.TILE", 5)
+    labels, directions = rng.integers(0, 3, 30), cones.directions(rng.normal(size=(30, 2)))
+    cosine = cones.cosines(directions, slice(None), slice(None))
     expected = np.zeros((3, 3))
     for k in range(3):
         for m in range(3):
-            pairs = [(a, b) for a in range(20) for b in range(20) if a != b and (labels[a], labels[b]) == (k, m)]
-            expected[k, m] = np.mean([against[a, b] for a, b in pairs]) if pairs else 0
-    np.testing.assert_allclose(opposition_by_label(np.packbits(against, axis=1), labels, 3), expected)
+            pairs = [(a, b) for a in range(30) for b in range(30) if a != b and (labels[a], labels[b]) == (k, m)]
+            expected[k, m] = np.mean([cosine[a, b] < -0.8 for a, b in pairs])
+    share, suspected = opposition(directions, tiles(directions), labels, 3, 0.8, -0.7)
+    np.testing.assert_allclose(share, expected)
+    np.testing.assert_array_equal(suspected, (cosine < -0.7).any(axis=1))
+    lonely, _ = opposition(directions, tiles(directions), np.repeat([0, 2], [29, 1]), 3, 0.8, -0.7)
+    assert not lonely[1].any() and not lonely[:, 1].any() and lonely[2, 2] == 0  # no pairs, not NaN
 
 
 def test_look_at_covers_the_run():
@@ -250,7 +256,7 @@ def test_matched_groups_keep_false_alarms_rare(rng):
         near[0, 300:] = near[1, :300] = -2
         left, right = np.argsort(-near, axis=1)[:, :15]
         matched = contention.matched_groups(left, right, contention.norm_bins(labels, norm), directions, 99, rng)
-        controls = contention.antiphase(*(loss[:, group].mean(axis=-1) for group in matched))
+        controls = contention.antiphase(*(loss[:, of.groups[of.draws]].mean(axis=-1) for of in matched))
         observed = float(contention.antiphase(loss[:, left].mean(axis=1), loss[:, right].mean(axis=1)))
         alarms += contention.p_value(observed, controls) <= 0.1
     assert alarms <= 14  # of 60: more come once in a thousand times at a rate of one in ten

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones
+from train_dynamics.dynamics.tiles import ROUNDING, apart, tiles
 from train_dynamics.motion import Frame, frames
 from train_dynamics.recording import Recording
 
 COVERS = {"clique": cones.clique_cover, "star": cones.star_cover}
 HALF_LEARNED = 0.5
 NUM_TRACKED = 240
-ROUNDING = 1e-5  # float32 inner products of unit vectors are right to about 1e-6, whatever the order of summation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +126,8 @@ def cover(
     directions: cones.Directions, options: ConeOptions
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " cone"]]:
     """Cover examples with cones and measure how far each opens; a clique that breaks its promise is an error."""
-    near = cones.near(directions, options.cosine)
-    cone = COVERS[options.cover](near, cones.nonzero(directions))
-    del near
+    sets = apart(tiles(directions), options.cosine)
+    cone = cones.cover_apart(directions, sets, options.cosine, COVERS[options.cover])
     smallest = cones.smallest_cosines(directions, cone)
     if options.cover == "clique" and (smallest < options.cosine - ROUNDING).any():
         raise RuntimeError(f"a cone opens wider than {options.cosine}: {smallest.min()}")

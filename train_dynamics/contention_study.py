@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
-from train_dynamics.cone_study import COVERS, ROUNDING, read_factors
+from train_dynamics.cone_study import COVERS, read_factors
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.contention import Pair
+from train_dynamics.dynamics.tiles import ROUNDING, Tiles, apart, opposed_blocks, tiles
 from train_dynamics.motion import Frame, frames, nearest
 from train_dynamics.recording import Recording
 
@@ -158,18 +159,21 @@ def _look_once(
 ) -> tuple[list[Pair], Float[np.ndarray, "c c"]]:
     """Find the pairs of one seed at one iteration, and how much its labels oppose each other."""
     directions = cones.directions(*factors)
-    near, opposed, least = cones.near_and_opposed(directions, options.cosine)
-    share = opposition_by_label(opposed, recording.labels, len(recording.class_names))
-    bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to)
-    suspects = np.flatnonzero(least < bound + ROUNDING)
+    like = tiles(directions)
+    bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to) + ROUNDING
+    share, suspected = opposition(directions, like, recording.labels, len(recording.class_names), options.cosine, bound)
+    suspects = np.flatnonzero(suspected)
     if len(suspects) < options.smallest:
         return [], share
-    cone = COVERS[options.cover](near, cones.nonzero(directions), smallest=options.smallest)
+    sets = apart(like, options.cosine)
+    cone = cones.cover_apart(directions, sets, options.cosine, COVERS[options.cover], options.smallest)
     sizes = np.bincount(cone[cone >= 0])
+    others = tuple(factor[suspects] for factor in directions)
     pairs = []
-    for k in np.flatnonzero(sizes >= options.smallest):
+    suspect_cones = np.bincount(cone[suspects] + 1, minlength=len(sizes) + 1)[1:] > 0  # others have no opponents
+    for k in np.flatnonzero((sizes >= options.smallest) & suspect_cones):
         left = np.flatnonzero(cone == k)
-        right = suspects[contention.opponents(directions, left, options.cosine, options.opposed_to, suspects)]
+        right = suspects[contention.opponents(directions, left, options.cosine, options.opposed_to, others)]
         if len(right) < options.smallest:
             continue
         one, other = (contention.group_gradient(factors, group) for group in (left, right))
@@ -189,25 +193,41 @@ def _look_once(
     return pairs, share
 
 
-def opposition_by_label(
-    against: cones.Bits, labels: Int[np.ndarray, " n"], num_classes: int
-) -> Float[np.ndarray, "c c"]:
-    """Compute for every two labels what share of the pairs of their examples is opposed; 0 where there are none.
+def opposition(
+    directions: cones.Directions,
+    like: Tiles,
+    labels: Int[np.ndarray, " n"],
+    num_classes: int,
+    cosine: float,
+    bound: float,
+) -> tuple[Float[np.ndarray, "c c"], Bool[np.ndarray, " n"]]:
+    """Find out who is opposed to whom.
 
-    Example:
-        >>> opposition_by_label(np.packbits(np.array([[0, 1], [1, 0]], bool), axis=1), np.array([0, 1]), 2)
-        array([[0., 1.],
-               [1., 0.]])
+    Args:
+        directions: Directions of all gradients.
+        like: Their tiles.
+        labels: Class of each example.
+        num_classes: Number of classes.
+        cosine: Two examples are opposed if theirs is below minus this.
+        bound: Not below minus that.
+
+    Returns:
+        For every two labels, the share of the pairs of their examples that are opposed, 0 where there are none; and of
+        each example, whether it has a cosine below the bound to any.
     """
+    opposed = np.zeros((num_classes, num_classes), int)
+    suspected = np.zeros(len(labels), bool)
+    for rows, columns, block in opposed_blocks(directions, like, bound):
+        below = block < bound
+        suspected[rows] |= below.any(axis=1)
+        suspected[columns] |= below.any(axis=0)
+        row, column = np.nonzero(block < -cosine)
+        np.add.at(opposed, (labels[rows[row]], labels[columns[column]]), 1)
+        if rows is not columns:
+            np.add.at(opposed, (labels[columns[column]], labels[rows[row]]), 1)
     count = np.bincount(labels, minlength=num_classes)
     pairs = np.outer(count, count) - np.diag(count)
-    hot = np.eye(num_classes, dtype=np.float32)[labels]
-    some = np.flatnonzero(against.any(axis=1))
-    opposed = np.zeros((num_classes, num_classes))
-    for start in range(0, len(some), 512):
-        rows = some[start : start + 512]
-        opposed += hot[rows].T @ (cones.unpack(against[rows], len(labels)) @ hot)
-    return np.divide(opposed, pairs, out=np.zeros_like(opposed), where=pairs > 0)
+    return np.divide(opposed, pairs, out=np.zeros(pairs.shape), where=pairs > 0), suspected
 
 
 def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExecutor) -> list[Fight]:
@@ -271,7 +291,7 @@ def _test(
     matched = contention.matched_groups(*groups, bin_of, directions, NUM_CONTROLS, rng)
     if matched is None:
         return dataclasses.replace(known, reason="too few other examples of the same labels and norms to compare with")
-    controls = contention.antiphase(*(_means(loss, group) for group in matched))
+    controls = contention.antiphase(*(np.take(_means(loss, drawn.groups), drawn.draws, axis=1) for drawn in matched))
     p = contention.p_value(observed, controls)
     return dataclasses.replace(known, matched_correlation=float(np.nanmedian(controls)), p=p)
 

@@ -1,9 +1,9 @@
 """Cones: sets of examples whose gradients point the same way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 Directions = tuple[Float[np.ndarray, "n _"], ...]
 """Unit vectors of every example, one array a factor: the products of their inner products are the cosines."""
@@ -45,52 +45,29 @@ def nonzero(directions: Directions) -> Bool[np.ndarray, " n"]:
 def cosines(
     directions: Directions, rows: Int[np.ndarray, " r"] | slice, columns: Int[np.ndarray, " m"] | slice
 ) -> Float[np.ndarray, "r m"]:
-    """Compute the cosines between the gradients of some examples and some others; 0 where one has none.
+    """Compute the cosines between the gradients of some examples and some others; 0 where one has none."""
+    return products(*(tuple(factor[of] for factor in directions) for of in (rows, columns)))
+
+
+def products(one: Directions, other: tuple[Float[np.ndarray, "m _"], ...]) -> Float[np.ndarray, "n m"]:
+    """Compute the cosines between gradients from their directions.
 
     The inner product of two outer products is the product of the inner products of their factors.
     """
-    first, *others = (factor[rows] @ factor[columns].T for factor in directions)
-    for other in others:
-        first *= other
+    first, *rest = (left @ right.T for left, right in zip(one, other, strict=True))
+    for factor in rest:
+        first *= factor
     return first
 
 
 def near(directions: Directions, cosine: float) -> Bits:
     """Find the pairs of examples whose gradients have at least this cosine; every nonzero one is near itself."""
-    (found,) = _pairs(directions, lambda block: np.packbits(block >= cosine, axis=1))
-    return found
-
-
-def near_and_opposed(directions: Directions, cosine: float) -> tuple[Bits, Bits, Float[np.ndarray, " n"]]:
-    """Find the pairs of examples that are `near`, and those whose gradients have a cosine below minus this.
-
-    Returns:
-        Both relations, and the least cosine of each example to any other.
-    """
-    near, opposed, least = _pairs(
-        directions,
-        lambda block: np.packbits(block >= cosine, axis=1),
-        lambda block: np.packbits(block < -cosine, axis=1),
-        lambda block: block.min(axis=1),
-    )
-    return near, opposed, least
-
-
-def _pairs(
-    directions: Directions, *find: Callable[[Float[np.ndarray, "r n"]], Shaped[np.ndarray, "r ..."]]
-) -> list[Shaped[np.ndarray, "n ..."]]:
-    """Find something in the cosines of all pairs, in blocks of rows that stay in the processor's cache."""
     count = len(directions[0])
-    step = max(1, BLOCK_BYTES // (4 * count))
-    found: list[np.ndarray] = []
+    step = max(1, BLOCK_BYTES // (4 * count))  # rows of a block that stays in the processor's cache
+    found = np.empty((count, -(-count // 8)), np.uint8)
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        block = cosines(directions, rows, slice(None))
-        for k, of_block in enumerate(find):
-            some = of_block(block)
-            if not start:
-                found.append(np.empty((count, *some.shape[1:]), some.dtype))
-            found[k][rows] = some
+        found[rows] = np.packbits(cosines(directions, rows, slice(None)) >= cosine, axis=1)
     return found
 
 
@@ -177,6 +154,33 @@ def _cover(
     if smallest <= 1:  # nobody left is near anybody else left
         alone = np.flatnonzero(uncovered)
         cone[alone] = found + np.arange(len(alone))
+    return _largest_first(cone)
+
+
+def cover_apart(
+    directions: Directions,
+    sets: Iterable[Int[np.ndarray, " _"]],
+    cosine: float,
+    method: Callable[[Bits, Bool[np.ndarray, " n"], int], Int[np.ndarray, " n"]] = clique_cover,
+    smallest: int = 1,
+) -> Int[np.ndarray, " n"]:
+    """Cover examples with cones, set by set: where nobody is near anybody in another set, as all at once, but faster.
+
+    Args:
+        directions: Directions of all gradients.
+        sets: The examples to cover, in disjoint sets, each rising.
+        cosine: The threshold.
+        method: `clique_cover` or `star_cover`.
+        smallest: Stop in each set when no cone of this size can be left.
+
+    Returns:
+        As of `clique_cover`.
+    """
+    cone = np.full(len(directions[0]), -1)
+    for members in sets:
+        part = tuple(factor[members] for factor in directions)
+        found = method(near(part, cosine), nonzero(part), smallest)
+        cone[members] = np.where(found < 0, -1, found + cone.max() + 1)
     return _largest_first(cone)
 
 

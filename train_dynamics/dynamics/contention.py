@@ -7,11 +7,12 @@ is more than that has to be shown.
 
 import dataclasses
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from train_dynamics.dynamics.cones import Directions, cosines
+from train_dynamics.dynamics.cones import Directions, cosines, products
 
 SAME = 0.5
 
@@ -21,7 +22,7 @@ def opponents(
     members: Int[np.ndarray, " m"],
     cosine: float,
     to: str = "centre",
-    among: Int[np.ndarray, " k"] | slice = slice(None),
+    others: tuple[Float[np.ndarray, "k _"], ...] | None = None,
 ) -> Bool[np.ndarray, " k"]:
     """Tell which examples are opposed to a cone: whose gradients have a cosine below minus `cosine` to it.
 
@@ -30,19 +31,18 @@ def opponents(
         members: The cone.
         cosine: The threshold, positive.
         to: To the cone's `centre`, the mean of its members' directions, or to every one of its `members`.
-        among: The examples asked about; all of them by default.
+        others: Directions of the examples asked about; of all by default.
 
     Example:
         >>> opponents((np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),), np.array([0]), 0.95)
         array([False, False,  True])
     """
+    others = directions if others is None else others
     if to == "members":
-        return (cosines(directions, members, among) < -cosine).all(axis=0)
+        return (products(tuple(factor[members] for factor in directions), others) < -cosine).all(axis=0)
     centre = group_gradient(directions, members)
-    first, *others = (factor[among] for factor in directions)
-    product = (np.matmul(first, centre.reshape(first.shape[1], -1)) * others[0] if others else first * centre).sum(
-        axis=1
-    )
+    first, *rest = others
+    product = (np.matmul(first, centre.reshape(first.shape[1], -1)) * rest[0] if rest else first * centre).sum(axis=1)
     return product < -cosine * np.linalg.norm(centre)
 
 
@@ -171,6 +171,18 @@ def norm_bins(labels: Int[np.ndarray, " n"], norm: Float[np.ndarray, " n"], bins
     return bin_of
 
 
+class Drawn(NamedTuple):
+    """Groups drawn at random, each written down once however often it was drawn.
+
+    Attributes:
+        groups: The different groups.
+        draws: Which of them each draw is.
+    """
+
+    groups: Int[np.ndarray, "r m"]
+    draws: Int[np.ndarray, " count"]
+
+
 def matched_groups(
     left: Int[np.ndarray, " a"],
     right: Int[np.ndarray, " b"],
@@ -178,7 +190,7 @@ def matched_groups(
     directions: Directions,
     count: int,
     rng: np.random.Generator,
-) -> tuple[Int[np.ndarray, "count a"], Int[np.ndarray, "count b"]] | None:
+) -> tuple[Drawn, Drawn] | None:
     """Draw random pairs of groups that match a pair in size, labels and gradient norm, and that hang together too.
 
     Each group is drawn around a start, a random example: from each bin of `norm_bins` those nearest to it in direction,
@@ -194,28 +206,35 @@ def matched_groups(
         rng: Source of chance.
 
     Returns:
-        The groups, or None if some bin has fewer than twice as many examples left as are needed.
+        The groups on either side, or None if some bin has fewer than twice as many examples left as are needed.
     """
     free = np.ones(len(bin_of), bool)
     free[left] = free[right] = False
-    drawn: list[np.ndarray] = []
+    drawn: list[Drawn] = []
     for group in (left, right):
         needed = np.bincount(bin_of[group], minlength=bin_of.max() + 1)
         pools = {int(k): np.flatnonzero(free & (bin_of == k)) for k in np.flatnonzero(needed)}
         if any(len(pool) < 2 * needed[k] for k, pool in pools.items()):
             return None
         everyone = np.concatenate(list(pools.values()))
-        distance = -cosines(directions, rng.choice(everyone, count), everyone)
-        if drawn:  # no example is in both groups
-            taken = np.zeros((count, len(bin_of)), bool)
-            np.put_along_axis(taken, drawn[0], True, axis=1)
-            distance[taken[:, everyone]] = np.inf
+        starts = rng.choice(everyone, count)
+        taken = np.zeros((1, len(bin_of)), bool)  # no example is in both groups
+        if drawn and np.isin(drawn[0].groups, everyone).any():  # the second depends on the first
+            taken = np.zeros((len(drawn[0].groups), len(bin_of)), bool)
+            np.put_along_axis(taken, drawn[0].groups, True, axis=1)
+            others = drawn[0].draws
+        else:
+            others = np.zeros(count, int)
+        _, first, draws = np.unique(starts * len(taken) + others, return_index=True, return_inverse=True)
+        distance = -cosines(directions, starts[first], everyone)
+        if len(taken) > 1:
+            distance[taken[others[first]][:, everyone]] = np.inf
         of_pool = np.split(distance, np.cumsum([len(pool) for pool in pools.values()])[:-1], axis=1)
         nearest = [
             pool[columns.argpartition(needed[k] - 1, axis=1)[:, : needed[k]]]
             for (k, pool), columns in zip(pools.items(), of_pool, strict=True)
         ]
-        drawn.append(np.concatenate(nearest, axis=1))
+        drawn.append(Drawn(np.concatenate(nearest, axis=1), draws))
     return drawn[0], drawn[1]
 
 
