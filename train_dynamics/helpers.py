@@ -1,6 +1,7 @@
 """Processes that work beside this one, for what threads cannot share: Python runs in one thread at a time."""
 
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 MOST = 4
+RARELY = 100_000  # objects made between two searches for garbage: figures are many small ones, and searches a tenth
 START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.helpers import serve; serve()"
 
 
@@ -82,6 +84,7 @@ class Helpers:
 
 def serve() -> None:
     """Do what the process that started this one asks for, until it is gone."""
+    gc.set_threshold(RARELY)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not get among the answers
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
