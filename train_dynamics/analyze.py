@@ -3,7 +3,6 @@
 python -m train_dynamics.analyze --recording=recordings/mini_mnist
 """
 
-import gc
 from pathlib import Path
 
 from absl import flags
@@ -12,7 +11,6 @@ from train_dynamics.analysis import analyze
 from train_dynamics.commands import NumberParser, run
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
-from train_dynamics.helpers import RARELY
 from train_dynamics.recording import Recording
 from train_dynamics.scoring import ScoreOptions
 
@@ -75,7 +73,6 @@ SCORE_LOOKS = flags.DEFINE(
 
 def main() -> None:
     """Run the command."""
-    gc.set_threshold(RARELY)
     recording = Recording(RECORDING.value)
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
     analyze(

@@ -1,6 +1,7 @@
 """What all commands have in common: errors of one line, and flags that say in words what was expected."""
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -19,7 +20,13 @@ def run(name: str, main: Callable[[], None]) -> None:
     A mistake of the user's ends it with one line on the standard error and exit status 1; Ctrl-C, where the command
     does not look after it, with status 130.
     """
+    seldom_collect_garbage()
     app.run(lambda rest: call(name, main, rest), flags_parser=lambda argv: parse(name, argv))
+
+
+def seldom_collect_garbage() -> None:
+    """Have Python search for garbage a hundredth as often: imports, programs and figures are many objects that stay."""
+    gc.set_threshold(100_000)
 
 
 def parse(name: str, argv: Sequence[str]) -> list[str]:
@@ -45,6 +52,7 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
             raise InputError.flag("recording", None, "must name a directory")
         main()
         sys.stdout.flush()
+        gc.freeze()  # ending would search all modules for garbage first, for half a second
     except InputError as error:
         sys.exit(f"{name}: {error}{_where(str(error), sys.argv)}")
     except BrokenPipeError:  # whoever read along has gone

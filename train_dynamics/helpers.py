@@ -1,7 +1,6 @@
 """Processes that work beside this one, for what threads cannot share: Python runs in one thread at a time."""
 
 import contextlib
-import gc
 import os
 import pickle
 import queue
@@ -14,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from train_dynamics.commands import seldom_collect_garbage
+
 MOST = 4
-RARELY = 100_000  # objects made between two searches for garbage: figures are many small ones, and searches a tenth
 START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.helpers import serve; serve()"
 
 
@@ -84,7 +84,7 @@ class Helpers:
 
 def serve() -> None:
     """Do what the process that started this one asks for, until it is gone."""
-    gc.set_threshold(RARELY)
+    seldom_collect_garbage()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not get among the answers
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
