@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,9 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset
 from train_dynamics.plots import style
 from train_dynamics.recording import Recording
+
+# Where the tests run in the background of a shell, it has Ctrl-C ignored by all that they start; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = StudyConfig(num_examples=50, batch_size=16, epochs=4, num_seeds=3, hidden_sizes=(5,))
 

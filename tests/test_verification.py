@@ -112,6 +112,8 @@ def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch)
     path = tmp_path / "recording"
     sweep.train(SMALL, path, device, say=silent)
     assert problems(path) == []
+    state = json.loads((path / "blocks" / "0" / "state.parameters.fc1.kernel" / "zarr.json").read_text())
+    assert len(state["attributes"]["checksums"]) == 1  # which has no iterations
     file = path / "blocks" / "0" / "record.cotangent.fc2" / "c" / "0" / "0" / "0" / "0"
     room, rest = 2 * PAGE, file.read_bytes()  # 3 x 50 x 10 numbers of 4 bytes and a checksum: two pages
     file.write_bytes(rest[: 4 * room] + rest[5 * room : 6 * room] + rest[4 * room : 5 * room] + rest[6 * room :])

@@ -736,7 +736,8 @@ def _array_handler(header: dict[str, Any]) -> Any:
                     await info.await_path_creation()
                     start = info.parent_dir.name.partition(".")[0]  # "98.orbax-checkpoint-tmp" until it is whole
                     place = f"{_place(header, start)}/{info.name}"
-                    calls.append(asyncio.to_thread(write_array, Path(info.path), array, _rows(array), place))
+                    rows = _rows(array) if info.name.startswith("record.") else None
+                    calls.append(asyncio.to_thread(write_array, Path(info.path), array, rows, place))
                 # None is left writing when the first error is raised.
                 done = await asyncio.gather(*calls, return_exceptions=True)
                 for error in filter(None, done):

@@ -227,7 +227,7 @@ def matched_groups(
             others = np.zeros(count, int)
         _, first, draws = np.unique(starts * len(taken) + others, return_index=True, return_inverse=True)
         distance = -cosines(directions, starts[first], everyone)
-        if len(taken) > 1:
+        if taken.any():
             distance[taken[others[first]][:, everyone]] = np.inf
         of_pool = np.split(distance, np.cumsum([len(pool) for pool in pools.values()])[:-1], axis=1)
         nearest = [

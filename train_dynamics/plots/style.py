@@ -42,6 +42,8 @@ def styled() -> Iterator[None]:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
     # Not by `savefig`, which draws everything once for nothing after the layout.
+    dpi = figure.dpi
     with styled():
         FigureCanvasAgg(figure).print_png(f"{path}.png", metadata={"Software": None})
         FigureCanvasSVG(figure).print_svg(f"{path}.svg", metadata={"Date": None})
+    figure.dpi = dpi  # SVG has one of its own
