@@ -110,4 +110,6 @@ def test_matrix_products_are_at_the_highest_precision(case):
     setup = training.Setup(model, optax.sgd(0.1), ("fc1",), "fc2", "fc1", dense=False)
     state = training.State(parameters, setup.optimizer.init(parameters))
     text += str(jax.make_jaxpr(lambda s: training.update(setup, s, jnp.arange(3), images, labels))(state))
+    examples = training.place_examples(setup, np.asarray(images), np.asarray(labels))
+    text += str(jax.make_jaxpr(lambda p: training.record(setup, p, examples))(parameters))
     assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 0

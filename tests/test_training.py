@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.conftest import SMALL
-from train_dynamics import training
+from train_dynamics import gradients, training
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import standardise
 
@@ -62,12 +62,13 @@ def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov)
 def test_observing_does_not_disturb(arrays):
     images, labels = arrays
     setup = training.set_up(SMALL, 10)
+    examples = training.place_examples(setup, *map(np.asarray, arrays))
     start = training.initial_state(setup, jnp.int32(0), images[0])
     batches = jnp.asarray(training.batch_indices(SMALL, 0, len(labels), 0, 16))
-    shapes = jax.eval_shape(lambda: training.record(setup, start.parameters, images, labels))
+    shapes = jax.eval_shape(lambda: training.record(setup, start.parameters, examples))
     buffer = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
     recorded, _ = jax.jit(lambda *args: training.run_block(setup, *args))(
-        start, buffer, batches[:, None], jnp.ones(16, jnp.int32), images, labels
+        start, buffer, batches[:, None], jnp.ones(16, jnp.int32), examples
     )
 
     @jax.jit
@@ -81,10 +82,10 @@ def test_observing_does_not_disturb(arrays):
 
 
 def test_a_record_is_of_the_state_before_the_update(arrays):
-    images, labels = arrays
     setup = training.set_up(SMALL, 10)
-    state = training.initial_state(setup, jnp.int32(5), images[0])
-    after, record = training.step(setup, state, jnp.arange(16)[None], jnp.int32(1), images, labels)
+    examples = training.place_examples(setup, *map(np.asarray, arrays))
+    state = training.initial_state(setup, jnp.int32(5), examples.images[0])
+    after, record = training.step(setup, state, jnp.arange(16)[None], jnp.int32(1), examples)
     assert record["parameters"] is state.parameters
     assert (after.parameters["fc1"]["bias"] != state.parameters["fc1"]["bias"]).any()
 
@@ -95,3 +96,45 @@ def test_the_start_depends_on_the_seed_alone(arrays):
     one, same, other = (training.initial_state(setup, jnp.int32(seed), images[0]).parameters for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["fc1"]["kernel"] != other["fc1"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("layout", ["factored", "dense"])
+@pytest.mark.parametrize("layers", [("fc1",), ("fc1", "fc2"), ("fc2",)])
+def test_pixels_that_are_the_same_in_all_images_change_no_record(layout, layers):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 3, 4, 1)).astype(np.float32)
+    same = rng.permutation(12)[:5]
+    images.reshape(30, 12)[:, same] = rng.normal(size=5)  # of different values, and none of them zero
+    labels = rng.integers(10, size=30).astype(np.int32)
+    config = dataclasses.replace(SMALL, layers=layers, gradient_layout=layout)
+    setup = training.set_up(config, 10)
+    examples = training.place_examples(setup, images, labels)
+    dense_input = layout == "dense" and "fc1" in layers
+    expected_places = range(12) if dense_input else sorted(set(range(12)) - set(same))
+    assert examples.places.tolist() == list(expected_places)
+    np.testing.assert_array_equal(examples.varying, images.reshape(30, 12)[:, examples.places])
+    state = training.initial_state(setup, jnp.int32(3), examples.images[0])
+    found = training.record(setup, state.parameters, examples)
+    truth = gradients.kernel_gradients(setup.model, state.parameters, examples.images, examples.labels, layers)
+    logits = setup.model.apply({"params": state.parameters}, examples.images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
+    np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=1e-6)  # a few roundings of values near 2.3
+    for layer in layers:
+        if layout == "dense":
+            gradient = found["gradient"][layer]
+        else:
+            activation = images.reshape(30, 12) if layer == "fc1" else found["activation"][layer]
+            gradient = activation[:, :, None] * found["cotangent"][layer][:, None, :]
+        np.testing.assert_allclose(gradient, truth[layer], rtol=0, atol=1e-6)  # likewise
+    assert found["parameters"] is state.parameters
+
+
+def test_images_may_all_be_the_same():
+    images, labels = np.full((4, 2, 2, 1), 0.5, np.float32), np.arange(4, dtype=np.int32)
+    setup = training.set_up(SMALL, 10)
+    examples = training.place_examples(setup, images, labels)
+    assert examples.varying.shape == (4, 4)
+    state = training.initial_state(setup, jnp.int32(0), examples.images[0])
+    logits = setup.model.apply({"params": state.parameters}, examples.images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
+    np.testing.assert_allclose(training.record(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=1e-6)

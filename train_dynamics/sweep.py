@@ -76,8 +76,8 @@ class Sweep:
         devices = list(devices)[: config.num_seeds]
         self.seeds = deal(config.seeds, len(devices))
         setup = training.set_up(config, dataset.num_classes)
-        self._images = jnp.asarray(standardise(dataset.images, config.pixel_mean, config.pixel_std))
-        self._labels = jnp.asarray(dataset.labels)
+        images = standardise(dataset.images, config.pixel_mean, config.pixel_std)
+        self._examples = training.place_examples(setup, images, dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
 
         def initial(seeds: jax.Array, image: jax.Array) -> training.State:
@@ -86,7 +86,7 @@ class Sweep:
 
         self._place = pmap(lambda state: state)
         block = functools.partial(training.run_block, setup)
-        shared = (0, 0, 0, None, None, None)
+        shared = (0, 0, 0, None, None)
         run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
         state, record = shapes(config, dataset)
         leading = (self.seeds.shape[1], block_length)
@@ -96,15 +96,15 @@ class Sweep:
         gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         with ThreadPoolExecutor(1) as thread:  # both compile for a second, and each on one core
-            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._images[0])
+            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._examples.images[0])
             of_seeds = thread.submit(draw.compile, {"xla_backend_optimization_level": 1})  # it runs once
-            arguments = (stack(state), stack(records), stack(batch), gaps, self._images, self._labels)
+            arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
             self._run = run.lower(*arguments).compile()
             self._initial = of_seeds.result()
 
     def initial_state(self) -> training.State:
         """Draw the weights of all seeds."""
-        return self._initial(self.seeds, self._images[0])
+        return self._initial(self.seeds, self._examples.images[0])
 
     def restored_state(self, state: training.State) -> training.State:
         """Deal a state from the host out to the devices."""
@@ -120,7 +120,9 @@ class Sweep:
         gaps = np.diff(iterations).astype(np.int32)
         found = np.full((*self.seeds.shape, len(gaps), self._longest, self.config.batch_size), -1, np.int32)
         for place, seed in np.ndenumerate(self.seeds):
-            of_seed = training.batch_indices(self.config, int(seed), len(self._labels), *map(int, iterations[[0, -1]]))
+            of_seed = training.batch_indices(
+                self.config, int(seed), len(self._examples.labels), *map(int, iterations[[0, -1]])
+            )
             found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
         return found, gaps
 
@@ -128,7 +130,7 @@ class Sweep:
         self, state: training.State, records: training.Record, first: int
     ) -> tuple[training.State, training.Record]:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
-        return self._run(state, records, *self.batches(first), self._images, self._labels)
+        return self._run(state, records, *self.batches(first), self._examples)
 
 
 def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
@@ -139,7 +141,10 @@ def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, train
 
     def start(images: jax.Array, labels: jax.Array) -> tuple[training.State, training.Record]:
         state = training.initial_state(setup, jnp.int32(0), images[0])
-        return state, training.record(setup, state.parameters, images, labels)
+        pixels = images.reshape(len(images), -1)
+        every, common = jnp.arange(pixels.shape[1]), jnp.zeros(pixels.shape[1])
+        examples = training.Examples(images, labels, pixels, every, common)
+        return state, training.record(setup, state.parameters, examples)
 
     return jax.eval_shape(start, images, labels)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -24,6 +25,24 @@ class State(NamedTuple):
 
     parameters: Parameters
     optimizer: optax.OptState
+
+
+class Examples(NamedTuple):
+    """The training set, on a device: see `place_examples`.
+
+    Attributes:
+        images: Images, as the network sees them.
+        labels: Class of each.
+        varying: The pixels that differ from image to image.
+        places: Where in a flat image these are.
+        common: A flat image of the pixels that are the same in all, and zero elsewhere.
+    """
+
+    images: Float[Array, "n ..."]
+    labels: Int[Array, " n"]
+    varying: Float[Array, "n k"]
+    places: Int[Array, " k"]
+    common: Float[Array, " p"]
 
 
 class Setup(NamedTuple):
@@ -68,6 +87,23 @@ def initial_state(setup: Setup, seed: Int[Array, ""], image: Float[Array, "..."]
     return State(parameters, setup.optimizer.init(parameters))
 
 
+def place_examples(setup: Setup, images: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Examples:
+    """Bring the training set to the device, and sort its pixels into those that vary and those that do not.
+
+    Example:
+        >>> place_examples(setup, np.array([[0.0, 1.0], [0.0, 2.0]]), np.array([3, 4])).places
+        Array([1], dtype=int32)
+    """
+    flat = images.reshape(len(images), -1)
+    varies = flat.min(axis=0) != flat.max(axis=0)
+    if not varies.any() or (setup.dense and setup.input_layer in setup.layers):
+        varies[:] = True  # a network needs some input, and this gradient has a row for every pixel
+    placed = jnp.asarray(images)
+    varying = placed.reshape(flat.shape) if varies.all() else jnp.asarray(flat[:, varies])
+    places, common = np.flatnonzero(varies), np.where(varies, 0, flat[0])
+    return Examples(placed, jnp.asarray(labels), varying, jnp.asarray(places), jnp.asarray(common))
+
+
 def update(
     setup: Setup, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> State:
@@ -92,7 +128,7 @@ def _transposed(parameters: Parameters) -> Parameters:
     return {name: {**layer, "kernel": barrier(layer["kernel"]).T} for name, layer in parameters.items()}
 
 
-def record(setup: Setup, parameters: Parameters, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Record:
+def record(setup: Setup, parameters: Parameters, examples: Examples) -> Record:
     """Write down what every example does to the weights as they are.
 
     Returns:
@@ -106,17 +142,29 @@ def record(setup: Setup, parameters: Parameters, images: Float[Array, "n ..."], 
     """
     factored = () if setup.dense else setup.layers
     layers, size = tuple(dict.fromkeys((*factored, setup.output_layer))), setup.eval_batch_size
-    found = gradients.evaluate(setup.model, parameters, images, labels, layers, size)
+    arguments = setup.model, _with_common(setup, parameters, examples), examples.varying, examples.labels
+    found = gradients.evaluate(*arguments, layers, size)
     return {
         "parameters": parameters,
         "loss": found.loss,
         "prediction": found.prediction,
         "cotangent": found.cotangent,
         "activation": {name: found.activation[name] for name in factored if name != setup.input_layer},
-        "gradient": gradients.kernel_gradients(setup.model, parameters, images, labels, setup.layers, size)
-        if setup.dense
-        else {},
+        "gradient": gradients.kernel_gradients(*arguments, setup.layers, size) if setup.dense else {},
     }
+
+
+def _with_common(setup: Setup, parameters: Parameters, examples: Examples) -> Parameters:
+    """Let the bias of the first layer take in the pixels that are the same in all images.
+
+    The network then needs the other pixels alone. In the default study one pixel in six is black in all images.
+    """
+    kernel, bias = (parameters[setup.input_layer][name] for name in ("kernel", "bias"))
+    first = {
+        "kernel": kernel[examples.places],
+        "bias": bias + jnp.matmul(examples.common, kernel, precision="highest"),
+    }
+    return {**parameters, setup.input_layer: first}
 
 
 def step(
@@ -124,14 +172,17 @@ def step(
     state: State,
     batches: Int[Array, "gap b"],
     gap: Int[Array, ""],
-    images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
+    examples: Examples,
 ) -> tuple[State, Record]:
     """Record the state as it is, then update it `gap` times; neither uses anything of the other."""
-    after = update(setup, state, batches[0], images, labels)
+
+    def update_once(k: Int[Array, ""] | int, state: State) -> State:
+        return update(setup, state, batches[k], examples.images, examples.labels)
+
+    after = update_once(0, state)
     if len(batches) > 1:  # a loop that only ever ran once would still cost a tenth
-        after = jax.lax.fori_loop(1, gap, lambda k, state: update(setup, state, batches[k], images, labels), after)
-    return after, record(setup, state.parameters, images, labels)
+        after = jax.lax.fori_loop(1, gap, update_once, after)
+    return after, record(setup, state.parameters, examples)
 
 
 def run_block(
@@ -140,8 +191,7 @@ def run_block(
     records: Record,
     batches: Int[Array, "t gap b"],
     gaps: Int[Array, " t"],
-    images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
+    examples: Examples,
 ) -> tuple[State, Record]:
     """Record, write it into row `t` of `records`, and take `gaps[t]` updates with the first of `batches[t]`; and so on.
 
@@ -155,7 +205,7 @@ def run_block(
     def write(carry: tuple[State, Record], x: tuple[Array, Array, Array]) -> tuple[tuple[State, Record], None]:
         state, records = carry
         t, batch, gap = x
-        state, now = step(setup, state, batch, gap, images, labels)
+        state, now = step(setup, state, batch, gap, examples)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=0)
         return (state, jax.tree.map(put, records, now)), None
 
