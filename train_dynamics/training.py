@@ -33,14 +33,14 @@ class Examples(NamedTuple):
     Attributes:
         images: Images, as the network sees them.
         labels: Class of each.
-        varying: The pixels that differ from image to image.
+        varying: The pixels that differ from image to image; the images as they are, without a copy, if all do.
         places: Where in a flat image these are.
         common: A flat image of the pixels that are the same in all, and zero elsewhere.
     """
 
     images: Float[Array, "n ..."]
     labels: Int[Array, " n"]
-    varying: Float[Array, "n k"]
+    varying: Float[Array, "n ..."]
     places: Int[Array, " k"]
     common: Float[Array, " p"]
 
@@ -98,10 +98,10 @@ def place_examples(setup: Setup, images: Float[np.ndarray, "n ..."], labels: Int
     varies = flat.min(axis=0) != flat.max(axis=0)
     if not varies.any() or (setup.dense and setup.input_layer in setup.layers):
         varies[:] = True  # a network needs some input, and this gradient has a row for every pixel
-    placed = jnp.asarray(images)
-    varying = placed.reshape(flat.shape) if varies.all() else jnp.asarray(flat[:, varies])
-    places, common = np.flatnonzero(varies), np.where(varies, 0, flat[0])
-    return Examples(placed, jnp.asarray(labels), varying, jnp.asarray(places), jnp.asarray(common))
+    placed = jax.device_put(images)
+    varying = placed if varies.all() else jax.device_put(flat[:, varies])
+    places, common = np.flatnonzero(varies).astype(np.int32), np.where(varies, np.float32(0), flat[0])
+    return Examples(placed, *jax.device_put((labels, varying, places, common)))
 
 
 def update(
