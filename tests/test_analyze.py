@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from tests import oracles
 from tests.conftest import SMALL, contents, run, silent
@@ -249,6 +250,48 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     assert not set((tmp_path / "out" / "figures").glob("contention_*"))
     assert (tmp_path / "out" / "figures" / "mine.png").read_text() == "mine"
     assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("parts", [[], *([part] for part in analysis.PARTS), ["motion", "groups"]], ids=",".join)
+def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_path, tmp_path, sketches, parts):
+    shutil.copytree(output, tmp_path / "out")
+    (tmp_path / "out" / "mine.csv").write_text("mine")
+    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts)
+    about = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert about["parts"] == [part for part in analysis.PARTS if part in parts]
+    files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} - {"label_noise.csv"}
+    own = {"analysis.json", "claims.json", "curves.csv", "scores.csv", "scores.parquet", "report.html", "mine.csv"}
+    assert files == own | {name for part in parts for name in analysis.PARTS[part]} - {"label_noise.csv"}
+    for name in files - {"analysis.json", "report.html", "mine.csv", "scores.csv", "scores.parquet"}:
+        assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes(), name
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {name for stem in FIGURES[:8] for name in (f"{stem}.png", f"{stem}.svg")} <= figures
+    assert figures == {file.removeprefix("figures/") for file in about["files"]}
+    some, whole = rows(tmp_path / "out" / "scores.csv"), rows(output / "scores.csv")
+    columns = list(whole[0]) if "scores" in parts else ["agr", "rank", "chunk", "first_correct", "last_mistake"]
+    assert [[row[name] for name in columns] for row in some] == [[row[name] for name in columns] for row in whole]
+    if "scores" not in parts:
+        assert {row["loss"] for row in some} == {""}
+        field = parquet.read_schema(tmp_path / "out" / "scores.parquet").field
+        assert field("loss").metadata[b"missing"] == b"scores were not asked for"
+        assert b"missing" not in field("agr").metadata and b"missing" not in field("first_correct").metadata
+    text = (tmp_path / "out" / "report.html").read_text()
+    titles = {"scores": "Scores", "groups": "Groups of examples", "motion": "Gradients in motion", "cones": "Cones"}
+    for part, title in {**titles, "contention": "Contention"}.items():
+        assert (f"<h2>{title}" in text) == (part in parts)
+    assert f"train_dynamics.analyze --parts={','.join(about['parts'])} --recording=DIR" in text
+
+
+def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, sketches):
+    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
+    recording = Recording(tmp_path / "single")
+    analysis.analyze(recording, tmp_path / "some", parts=())
+    analysis.analyze(recording, tmp_path / "whole", parts=("scores",))
+    some, whole = rows(tmp_path / "some" / "scores.csv"), rows(tmp_path / "whole" / "scores.csv")
+    assert [row["rank"] for row in some] == [row["rank"] for row in whole]
+    means = [[float(row["cumulative_loss"]) for row in table] for table in (some, whole)]
+    np.testing.assert_allclose(*means, rtol=1e-6)  # sums in float64 and in float32
+    assert {row["agr"] for row in some} == {""}
 
 
 def test_an_analysis_cut_short_leaves_no_old_report_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):

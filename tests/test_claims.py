@@ -7,11 +7,7 @@ import pytest
 
 from train_dynamics.claims import claims, reaches
 from train_dynamics.dynamics.forgetting import Forgetting
-from train_dynamics.dynamics.opposing import OpposingSignals
-from train_dynamics.dynamics.scores.score import Study
-from train_dynamics.group_dynamics import GroupDynamics
 from train_dynamics.results import Results
-from train_dynamics.scoring import Scores
 
 T, SEEDS = 300, 4
 
@@ -32,12 +28,7 @@ def results(**changes) -> Results:
         "gradient_norm": curve(lambda t, g: 1 + g),
     } | changes
     empty = np.zeros(0)
-    study = Study(SEEDS, 1, np.arange(T + 1), 10, 30, np.array([T]), 0.1)
-    scores = Scores(study, (), {}, {}, {}, {}, np.ones((SEEDS, 1, 1)))
-    groups = GroupDynamics(np.arange(T + 1), {}, OpposingSignals(SEEDS, 2))
-    return Results(
-        np.arange(T + 1), empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves, scores, groups
-    )
+    return Results(np.arange(T + 1), empty, empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves)
 
 
 def verdicts(found: Results) -> dict[str, bool | None]:

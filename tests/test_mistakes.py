@@ -150,7 +150,12 @@ CASES = [
     ("analyze", ["--recording=good", "--cone_cosine=2"], "--cone_cosine=2.0: must be between 0 and 1"),
     ("analyze", ["--recording=good", "--cone_cover=ring"], "--cone_cover=ring: must be one of clique, star"),
     ("analyze", ["--recording=good", "--opposed_to=all"], "--opposed_to=all: must be centre or members"),
-    ("analyze", ["--recording=good", "--contention_looks=-1"], "--contention_looks=-1: must be 0, for none, or more"),
+    ("analyze", ["--recording=good", "--contention_looks=0"], "--contention_looks=0: must be 1 or more"),
+    (
+        "analyze",
+        ["--recording=good", "--parts=cones,film"],
+        "--parts=film: must be some of scores,groups,motion,cones,contention, or empty for none of them",
+    ),
     ("analyze", ["--recording=good", "--outputs=x"], "Unknown command line flag 'outputs'"),
     ("analyze", ["--recording="], "--recording=: must name a directory"),
     ("analyze", [], "recordings/mini_mnist is not a directory"),

@@ -10,10 +10,9 @@ import pytest
 
 from train_dynamics import analysis
 from train_dynamics.cone_study import ConeOptions, find_cones
-from train_dynamics.contention_study import ContentionOptions, find_contention
 from train_dynamics.recording import Recording
 from train_dynamics.report.page import page
-from train_dynamics.report.sections import cones_section, contention_section
+from train_dynamics.report.sections import cones_section
 from train_dynamics.results import compute
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -63,12 +62,6 @@ def test_what_comes_from_the_data_is_escaped(small):
     text = page(recording, compute(recording), [], sections)
     assert "<script>" not in text and "<b>" not in text
     assert "&lt;script&gt;" in text and "&lt;b&gt;zero&lt;/b&gt;:" in text
-
-
-def test_it_says_that_no_fights_were_looked_for(small):
-    options = ContentionOptions(looks=0)
-    found = find_contention(small, options)
-    assert "Not looked for" in contention_section(small, found, []).words
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_stability_against_stopping(found, study):
 def output(small_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("scores") / "results"
     with sketching():
-        analysis.analyze(Recording(small_path), output, contention_options=ContentionOptions(looks=0))
+        analysis.analyze(Recording(small_path), output, parts=["scores"])
     return output
 
 
@@ -229,7 +229,7 @@ def test_correlations_and_stability_are_tables(study, output):
 def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device, sketches):
     recording = recorded(tmp_path / "noisy", device, label_noise=0.2)
     assert recording.noisy.sum() == 10
-    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=0))
+    analysis.analyze(recording, tmp_path / "out", parts=["scores"])
     table, scores = rows(tmp_path / "out" / "label_noise.csv"), rows(tmp_path / "out" / "scores.csv")
     assert [row["score"] for row in table] == NAMES
     for row, score in zip(table, COMPUTED, strict=True):
@@ -240,7 +240,7 @@ def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device, sketch
     assert "10 labels were made wrong" in text and "precision at noise rate" in text
     # Another analysis into the same place, of a recording whose labels are right, leaves nothing of it.
     clean = recorded(tmp_path / "clean", device)
-    analysis.analyze(clean, tmp_path / "out", contention_options=ContentionOptions(looks=0))
+    analysis.analyze(clean, tmp_path / "out", parts=["scores"])
     assert not (tmp_path / "out" / "label_noise.csv").exists()
     assert not (tmp_path / "out" / "figures" / "label_noise.png").exists()
 

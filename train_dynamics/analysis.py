@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,22 @@ from train_dynamics.config import InputError
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording
-from train_dynamics.results import compute
-from train_dynamics.score_study import study_scores
+from train_dynamics.results import Results, compute
 from train_dynamics.scoring import ScoreOptions
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
+    from train_dynamics.score_study import ScoreStudy
 
 KINDS = (".png", ".svg")
+PARTS = {
+    "scores": ("score_correlations.csv", "score_stability.csv", "label_noise.csv"),
+    "groups": ("group_dynamics.csv", "opposing_signals.csv"),
+    "motion": ("scatter.mp4",),
+    "cones": ("cones.csv", "cone_members.csv"),
+    "contention": ("contention.csv", "contention_members.csv"),
+}
+"""What can be looked at beside the study's own curves, examples and claims, and its files other than figures."""
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
 
@@ -34,13 +42,25 @@ def analyze(
     cone_options: ConeOptions = ConeOptions(),
     contention_options: ContentionOptions = ContentionOptions(),
     score_options: ScoreOptions = ScoreOptions(),
+    parts: Collection[str] = tuple(PARTS),
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
+    Args:
+        recording: The recording.
+        output: Directory for the results, new, empty or of an earlier analysis.
+        cone_options: Which cones to look for, and which seed to show.
+        contention_options: Which pairs in contention to look for.
+        score_options: How to compute scores.
+        parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
+
     Raises:
-        InputError: If the recording is unfinished or damaged, if the options ask for what it does not have, or if the
-            output holds other files or cannot be written.
+        InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does
+            not have, or if the output holds other files or cannot be written.
     """
+    unknown = ", ".join(part for part in parts if part not in PARTS)
+    if unknown:
+        raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
     try:
         if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
             raise InputError.flag(
@@ -53,15 +73,16 @@ def analyze(
             "cones": dataclasses.asdict(cone_options),
             "contention": dataclasses.asdict(contention_options),
             "scores": dataclasses.asdict(score_options),
+            "parts": [part for part in PARTS if part in parts],
             "files": _files_of(output),
         }
         check_options(recording, cone_options)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
-            fighting = helpers.submit(_contention, recording, contention_options)
-            results = compute(recording, score_options)
-            score_study = study_scores(results.scores, recording.noisy)
-            cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0])
+            fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
+            results = compute(recording, score_options if "scores" in parts else None, "groups" in parts)
+            score_study = _study_scores(recording, results) if results.scores else None
+            cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0]) if "cones" in parts else []
             # A second to import, for nothing if the recording will not do.
             from train_dynamics.plots import figures, score_figures, style
             from train_dynamics.plots.film import film
@@ -73,21 +94,6 @@ def analyze(
             (output / "figures").mkdir(parents=True, exist_ok=True)
             (output / "report.html").unlink(missing_ok=True)  # or an interrupted analysis would leave it by new tables
             _write_json(about, output / "analysis.json")
-            tables.write_scores(recording, results, output / "scores.csv")
-            tables.write_scores_parquet(recording, results, output / "scores.parquet")
-            tables.write_correlations(results, score_study, output / "score_correlations.csv")
-            tables.write_stability(results, score_study, output / "score_stability.csv")
-            if score_study.noisy.any():
-                tables.write_label_noise(results, score_study, output / "label_noise.csv")
-            else:
-                (output / "label_noise.csv").unlink(missing_ok=True)
-            tables.write_curves(results, output / "curves.csv")
-            tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
-            tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
-            tables.write_cones(recording, cones, output / "cones.csv")
-            tables.write_cone_members(recording, cones, output / "cone_members.csv")
-            found = claims(results, recording.config.layers, len(recording.class_names))
-            _write_json([claim.to_dict() for claim in found], output / "claims.json")
 
             saving: list[Future] = []
 
@@ -102,41 +108,66 @@ def analyze(
                     )
                 return shown
 
-            seed = cones[0].seed
-            accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
-            half = int(recording.iterations[half_learned(accuracy)])
-            iterations = first_frames(half, recording.iterations)
-            layers = recording.config.layers[-MOST_PANELS:]
-            width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
-            parts = [
-                sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results))),
-                scores_section(
-                    results, score_study, pictures(score_figures.score_drawings(recording, results, score_study))
-                ),
-                sections.groups_section(recording, results, pictures(group_drawings(recording, results))),
-                sections.motion_section(
-                    [sections.Film.of(output / "scatter.mp4", seed, iterations)],
-                    pictures(figures.motion_drawings(recording, seed, half)),
-                ),
-                sections.cones_section(
-                    recording, cone_options, cones, pictures(figures.cone_drawings(recording, cones))
-                ),
+            laid_out = [
+                sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results)))
             ]
-            extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
-            # Last, and not in another process, which would leave half a film behind when it is ended.
-            film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
-            contention, fights = fighting.result()
-            parts.append(sections.contention_section(recording, contention, pictures(fights)))
-            tables.write_contention(recording, contention, output / "contention.csv")
-            tables.write_contention_members(recording, contention, output / "contention_members.csv")
+            tables.write_scores(recording, results, output / "scores.csv")
+            tables.write_scores_parquet(recording, results, output / "scores.parquet")
+            tables.write_curves(results, output / "curves.csv")
+            found = claims(results, recording.config.layers, len(recording.class_names))
+            _write_json([claim.to_dict() for claim in found], output / "claims.json")
+            extremes: list[sections.Picture] = []
+            if score_study:
+                tables.write_correlations(results, score_study, output / "score_correlations.csv")
+                tables.write_stability(results, score_study, output / "score_stability.csv")
+                if score_study.noisy.any():
+                    tables.write_label_noise(results, score_study, output / "label_noise.csv")
+                else:
+                    (output / "label_noise.csv").unlink(missing_ok=True)
+                shown = pictures(score_figures.score_drawings(recording, results, score_study))
+                laid_out.append(scores_section(results, score_study, shown))
+            if "groups" in parts:
+                tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
+                tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
+                shown = pictures(group_drawings(recording, results))
+                laid_out.append(sections.groups_section(recording, results, shown))
+            if "motion" in parts:
+                seed = int(recording.seeds[0]) if cone_options.seed is None else cone_options.seed
+                accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
+                half = int(recording.iterations[half_learned(accuracy)])
+                iterations = first_frames(half, recording.iterations)
+                shown = pictures(figures.motion_drawings(recording, seed, half))
+                motion = sections.Film.of(output / "scatter.mp4", seed, iterations)
+                laid_out.append(sections.motion_section([motion], shown))
+            if cones:
+                tables.write_cones(recording, cones, output / "cones.csv")
+                tables.write_cone_members(recording, cones, output / "cone_members.csv")
+                shown = pictures(figures.cone_drawings(recording, cones))
+                laid_out.append(sections.cones_section(recording, cone_options, cones, shown))
+            if score_study:
+                extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+            if "motion" in parts:
+                # Last, and not in another process, which would leave half a film behind when it is ended.
+                layers = recording.config.layers[-MOST_PANELS:]
+                width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
+                film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
+            if fighting:
+                contention, fights = fighting.result()
+                laid_out.append(sections.contention_section(recording, contention, pictures(fights)))
+                tables.write_contention(recording, contention, output / "contention.csv")
+                tables.write_contention_members(recording, contention, output / "contention_members.csv")
             for saved in saving:
                 saved.result()
-            (output / "report.html").write_text(
-                page(recording, results, found, parts, (cone_options, contention_options, score_options))
-            )
-            shown = [*extremes, *(picture for part in parts for picture in part.pictures)]
-            drawn = [f"figures/{picture.file.stem}{kind}" for picture in shown for kind in KINDS]
-            for name in set(about["files"]) - set(drawn):
+            options = (cone_options, contention_options, score_options)
+            flags = [] if len(about["parts"]) == len(PARTS) else [f"--parts={','.join(about['parts'])}"]
+            (output / "report.html").write_text(page(recording, results, found, laid_out, options, flags))
+            drawn = [
+                f"figures/{picture.file.stem}{kind}"
+                for picture in [*extremes, *(picture for section in laid_out for picture in section.pictures)]
+                for kind in KINDS
+            ]
+            others = [name for part, names in PARTS.items() if part not in parts for name in names]
+            for name in [*others, *(set(about["files"]) - set(drawn))]:
                 (output / name).unlink(missing_ok=True)
             _write_json({**about, "files": drawn}, output / "analysis.json")
     except OSError as error:
@@ -149,6 +180,12 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
 
     found = find_contention(recording, options)
     return found, list(contention_drawings(recording, found))
+
+
+def _study_scores(recording: Recording, results: Results) -> "ScoreStudy":
+    from train_dynamics.score_study import study_scores  # half a second to import
+
+    return study_scores(results.scores, recording.noisy)
 
 
 def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from train_dynamics.analysis import analyze
+from train_dynamics import analysis
 from train_dynamics.commands import NumberParser, run
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
@@ -21,6 +21,12 @@ OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "Directory for the results, new, empty or of an earlier analysis; 'analysis' inside the recording if empty.",
+)
+PARTS = flags.DEFINE_list(
+    "parts",
+    list(analysis.PARTS),
+    "What to look at beside the curves, examples and claims of the study, comma separated. --parts= for nothing else, "
+    "which takes little longer than reading the recording. An analysis replaces the earlier one in its directory.",
 )
 CONE_COSINE = flags.DEFINE(
     NumberParser(float),
@@ -54,7 +60,7 @@ CONTENTION_LOOKS = flags.DEFINE(
     NumberParser(int),
     "contention_looks",
     16,
-    "At how many iterations of every seed to look for contention; 0 for none.",
+    "At how many iterations of every seed to look for contention.",
 )
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
@@ -75,7 +81,7 @@ def main() -> None:
     """Run the command."""
     recording = Recording(RECORDING.value)
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
-    analyze(
+    analysis.analyze(
         recording,
         output,
         ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
@@ -83,6 +89,7 @@ def main() -> None:
             CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
         ),
         ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
+        PARTS.value,
     )
     print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 

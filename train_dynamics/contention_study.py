@@ -49,8 +49,8 @@ class ContentionOptions:
             raise InputError.flag("opposed_to", self.opposed_to, "must be centre or members")
         if self.smallest < 2:
             raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
-        if self.looks < 0:
-            raise InputError.flag("contention_looks", self.looks, "must be 0, for none, or more")
+        if self.looks < 1:
+            raise InputError.flag("contention_looks", self.looks, "must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)

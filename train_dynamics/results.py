@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
@@ -36,24 +36,27 @@ class Results:
     Attributes:
         iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed.
+        ranking: What the examples are ranked by, in nats: `agr`, or of a single seed the mean loss over all records.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
         forgetting: When each example was learned and forgotten, for each seed.
         curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
             `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
             called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
-        scores: All scores of each example.
-        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration.
+        scores: All scores of each example; None if not asked for.
+        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration; None if
+            not asked for.
     """
 
     iterations: Int[np.ndarray, " t"]
     agr: Float[np.ndarray, " n"] | None
+    ranking: Float[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
     forgetting: Forgetting
     curves: Curves
-    scores: Scores
-    group_dynamics: GroupDynamics
+    scores: Scores | None = None
+    group_dynamics: GroupDynamics | None = None
 
     @property
     def ranked_by(self) -> str:
@@ -79,7 +82,7 @@ class Results:
 
 
 class Gradients(NamedTuple):
-    """What is kept of the gradients of a block, beside the curves.
+    """What scores need of the gradients of a block.
 
     Attributes:
         norm: L2 norm of each example's gradient, of all recorded layers together.
@@ -92,35 +95,53 @@ class Gradients(NamedTuple):
     largest_other: Float[np.ndarray, "s t n"]
 
 
-def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Results:
+class OfBlock(NamedTuple):
+    """What a block gives: `loss` if scores or groups are asked for, `records` if scores are, `measures` if groups."""
+
+    iterations: Int[np.ndarray, " t"]
+    correct: Bool[np.ndarray, "s t n"]
+    loss: Float[np.ndarray, "s t n"] | None
+    records: Records | None
+    curves: Curves
+    measures: LayerMeasures
+
+
+def compute(recording: Recording, options: ScoreOptions | None = ScoreOptions(), groups: bool = True) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
     The examples are ranked by agreement. A single seed has none: there they are ranked by their mean loss over all
     records, `cumulative_loss`, for which the losses are read once more.
+
+    Args:
+        recording: The recording.
+        options: How to compute scores; no scores if None.
+        groups: Whether to follow groups of examples.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
     """
     _check(recording)
     labels = recording.labels
-    score_pass = ScorePass(recording, options)
+    score_pass = ScorePass(recording, options) if options is not None else None
     if len(recording.seeds) > 1:
-        agr = agreement(recording.probabilities(recording.num_iterations))
-        rank = ranks(agr)
+        ranking = agr = agreement(recording.probabilities(recording.num_iterations))
     else:
         agr = None
-        rank = ranks(sum(block.read("loss")[0].sum(axis=0, dtype=np.float64) for block in recording.blocks()))
+        losses = (block.read("loss")[0].sum(axis=0, dtype=np.float64) for block in recording.blocks())
+        ranking = sum(losses) / recording.num_records
+    rank = ranks(ranking)
     num_chunks = min(NUM_CHUNKS, len(labels))
     chunk = chunks(rank, num_chunks)
     everyone = group_weights(np.zeros(len(labels), int), 1)
     weights = np.concatenate([everyone, group_weights(chunk, num_chunks)], axis=1)
-    study = GroupStudy(recording)
+    study = GroupStudy(recording) if groups else None
 
-    def of_block(block: Block) -> tuple[Records, Curves, LayerMeasures]:
-        prediction, loss = block.read("prediction"), block.read("loss")
+    def of_block(block: Block) -> OfBlock:
+        prediction = block.read("prediction")
         correct = prediction == labels
-        curves, gradients, of_groups = _gradient_curves(recording, block, weights.astype(np.float32), study)
-        records = Records(
+        loss = block.read("loss") if score_pass or study else None
+        curves, gradients, measures = _gradient_curves(recording, block, weights.astype(np.float32), score_pass, study)
+        records = score_pass and Records(
             block.iterations,
             loss,
             prediction,
@@ -130,7 +151,7 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
             gradients.norm,
             batches(recording, block),
         )
-        return records, {"accuracy": correct @ weights, **curves}, of_groups
+        return OfBlock(block.iterations, correct, loss, records, {"accuracy": correct @ weights, **curves}, measures)
 
     opposing = OpposingSignals(len(recording.seeds), len(labels))
     measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
@@ -140,25 +161,28 @@ def compute(recording: Recording, options: ScoreOptions = ScoreOptions()) -> Res
     # There are more of them than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
     with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
-        for records, piece, of_groups in _in_order(threads, of_block, recording.blocks(), workers):
-            forgetting.add(records.correct, records.iterations)
-            score_pass.add(records)
-            opposing.add(records.loss)
-            pieces.append(piece)
-            for layer, of_layer in of_groups.items():
-                measures[layer] += of_layer
+        for found in _in_order(threads, of_block, recording.blocks(), workers):
+            forgetting.add(found.correct, found.iterations)
+            pieces.append(found.curves)
+            if score_pass:
+                score_pass.add(found.records)
+            if study:
+                opposing.add(found.loss)
+                for layer, of_layer in found.measures.items():
+                    measures[layer] += of_layer
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
-    groups = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
+    members = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
     for metric, curve, iterations in (
         ("first_correct", first_correct_curve, forgetting.first_correct),
         ("last_mistake", last_mistake_curve, forgetting.last_mistake),
     ):
-        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in groups], axis=-1)
-    group_dynamics = GroupDynamics(
+        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in members], axis=-1)
+    group_dynamics = study and GroupDynamics(
         study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
     )
-    return Results(recording.iterations, agr, rank, chunk, forgetting, curves, score_pass.finish(), group_dynamics)
+    scores = score_pass and score_pass.finish()
+    return Results(recording.iterations, agr, ranking, rank, chunk, forgetting, curves, scores, group_dynamics)
 
 
 def _in_order(
@@ -180,15 +204,20 @@ def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
 
 
 def _gradient_curves(
-    recording: Recording, block: Block, weights: Float[np.ndarray, "n group"], study: GroupStudy
-) -> tuple[Curves, Gradients, LayerMeasures]:
+    recording: Recording,
+    block: Block,
+    weights: Float[np.ndarray, "n group"],
+    scores: ScorePass | None,
+    study: GroupStudy | None,
+) -> tuple[Curves, Gradients | None, LayerMeasures]:
     curves: Curves = {}
     layers, output = recording.config.layers, recording.config.layer_names[-1]
-    looks = set(study.looks.tolist())
+    looks = set(study.looks.tolist()) if study else set()
     measures: LayerMeasures = {layer: [] for layer in layers}
     lead = (len(recording.seeds), len(block.iterations))
-    squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
-    room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
+    if scores:
+        squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
+        room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
     for layer in layers:
         cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
         for t, parts in enumerate(recording.each_gradient(block, layer)):
@@ -197,15 +226,18 @@ def _gradient_curves(
                 of_seed = tuple(part[s % len(part)] for part in parts)
                 found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
-                squares[s, t] += np.square(found.norm)
+                if scores:
+                    squares[s, t] += np.square(found.norm)
                 if block.iterations[t] in looks:
                     sums.append(study.sums(of_seed, found))
             if sums:
                 measures[layer].append(study.measure(sums))
-            if layer == output and len(parts) == 2:
+            if scores and layer == output and len(parts) == 2:
                 error_norm[:, t], largest_other[:, t] = _of_output(parts[1], room)
         curves[metric_name(layers, layer, "alignment")] = cosine
         curves[metric_name(layers, layer, "gradient_norm")] = norm
+    if not scores:
+        return curves, None, measures
     if output not in layers or recording.config.gradient_layout == "dense":
         for t, cotangent in enumerate(block.each(f"cotangent.{output}")):
             error_norm[:, t], largest_other[:, t] = _of_output(cotangent, room)

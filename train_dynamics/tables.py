@@ -4,7 +4,7 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -14,7 +14,9 @@ from train_dynamics.contention_study import Contention
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results
-from train_dynamics.score_study import ScoreStudy, stability_rows
+
+if TYPE_CHECKING:
+    from train_dynamics.score_study import ScoreStudy
 
 FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
 ABOUT = {
@@ -32,13 +34,15 @@ ABOUT = {
 def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarray]:
     """List the columns of the table of examples: first those that say what and when, then a column for every score.
 
-    Iterations and counts are averaged over seeds. What could not be computed is NaN, in a column of its own
+    Iterations and counts are averaged over seeds. What was not computed is NaN, in a column of its own
     nevertheless, so that tables of different recordings have the same columns. `first_correct` of an example that a
     seed never classifies correctly counts as the iteration after the last, and `last_mistake` of one that is never
     wrong as -1.
     """
     forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
-    columns = {score.name: results.scores.values.get(score.name, nothing) for score in SCORES}
+    columns = dict.fromkeys((score.name for score in SCORES), nothing)
+    columns |= {results.ranked_by: results.ranking, "first_correct": forgetting.first_correct.mean(axis=0)}
+    columns |= results.scores.values if results.scores else {}
     columns |= {
         "example": np.arange(len(recording.labels)),
         "id": recording.ids,
@@ -53,7 +57,7 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
 
 
 def write_scores(recording: Recording, results: Results, path: Path) -> None:
-    """Write one row an example; what could not be computed is empty."""
+    """Write one row an example; what was not computed is empty."""
     columns = score_columns(recording, results)
     cells = [_decimal(values) if values.dtype.kind == "f" else values for values in columns.values()]
     _write(path, list(columns), zip(*cells, strict=True))
@@ -62,18 +66,23 @@ def write_scores(recording: Recording, results: Results, path: Path) -> None:
 def write_scores_parquet(recording: Recording, results: Results, path: Path) -> None:
     """Write the same as Parquet; the metadata of each column name its formula, unit, source and which end is hard.
 
-    What could not be computed is null.
+    What was not computed is null.
     """
     import pyarrow as pa  # a third of a second, which no other table needs
     from pyarrow import parquet
 
+    missing = {score.name: "scores were not asked for" for score in SCORES}
+    for name in (results.ranked_by, "first_correct"):
+        del missing[name]
+    if results.scores:
+        missing = results.scores.missing
     about = {
         score.name: {
             "hard": score.hard,
             "unit": score.unit,
             "formula": score.formula,
             "source": score.source,
-            "missing": results.scores.missing.get(score.name, ""),
+            "missing": missing.get(score.name, ""),
         }
         for score in SCORES
     }
@@ -88,14 +97,16 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
     new.replace(path)
 
 
-def write_correlations(results: Results, study: ScoreStudy, path: Path) -> None:
+def write_correlations(results: Results, study: "ScoreStudy", path: Path) -> None:
     """Write Spearman's rank correlation between every two scores, high being hard in both."""
     names = [score.name for score in results.scores.scores]
     _write(path, ["score", *names], ((name, *_decimal(study.correlations[k])) for k, name in enumerate(names)))
 
 
-def write_stability(results: Results, study: ScoreStudy, path: Path) -> None:
+def write_stability(results: Results, study: "ScoreStudy", path: Path) -> None:
     """Write how far the ranking of fewer seeds, or of a shorter recording, agrees with that of all of it."""
+    from train_dynamics.score_study import stability_rows  # half a second to import
+
     rows = (
         (name, against, value, *_decimal(correlations), draws)
         for name, against, value, *correlations, draws in stability_rows(results.scores, study)
@@ -103,7 +114,7 @@ def write_stability(results: Results, study: ScoreStudy, path: Path) -> None:
     _write(path, ("score", "against", "value", "mean", "smallest", "largest", "draws"), rows)
 
 
-def write_label_noise(results: Results, study: ScoreStudy, path: Path) -> None:
+def write_label_noise(results: Results, study: "ScoreStudy", path: Path) -> None:
     """Write how well each score finds wrong labels."""
     rows = (
         (score.name, score.hard, *_decimal((precision, area)))

@@ -137,7 +137,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         ),
     ):
         labels = [recording.class_names[label] for label in recording.labels[chosen]]
-        ranked = results.scores.values[results.ranked_by][chosen]
+        ranked = results.ranking[chosen]
         name_of_score = "mean loss" if results.agr is None else "AGR"
         title = f"{shown} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
         figure = grids.image_grid(recording.images[chosen], labels, title)

@@ -31,8 +31,18 @@ def page(
     claims: Sequence[Claim],
     sections: Sequence[Section],
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
+    flags: Sequence[str] = (),
 ) -> str:
-    """Lay everything out on one page that needs no other file and no network."""
+    """Lay everything out on one page that needs no other file and no network.
+
+    Args:
+        recording: The recording.
+        results: What was computed of it.
+        claims: Claims of the study.
+        sections: What to show.
+        options: Options of the analysis, for the command that repeats it.
+        flags: Further flags of that command.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
         autoescape=True,
@@ -49,7 +59,7 @@ def page(
         ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
-        commands=_commands(recording, options),
+        commands=_commands(recording, options, flags),
         settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
         versions={**recording.versions, "analysed with train-dynamics": __version__},
     )
@@ -100,16 +110,20 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
 
 
-def _commands(recording: Recording, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> list[str]:
+def _commands(
+    recording: Recording,
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions],
+    flags: Sequence[str],
+) -> list[str]:
     """Give the shortest commands that record this again and make the page."""
     of_command = {"train": _flags(recording.config, {})}
     if recording.further is not None:
         settings = recording.further.settings.items()
         of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]
-    of_command["analyze"] = [flag for of in options for flag in _flags(of, FLAGS[type(of)])]
+    of_command["analyze"] = [*flags, *(flag for of in options for flag in _flags(of, FLAGS[type(of)]))]
     return [
-        shlex.join(["python", "-m", f"train_dynamics.{name}", *flags, "--recording=DIR"])
-        for name, flags in of_command.items()
+        shlex.join(["python", "-m", f"train_dynamics.{name}", *given, "--recording=DIR"])
+        for name, given in of_command.items()
     ]
 
 

@@ -164,9 +164,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         f"at least {options.smallest} examples on either side: what helps one harms the other. "
         f"Looked for at {len(contention.looks)} iterations of {len(recording.seeds)} seeds, "
     )
-    if not len(contention.looks):
-        words = "Not looked for, as asked: --contention_looks=0."
-    elif not fights:
+    if not fights:
         words += "no pair was found: at those iterations no cone of that size has that many examples against it."
     else:
         words += (
