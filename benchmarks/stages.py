@@ -27,7 +27,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from train_dynamics import analysis, sweep  # noqa: E402
+from train_dynamics import analysis, score_study, sweep  # noqa: E402
 from train_dynamics.config import StudyConfig  # noqa: E402
 from train_dynamics.dynamics.opposing import OpposingSignals  # noqa: E402
 from train_dynamics.group_dynamics import GroupStudy  # noqa: E402
@@ -128,7 +128,8 @@ def main(_) -> None:
     clock(sweep, "load_dataset", "data")
     clock(sweep.Sweep, "__init__", "compile")
     clock(Recorder, "__init__", "begin")
-    for name in ("compute", "study_scores", "find_cones", "find_contention", "claims"):
+    clock(score_study, "study_scores", "study_scores")
+    for name in ("compute", "find_cones", "find_contention", "claims"):
         clock(analysis, name, name)
     for place, name in ((GroupStudy, "sums"), (GroupStudy, "measure"), (OpposingSignals, "add")):
         clock(place, name, "group dynamics")

@@ -296,7 +296,7 @@ def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, sket
 
 def test_an_analysis_cut_short_leaves_no_old_report_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):
     recording, report = Recording(small_path), tmp_path / "out" / "report.html"
-    analysis.analyze(recording, tmp_path / "out")
+    analysis.analyze(recording, tmp_path / "out", parts=())
     assert report.is_file()
 
     def cut(*_):
@@ -304,9 +304,9 @@ def test_an_analysis_cut_short_leaves_no_old_report_by_its_new_tables(small_path
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(analysis, "claims", cut)
-        analysis.analyze(recording, tmp_path / "out")
+        analysis.analyze(recording, tmp_path / "out", parts=())
     assert not report.exists() and (tmp_path / "out" / "scores.csv").is_file()
-    analysis.analyze(recording, tmp_path / "out")
+    analysis.analyze(recording, tmp_path / "out", parts=())
     assert report.is_file()
 
 

@@ -17,12 +17,11 @@ from train_dynamics.config import InputError
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording
-from train_dynamics.results import Results, compute
+from train_dynamics.results import compute
 from train_dynamics.scoring import ScoreOptions
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
-    from train_dynamics.score_study import ScoreStudy
 
 KINDS = (".png", ".svg")
 PARTS = {
@@ -81,7 +80,11 @@ def analyze(
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
             results = compute(recording, score_options if "scores" in parts else None, "groups" in parts)
-            score_study = _study_scores(recording, results) if results.scores else None
+            score_study = None
+            if results.scores:
+                from train_dynamics.score_study import study_scores  # half a second to import
+
+                score_study = study_scores(results.scores, recording.noisy)
             cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0]) if "cones" in parts else []
             # A second to import, for nothing if the recording will not do.
             from train_dynamics.plots import figures, score_figures, style
@@ -92,7 +95,10 @@ def analyze(
             from train_dynamics.report.score_section import scores_section
 
             (output / "figures").mkdir(parents=True, exist_ok=True)
-            (output / "report.html").unlink(missing_ok=True)  # or an interrupted analysis would leave it by new tables
+            # Or an interrupted analysis would leave them by new tables.
+            others = [name for part, names in PARTS.items() if part not in parts for name in names]
+            for name in ["report.html", *others]:
+                (output / name).unlink(missing_ok=True)
             _write_json(about, output / "analysis.json")
 
             saving: list[Future] = []
@@ -166,8 +172,7 @@ def analyze(
                 for picture in [*extremes, *(picture for section in laid_out for picture in section.pictures)]
                 for kind in KINDS
             ]
-            others = [name for part, names in PARTS.items() if part not in parts for name in names]
-            for name in [*others, *(set(about["files"]) - set(drawn))]:
+            for name in set(about["files"]) - set(drawn):
                 (output / name).unlink(missing_ok=True)
             _write_json({**about, "files": drawn}, output / "analysis.json")
     except OSError as error:
@@ -180,12 +185,6 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
 
     found = find_contention(recording, options)
     return found, list(contention_drawings(recording, found))
-
-
-def _study_scores(recording: Recording, results: Results) -> "ScoreStudy":
-    from train_dynamics.score_study import study_scores  # half a second to import
-
-    return study_scores(results.scores, recording.noisy)
 
 
 def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
