@@ -5,7 +5,8 @@
 
 All are asked for the same: the gradient of the 8x10 kernel of fc2 for each of 6,000 examples, for ten seeds. Ours also
 updates the weights, and in its second line stores everything to the disk that --directory is on; the others only
-evaluate, and store nothing. First all are checked to agree. A way that does one seed at a time is timed on all ten.
+evaluate, and store nothing. Ours multiplies only the pixels that differ between images, the floor and the others all of
+them. First all are checked to agree. A way that does one seed at a time is timed on all ten.
 """
 
 import statistics
