@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import struct
 
@@ -15,6 +16,7 @@ from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.confusion import fixed_batches
 from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.plots import film
 from train_dynamics.recording import Recording
 
 OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
@@ -256,17 +258,22 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
 def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_path, tmp_path, sketches, parts):
     shutil.copytree(output, tmp_path / "out")
     (tmp_path / "out" / "mine.csv").write_text("mine")
-    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts)
+    said = []
+    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, say=said.append)
+    others = [part for part in analysis.PARTS if part not in parts]
+    gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
+    assert said == [f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"]
     about = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert about["parts"] == [part for part in analysis.PARTS if part in parts]
-    files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} - {"label_noise.csv"}
+    files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     own = {"analysis.json", "claims.json", "curves.csv", "scores.csv", "scores.parquet", "report.html", "mine.csv"}
     assert files == own | {name for part in parts for name in analysis.PARTS[part]} - {"label_noise.csv"}
     for name in files - {"analysis.json", "report.html", "mine.csv", "scores.csv", "scores.parquet"}:
         assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes(), name
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert {name for stem in FIGURES[:8] for name in (f"{stem}.png", f"{stem}.svg")} <= figures
-    assert figures == {file.removeprefix("figures/") for file in about["files"]}
+    assert figures == {file.removeprefix("figures/") for file in about["files"] if file.startswith("figures/")}
+    assert {file for file in about["files"] if "/" not in file} == files - {"mine.csv", "analysis.json"}
     some, whole = rows(tmp_path / "out" / "scores.csv"), rows(output / "scores.csv")
     columns = list(whole[0]) if "scores" in parts else ["agr", "rank", "chunk", "first_correct", "last_mistake"]
     assert [[row[name] for name in columns] for row in some] == [[row[name] for name in columns] for row in whole]
@@ -279,6 +286,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     titles = {"scores": "Scores", "groups": "Groups of examples", "motion": "Gradients in motion", "cones": "Cones"}
     for part, title in {**titles, "contention": "Contention"}.items():
         assert (f"<h2>{title}" in text) == (part in parts)
+    assert {name for name in re.findall(r"<code>([\w.]+)</code>", text)} <= files
     assert f"train_dynamics.analyze --parts={','.join(about['parts'])} --recording=DIR" in text
 
 
@@ -294,20 +302,27 @@ def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, sket
     assert {row["agr"] for row in some} == {""}
 
 
-def test_an_analysis_cut_short_leaves_no_old_report_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):
+def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):
     recording, report = Recording(small_path), tmp_path / "out" / "report.html"
-    analysis.analyze(recording, tmp_path / "out", parts=())
-    assert report.is_file()
+    analysis.analyze(recording, tmp_path / "out", parts=("groups", "cones"))
+    assert report.is_file() and (tmp_path / "out" / "cones.csv").is_file()
 
-    def cut(*_):
+    def cut(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(analysis, "claims", cut)
-        analysis.analyze(recording, tmp_path / "out", parts=())
-    assert not report.exists() and (tmp_path / "out" / "scores.csv").is_file()
-    analysis.analyze(recording, tmp_path / "out", parts=())
-    assert report.is_file()
+        analysis.analyze(recording, tmp_path / "out", ConeOptions(cosine=0.5), parts=("cones",))
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"analysis.json", "curves.csv", "figures", "scores.csv", "scores.parquet"}  # of the one cut short
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(film, "film", cut)  # all other figures are drawn by then
+        analysis.analyze(recording, tmp_path / "new")
+    analysis.analyze(recording, tmp_path / "new", parts=())
+    assert {path.stem for path in (tmp_path / "new" / "figures").iterdir()} == set(FIGURES[:8])
+    (tmp_path / "new" / "cones.csv").write_text("mine")
+    analysis.analyze(recording, tmp_path / "new", parts=())
+    assert (tmp_path / "new" / "cones.csv").read_text() == "mine"
 
 
 def test_several_layers_and_stars(tmp_path, device, sketches):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +19,13 @@ from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording
 from train_dynamics.results import compute
 from train_dynamics.scoring import ScoreOptions
+from train_dynamics.tables import PARTS
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
 
 KINDS = (".png", ".svg")
-PARTS = {
-    "scores": ("score_correlations.csv", "score_stability.csv", "label_noise.csv"),
-    "groups": ("group_dynamics.csv", "opposing_signals.csv"),
-    "motion": ("scatter.mp4",),
-    "cones": ("cones.csv", "cone_members.csv"),
-    "contention": ("contention.csv", "contention_members.csv"),
-}
-"""What can be looked at beside the study's own curves, examples and claims, and its files other than figures."""
+STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
 
@@ -42,6 +36,7 @@ def analyze(
     contention_options: ContentionOptions = ContentionOptions(),
     score_options: ScoreOptions = ScoreOptions(),
     parts: Collection[str] = tuple(PARTS),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
@@ -52,6 +47,7 @@ def analyze(
         contention_options: Which pairs in contention to look for.
         score_options: How to compute scores.
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
+        say: Takes the lines to show the user.
 
     Raises:
         InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does
@@ -73,32 +69,34 @@ def analyze(
             "contention": dataclasses.asdict(contention_options),
             "scores": dataclasses.asdict(score_options),
             "parts": [part for part in PARTS if part in parts],
-            "files": _files_of(output),
+            "files": [*STUDY, *tables.files_of_parts(recording, parts)],
         }
         check_options(recording, cone_options)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
             results = compute(recording, score_options if "scores" in parts else None, "groups" in parts)
+            # Seconds to import, for nothing if the recording will not do or scores are not asked for.
             score_study = None
             if results.scores:
-                from train_dynamics.score_study import study_scores  # half a second to import
+                from train_dynamics.plots import score_figures
+                from train_dynamics.report.score_section import scores_section
+                from train_dynamics.score_study import study_scores
 
                 score_study = study_scores(results.scores, recording.noisy)
             cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0]) if "cones" in parts else []
-            # A second to import, for nothing if the recording will not do.
-            from train_dynamics.plots import figures, score_figures, style
+            from train_dynamics.plots import figures, style
             from train_dynamics.plots.film import film
             from train_dynamics.plots.group_drawings import group_drawings
             from train_dynamics.report import sections
             from train_dynamics.report.page import page
-            from train_dynamics.report.score_section import scores_section
 
             (output / "figures").mkdir(parents=True, exist_ok=True)
-            # Or an interrupted analysis would leave them by new tables.
-            others = [name for part, names in PARTS.items() if part not in parts for name in names]
-            for name in ["report.html", *others]:
+            earlier = _files_of(output)
+            for name in earlier:  # or an interrupted analysis would leave some of them by new ones
                 (output / name).unlink(missing_ok=True)
+            if gone := [name for name in earlier if name not in about["files"] and Path(name).suffix not in KINDS]:
+                say(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
             _write_json(about, output / "analysis.json")
 
             saving: list[Future] = []
@@ -106,6 +104,8 @@ def analyze(
             def pictures(drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
                 shown = []
                 for drawing in drawings:
+                    about["files"] += [f"figures/{drawing.name}{kind}" for kind in KINDS]
+                    _write_json(about, output / "analysis.json")
                     saving.append(helpers.submit(style.save, drawing.figure, output / "figures" / drawing.name))
                     width, height = drawing.figure.get_size_inches()
                     file = output / "figures" / f"{drawing.name}.png"
@@ -122,14 +122,11 @@ def analyze(
             tables.write_curves(results, output / "curves.csv")
             found = claims(results, recording.config.layers, len(recording.class_names))
             _write_json([claim.to_dict() for claim in found], output / "claims.json")
-            extremes: list[sections.Picture] = []
             if score_study:
                 tables.write_correlations(results, score_study, output / "score_correlations.csv")
                 tables.write_stability(results, score_study, output / "score_stability.csv")
                 if score_study.noisy.any():
                     tables.write_label_noise(results, score_study, output / "label_noise.csv")
-                else:
-                    (output / "label_noise.csv").unlink(missing_ok=True)
                 shown = pictures(score_figures.score_drawings(recording, results, score_study))
                 laid_out.append(scores_section(results, score_study, shown))
             if "groups" in parts:
@@ -151,7 +148,7 @@ def analyze(
                 shown = pictures(figures.cone_drawings(recording, cones))
                 laid_out.append(sections.cones_section(recording, cone_options, cones, shown))
             if score_study:
-                extremes = pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+                pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
             if "motion" in parts:
                 # Last, and not in another process, which would leave half a film behind when it is ended.
                 layers = recording.config.layers[-MOST_PANELS:]
@@ -165,16 +162,7 @@ def analyze(
             for saved in saving:
                 saved.result()
             options = (cone_options, contention_options, score_options)
-            flags = [] if len(about["parts"]) == len(PARTS) else [f"--parts={','.join(about['parts'])}"]
-            (output / "report.html").write_text(page(recording, results, found, laid_out, options, flags))
-            drawn = [
-                f"figures/{picture.file.stem}{kind}"
-                for picture in [*extremes, *(picture for section in laid_out for picture in section.pictures)]
-                for kind in KINDS
-            ]
-            for name in set(about["files"]) - set(drawn):
-                (output / name).unlink(missing_ok=True)
-            _write_json({**about, "files": drawn}, output / "analysis.json")
+            (output / "report.html").write_text(page(recording, results, found, laid_out, options, about["parts"]))
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
 
@@ -199,13 +187,20 @@ def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray
 
 
 def _files_of(output: Path) -> list[str]:
-    """List the figures of an earlier analysis, which this one may not have: not every recording has three fights."""
+    """List the files of an earlier analysis."""
+    known = {*STUDY, *(name for names in PARTS.values() for name in names)}
     try:
         names = json.loads((output / "analysis.json").read_text())["files"]
-        return [name for name in names if Path(name).parent == Path("figures") and Path(name).suffix in KINDS]
+        return [
+            name
+            for name in names
+            if name in known or (Path(name).parent == Path("figures") and Path(name).suffix in KINDS)
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
 def _write_json(value: object, path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    new = path.with_name(path.name + ".incomplete")
+    new.write_text(json.dumps(value, indent=2) + "\n")
+    new.replace(path)

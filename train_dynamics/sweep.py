@@ -77,7 +77,7 @@ class Sweep:
         self.seeds = deal(config.seeds, len(devices))
         setup = training.set_up(config, dataset.num_classes)
         images = standardise(dataset.images, config.pixel_mean, config.pixel_std)
-        self._image = images[0]
+        self._image = images[0].copy()  # and not a view, which would keep them all
         self._examples = training.place_examples(setup, images, dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
 
@@ -89,14 +89,14 @@ class Sweep:
         block = functools.partial(training.run_block, setup)
         shared = (0, 0, 0, None, None)
         run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
-        state, record = shapes(config, dataset.images.shape, dataset.num_classes)
+        state, record = shapes(config, dataset)
         leading = (self.seeds.shape[1], block_length)
         empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
         batch = jax.ShapeDtypeStruct((block_length, self._longest, config.batch_size), np.int32)
         gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
-        with ThreadPoolExecutor(1) as thread:  # both compile for a second, and each on one core
+        with ThreadPoolExecutor(1) as thread:  # a program compiles on one core
             draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._image)
             of_seeds = thread.submit(draw.compile, {"xla_backend_optimization_level": 1})  # it runs once
             of_records = thread.submit(empty.lower(np.zeros(len(self.seeds))).compile)
@@ -135,14 +135,11 @@ class Sweep:
         return self._run(state, records, *self.batches(first), self._examples)
 
 
-@functools.cache
-def shapes(
-    config: StudyConfig, images_shape: tuple[int, ...], num_classes: int
-) -> tuple[training.State, training.Record]:
+def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
     """Give shape and type of everything in one seed's state and its record of one iteration."""
-    setup = training.set_up(config, num_classes)
-    images = jax.ShapeDtypeStruct(images_shape, np.float32)
-    labels = jax.ShapeDtypeStruct(images_shape[:1], np.int32)
+    setup = training.set_up(config, dataset.num_classes)
+    images = jax.ShapeDtypeStruct(dataset.images.shape, np.float32)
+    labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
 
     def start(images: jax.Array, labels: jax.Array) -> tuple[training.State, training.Record]:
         state = training.initial_state(setup, jnp.int32(0), images[0])
@@ -195,7 +192,7 @@ def plan(config: StudyConfig, dataset: Dataset) -> Plan:
     iterations = config.iterations(num_examples)
     state_bytes, record_bytes = (
         config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in shapes(config, dataset.images.shape, dataset.num_classes)
+        for tree in shapes(config, dataset)
     )
     batch_bytes = config.num_seeds * config.batch_size * int(np.diff(iterations).max()) * np.dtype(np.int32).itemsize
     most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)

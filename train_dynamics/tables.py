@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,19 @@ from train_dynamics.contention_study import Contention
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results
+from train_dynamics.scoring import ScoreOptions, study_of
 
 if TYPE_CHECKING:
     from train_dynamics.score_study import ScoreStudy
 
+PARTS = {
+    "scores": ("score_correlations.csv", "score_stability.csv", "label_noise.csv"),
+    "groups": ("group_dynamics.csv", "opposing_signals.csv"),
+    "motion": ("scatter.mp4",),
+    "cones": ("cones.csv", "cone_members.csv"),
+    "contention": ("contention.csv", "contention_members.csv"),
+}
+"""What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
 FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
 ABOUT = {
     "example": "position of the example in the recording",
@@ -31,6 +40,12 @@ ABOUT = {
 }
 
 
+def files_of_parts(recording: Recording, parts: Collection[str]) -> list[str]:
+    """List the files, other than figures, that parts of an analysis have."""
+    names = (name for part, names in PARTS.items() if part in parts for name in names)
+    return [name for name in names if name != "label_noise.csv" or recording.noisy.any()]
+
+
 def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarray]:
     """List the columns of the table of examples: first those that say what and when, then a column for every score.
 
@@ -41,8 +56,8 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
     """
     forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
     columns = dict.fromkeys((score.name for score in SCORES), nothing)
-    columns |= {results.ranked_by: results.ranking, "first_correct": forgetting.first_correct.mean(axis=0)}
     columns |= results.scores.values if results.scores else {}
+    columns |= {results.ranked_by: results.ranking, "first_correct": forgetting.first_correct.mean(axis=0)}
     columns |= {
         "example": np.arange(len(recording.labels)),
         "id": recording.ids,
@@ -71,11 +86,12 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
     import pyarrow as pa  # a third of a second, which no other table needs
     from pyarrow import parquet
 
-    missing = {score.name: "scores were not asked for" for score in SCORES}
-    for name in (results.ranked_by, "first_correct"):
-        del missing[name]
     if results.scores:
         missing = results.scores.missing
+    else:
+        study = study_of(recording, ScoreOptions())
+        missing = {score.name: score.needs(study) or "scores were not asked for" for score in SCORES}
+        del missing[results.ranked_by], missing["first_correct"]
     about = {
         score.name: {
             "hard": score.hard,

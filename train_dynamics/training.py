@@ -54,7 +54,7 @@ class Setup(NamedTuple):
         layers: Layers whose gradients are recorded.
         output_layer: The layer whose output is the logits; its cotangent is always recorded, because the class
             probabilities follow from it.
-        input_layer: The layer whose activation is the images themselves, which are stored once.
+        input_layer: The dense layer whose activation is the images themselves, flat, which are stored once.
         dense: Whether gradients are stored as [in, out] and not as factors.
         eval_batch_size: Examples to evaluate at a time; all at once if None.
     """
@@ -89,6 +89,8 @@ def initial_state(setup: Setup, seed: Int[Array, ""], image: Float[Array, "..."]
 
 def place_examples(setup: Setup, images: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Examples:
     """Bring the training set to the device, and sort its pixels into those that vary and those that do not.
+
+    Updates take whole images and records the pixels that vary, so that most pixels are there twice if any is common.
 
     Example:
         >>> place_examples(setup, np.array([[0.0, 1.0], [0.0, 2.0]]), np.array([3, 4])).places

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jinja2
@@ -17,6 +17,7 @@ from train_dynamics.recording import Recording
 from train_dynamics.report.sections import Section
 from train_dynamics.results import Results, metric_name
 from train_dynamics.scoring import ScoreOptions
+from train_dynamics.tables import PARTS, files_of_parts
 
 FLAGS = {
     ConeOptions: {"cosine": "cone_cosine", "cover": "cone_cover", "seed": "cone_seed", "iteration": "cone_iteration"},
@@ -31,7 +32,7 @@ def page(
     claims: Sequence[Claim],
     sections: Sequence[Section],
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
-    flags: Sequence[str] = (),
+    parts: Collection[str] = tuple(PARTS),
 ) -> str:
     """Lay everything out on one page that needs no other file and no network.
 
@@ -41,7 +42,7 @@ def page(
         claims: Claims of the study.
         sections: What to show.
         options: Options of the analysis, for the command that repeats it.
-        flags: Further flags of that command.
+        parts: Parts of the analysis, likewise, and for its tables.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
@@ -59,7 +60,8 @@ def page(
         ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
-        commands=_commands(recording, options, flags),
+        commands=_commands(recording, options, parts),
+        tables=[name for name in files_of_parts(recording, parts) if name.endswith(".csv")],
         settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
         versions={**recording.versions, "analysed with train-dynamics": __version__},
     )
@@ -113,14 +115,15 @@ def _plain(value: Any) -> str:
 def _commands(
     recording: Recording,
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions],
-    flags: Sequence[str],
+    parts: Collection[str],
 ) -> list[str]:
     """Give the shortest commands that record this again and make the page."""
     of_command = {"train": _flags(recording.config, {})}
-    if recording.further is not None:
+    if recording.further is not None and "scores" in parts:
         settings = recording.further.settings.items()
         of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]
-    of_command["analyze"] = [*flags, *(flag for of in options for flag in _flags(of, FLAGS[type(of)]))]
+    chosen = [] if set(parts) == set(PARTS) else [f"--parts={_plain(tuple(parts))}"]
+    of_command["analyze"] = [*chosen, *(flag for of in options for flag in _flags(of, FLAGS[type(of)]))]
     return [
         shlex.join(["python", "-m", f"train_dynamics.{name}", *given, "--recording=DIR"])
         for name, given in of_command.items()
