@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Int
 
 from train_dynamics import __version__, tables
-from train_dynamics.claims import claims
-from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned
+from train_dynamics.claims import Claim, claims
+from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned, shown_seed
 from train_dynamics.config import InputError
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording
-from train_dynamics.results import compute
+from train_dynamics.results import Results, compute
 from train_dynamics.scoring import ScoreOptions
 from train_dynamics.tables import PARTS
 
@@ -92,11 +92,7 @@ def analyze(
             from train_dynamics.report.page import page
 
             (output / "figures").mkdir(parents=True, exist_ok=True)
-            earlier = _files_of(output)
-            for name in earlier:  # or an interrupted analysis would leave some of them by new ones
-                (output / name).unlink(missing_ok=True)
-            if gone := [name for name in earlier if name not in about["files"] and Path(name).suffix not in KINDS]:
-                say(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
+            _remove_earlier(output, about["files"], say)
             _write_json(about, output / "analysis.json")
 
             saving: list[Future] = []
@@ -117,25 +113,22 @@ def analyze(
             laid_out = [
                 sections.Section("What was seen", pictures=pictures(figures.study_drawings(recording, results)))
             ]
-            tables.write_scores(recording, results, output / "scores.csv")
-            tables.write_scores_parquet(recording, results, output / "scores.parquet")
-            tables.write_curves(results, output / "curves.csv")
-            found = claims(results, recording.config.layers, len(recording.class_names))
-            _write_json([claim.to_dict() for claim in found], output / "claims.json")
+            found = _write_study(recording, results, output)
             if score_study:
                 tables.write_correlations(results, score_study, output / "score_correlations.csv")
                 tables.write_stability(results, score_study, output / "score_stability.csv")
-                if score_study.noisy.any():
+                if "label_noise.csv" in about["files"]:
                     tables.write_label_noise(results, score_study, output / "label_noise.csv")
                 shown = pictures(score_figures.score_drawings(recording, results, score_study))
                 laid_out.append(scores_section(results, score_study, shown))
+                pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
             if "groups" in parts:
                 tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
                 tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
                 shown = pictures(group_drawings(recording, results))
                 laid_out.append(sections.groups_section(recording, results, shown))
             if "motion" in parts:
-                seed = int(recording.seeds[0]) if cone_options.seed is None else cone_options.seed
+                seed = shown_seed(recording, cone_options)
                 accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
                 half = int(recording.iterations[half_learned(accuracy)])
                 iterations = first_frames(half, recording.iterations)
@@ -147,8 +140,6 @@ def analyze(
                 tables.write_cone_members(recording, cones, output / "cone_members.csv")
                 shown = pictures(figures.cone_drawings(recording, cones))
                 laid_out.append(sections.cones_section(recording, cone_options, cones, shown))
-            if score_study:
-                pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
             if "motion" in parts:
                 # Last, and not in another process, which would leave half a film behind when it is ended.
                 layers = recording.config.layers[-MOST_PANELS:]
@@ -165,6 +156,16 @@ def analyze(
             (output / "report.html").write_text(page(recording, results, found, laid_out, options, about["parts"]))
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
+
+
+def _write_study(recording: Recording, results: Results, output: Path) -> list[Claim]:
+    """Write the tables that every analysis has, and measure its claims."""
+    tables.write_scores(recording, results, output / "scores.csv")
+    tables.write_scores_parquet(recording, results, output / "scores.parquet")
+    tables.write_curves(results, output / "curves.csv")
+    found = claims(results, recording.config.layers, len(recording.class_names))
+    _write_json([claim.to_dict() for claim in found], output / "claims.json")
+    return found
 
 
 def _contention(recording: Recording, options: ContentionOptions) -> tuple[Contention, list["Drawing"]]:
@@ -184,6 +185,15 @@ def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray
     """
     shown = iterations[iterations <= 4 * max(half, 1)]
     return shown[:: (len(shown) - 1) // FILM_FRAMES + 1]
+
+
+def _remove_earlier(output: Path, new: Collection[str], say: Callable[[str], None]) -> None:
+    """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
+    earlier = _files_of(output)
+    for name in earlier:
+        (output / name).unlink(missing_ok=True)
+    if gone := [name for name in earlier if name not in new and Path(name).suffix not in KINDS]:
+        say(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
 
 
 def _files_of(output: Path) -> list[str]:

@@ -93,7 +93,7 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
         InputError: If the seed or the iteration was not recorded.
     """
     check_options(recording, options)
-    seed = int(recording.seeds[0]) if options.seed is None else options.seed
+    seed = shown_seed(recording, options)
     s = int(np.flatnonzero(recording.seeds == seed)[0])
     t = int(recording.iterations[half_learned(accuracy[s])]) if options.iteration is None else options.iteration
     times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, NUM_TRACKED).astype(int))]
@@ -105,6 +105,11 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
         here, *tracked = (_of_layer(frame, k) for frame in read)
         found.append(Cones(seed, layer, here, cone, smallest, tracked))
     return found
+
+
+def shown_seed(recording: Recording, options: ConeOptions) -> int:
+    """Choose the seed that is shown: the one asked for, or the first."""
+    return int(recording.seeds[0]) if options.seed is None else options.seed
 
 
 def check_options(recording: Recording, options: ConeOptions) -> None:

@@ -140,7 +140,9 @@ def compute(recording: Recording, options: ScoreOptions | None = ScoreOptions(),
         prediction = block.read("prediction")
         correct = prediction == labels
         loss = block.read("loss") if score_pass or study else None
-        curves, gradients, measures = _gradient_curves(recording, block, weights.astype(np.float32), score_pass, study)
+        curves, gradients, measures = _gradient_curves(
+            recording, block, weights.astype(np.float32), score_pass is not None, study
+        )
         records = score_pass and Records(
             block.iterations,
             loss,
@@ -207,7 +209,7 @@ def _gradient_curves(
     recording: Recording,
     block: Block,
     weights: Float[np.ndarray, "n group"],
-    scores: ScorePass | None,
+    scores: bool,
     study: GroupStudy | None,
 ) -> tuple[Curves, Gradients | None, LayerMeasures]:
     curves: Curves = {}

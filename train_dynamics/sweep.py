@@ -143,9 +143,8 @@ def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, train
 
     def start(images: jax.Array, labels: jax.Array) -> tuple[training.State, training.Record]:
         state = training.initial_state(setup, jnp.int32(0), images[0])
-        pixels = images.reshape(len(images), -1)
-        every, common = jnp.arange(pixels.shape[1]), jnp.zeros(pixels.shape[1])
-        examples = training.Examples(images, labels, pixels, every, common)
+        size = dataset.images[0].size
+        examples = training.Examples(images, labels, images, jnp.arange(size), jnp.zeros(size))
         return state, training.record(setup, state.parameters, examples)
 
     return jax.eval_shape(start, images, labels)

@@ -161,12 +161,9 @@ def _with_common(setup: Setup, parameters: Parameters, examples: Examples) -> Pa
 
     The network then needs the other pixels alone. In the default study one pixel in six is black in all images.
     """
-    kernel, bias = (parameters[setup.input_layer][name] for name in ("kernel", "bias"))
-    first = {
-        "kernel": kernel[examples.places],
-        "bias": bias + jnp.matmul(examples.common, kernel, precision="highest"),
-    }
-    return {**parameters, setup.input_layer: first}
+    first = parameters[setup.input_layer]
+    bias = first["bias"] + jnp.matmul(examples.common, first["kernel"], precision="highest")
+    return {**parameters, setup.input_layer: {"kernel": first["kernel"][examples.places], "bias": bias}}
 
 
 def step(
