@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from train_dynamics import gradients, models, sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import load_dataset, standardise
-from train_dynamics.recording import Recorder
+from train_dynamics.recorder import Recorder
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")

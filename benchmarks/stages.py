@@ -32,7 +32,8 @@ from train_dynamics.config import StudyConfig  # noqa: E402
 from train_dynamics.dynamics.opposing import OpposingSignals  # noqa: E402
 from train_dynamics.group_dynamics import GroupStudy  # noqa: E402
 from train_dynamics.plots import film  # noqa: E402
-from train_dynamics.recording import Recorder, Recording  # noqa: E402
+from train_dynamics.recorder import Recorder  # noqa: E402
+from train_dynamics.recording import Recording  # noqa: E402
 from train_dynamics.storage import write_array  # noqa: E402
 
 IMPORTED = time.perf_counter() - BEGAN

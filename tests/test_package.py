@@ -88,7 +88,7 @@ def test_the_lanes_meet_in_the_recording_alone():
     for name in recording:
         assert not imports(package / f"{name.split('.')[1]}.py") & analysis, name
     users_of_orbax = [path.name for path in package.rglob("*.py") if "orbax.checkpoint" in imports(path)]
-    assert users_of_orbax == ["recording.py"]
+    assert users_of_orbax == ["recorder.py"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

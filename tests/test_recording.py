@@ -225,7 +225,7 @@ def test_nothing_in_a_recording_is_executed(copy):
     array = np.array([print], dtype=object)
     np.save(copy / "dataset" / "ids.npy", array, allow_pickle=True)
     header = json.loads((copy / "config.json").read_text())
-    header["dataset"]["ids"] = recording_module._checksum((copy / "dataset" / "ids.npy").read_bytes())
+    header["dataset"]["ids"] = recording_module.checksum_of((copy / "dataset" / "ids.npy").read_bytes())
     (copy / "config.json").write_text(json.dumps(sealed(header)))
     with pytest.raises(RecordingError, match=r"ids\.npy is damaged or missing: .*allow_pickle"):
         _ = Recording(copy).ids
@@ -254,7 +254,7 @@ def test_a_malformed_header_is_refused(copy, change):
 def test_two_runs_do_not_write_to_one_recording(copy, device):
     shutil.rmtree(copy / "blocks" / "15")
     before = contents(copy)
-    lock = recording_module._lock(copy)
+    lock = recording_module.lock(copy)
     with pytest.raises(InputError, match="is being written by another run"):
         sweep.train(SMALL, copy, device, say=silent)
     assert contents(copy) == before
@@ -269,14 +269,14 @@ def test_two_runs_do_not_write_to_one_recording(copy, device):
 def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, monkeypatch):
     shutil.rmtree(copy / "blocks" / "15")
     with pytest.raises(InputError, match="was written to by another run meanwhile"):
-        recording_module.Recorder(copy, SMALL, small_dataset, 3, num_records=12)
+        Recorder(copy, SMALL, small_dataset, 3, num_records=12)
     with pytest.raises(InputError, match="was begun by another run meanwhile"):
         other = dataclasses.replace(SMALL, learning_rate=0.5)
-        recording_module.Recorder(copy, other, small_dataset, 3, num_records=15)
+        Recorder(copy, other, small_dataset, 3, num_records=15)
     with pytest.raises(InputError, match="was begun with other examples"):
         other = dataclasses.replace(small_dataset, labels=(small_dataset.labels + 1) % 10)
-        recording_module.Recorder(copy, SMALL, other, 3, num_records=15)
-    recording_module.Recorder(copy, SMALL, small_dataset, 3, num_records=15).close()  # no lock was left behind
+        Recorder(copy, SMALL, other, 3, num_records=15)
+    Recorder(copy, SMALL, small_dataset, 3, num_records=15).close()  # no lock was left behind
 
 
 def test_training_does_not_start_again_over_a_recording_without_its_data(copy):

@@ -13,7 +13,8 @@ from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import load_dataset
 from train_dynamics.motion import nearest
-from train_dynamics.recording import Recorder, Recording
+from train_dynamics.recorder import Recorder
+from train_dynamics.recording import Recording
 
 SCHEDULES = {
     "every third": ({"record_every": 3}, [0, 3, 6, 9, 12, 15, 16]),

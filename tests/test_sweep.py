@@ -10,7 +10,8 @@ from tests.conftest import SMALL, blocks_of, contents, silent
 from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.models import MLP
-from train_dynamics.recording import Recorder, Recording
+from train_dynamics.recorder import Recorder
+from train_dynamics.recording import Recording
 
 
 def record(config: StudyConfig, path, devices) -> Recording:

@@ -9,8 +9,7 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, blocks_of, run, silent
-from train_dynamics import recording as recording_module
-from train_dynamics import sweep
+from train_dynamics import recorder, sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, RecordingError
 from train_dynamics.storage import PAGE, write_array
@@ -108,7 +107,7 @@ def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dat
 
 
 def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch):
-    monkeypatch.setattr(recording_module, "PIECE_BYTES", 1)  # so that each is a piece
+    monkeypatch.setattr(recorder, "PIECE_BYTES", 1)  # so that each is a piece
     path = tmp_path / "recording"
     sweep.train(SMALL, path, device, say=silent)
     assert problems(path) == []

@@ -20,7 +20,7 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.helpers imp
 
 
 class Helpers:
-    """As many processes as there are processors, at most four, each doing one call at a time.
+    """As many processes as there are processors, at most so many, each doing one call at a time.
 
     They are no forks, which do not go with threads, and do not import the main module again, as those of
     `multiprocessing` do, so that a script needs no guard. They see no Ctrl-C: leaving the context ends them, and so
@@ -32,9 +32,12 @@ class Helpers:
         8
     """
 
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+
     def __enter__(self) -> "Helpers":
         """Start them; this does not wait until they have started."""
-        count = min(MOST, os.cpu_count() or 1)
+        count = min(self._most, os.cpu_count() or 1)
         self._processes = [
             subprocess.Popen(
                 [sys.executable, "-c", START, *sys.path],

@@ -10,7 +10,6 @@
 A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import functools
@@ -20,6 +19,7 @@ import operator
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -33,12 +33,11 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, standardise
-from train_dynamics.storage import StoredArray, read_whole, write_array
+from train_dynamics.storage import StoredArray, read_whole
 
 FORMAT = 4
 FURTHER = ("retrained", "private")
 SIZES = ("num_examples", "num_iterations", "block_length")
-PIECE_BYTES = 64 * 1024
 PATIENCE = 0.2
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -177,7 +176,7 @@ class Recording:
                 iterations[k * self.block_length : (k + 1) * self.block_length],
                 _names(self.config),
                 len(self.seeds),
-                _place(header, start),
+                place_of(header, start),
             )
             for k, start in enumerate(whole_blocks(self.path, header))
         ]
@@ -268,9 +267,9 @@ class Recording:
             InputError: If another one does.
         """
         try:
-            fd = _lock(self._root, patience=PATIENCE)
+            fd = lock(self._root, patience=PATIENCE)
         except BlockingIOError:
-            raise _busy(self.path) from None
+            raise busy(self.path) from None
         try:
             yield
         finally:
@@ -282,20 +281,20 @@ class Recording:
         Raises:
             RecordingError: If it cannot be written.
         """
-        files = {name: _npy(getattr(further, name)) for name in FURTHER}
+        files = {name: npy(getattr(further, name)) for name in FURTHER}
         header = {
             "recording": self._checksum,
             "settings": further.settings,
-            "arrays": {name: _checksum(content) for name, content in files.items()},
-            "versions": _versions(),
+            "arrays": {name: checksum_of(content) for name, content in files.items()},
+            "versions": versions(),
         }
 
         def write(path: Path) -> None:
-            _save_arrays(path, files)
+            save_arrays(path, files)
             (path / "further.json").write_text(json.dumps(sealed(header), indent=2) + "\n")
 
         try:
-            _write_whole(self._root / "further", write)
+            write_whole(self._root / "further", write)
         except OSError as error:
             raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
 
@@ -394,7 +393,7 @@ def _load(path: Path, checksum: str | None) -> np.ndarray:
     """Read an array from a file of NumPy's whose checksum is known."""
     try:
         content = read_whole(path)
-        if _checksum(content) != checksum:
+        if checksum_of(content) != checksum:
             raise ValueError("it was changed after it was written: its checksum differs")
         return np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -458,7 +457,7 @@ def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
     return row
 
 
-def _place(header: dict[str, Any], start: int | str) -> str:
+def place_of(header: dict[str, Any], start: int | str) -> str:
     """Name a block, so that its arrays read in no other block and in no other recording."""
     return f"{header['checksum']}/{start}"
 
@@ -466,10 +465,11 @@ def _place(header: dict[str, Any], start: int | str) -> str:
 def sealed(header: dict[str, Any]) -> dict[str, Any]:
     """Add the checksum of everything else in a header to it."""
     rest = {name: value for name, value in header.items() if name != "checksum"}
-    return {**rest, "checksum": _checksum(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
+    return {**rest, "checksum": checksum_of(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
 
 
-def _checksum(content: bytes) -> str:
+def checksum_of(content: bytes) -> str:
+    """Compute the CRC-32C of a file's content, as written into headers."""
     return f"{google_crc32c.value(content):08x}"
 
 
@@ -494,156 +494,11 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
     return expected
 
 
-class Recorder:
-    """Writes a recording, a block at a time, in the background.
-
-    No other one can write to the same directory until it is closed or its process has ended, however that ends.
-
-    Args:
-        path: Directory of the recording; made if it does not exist. It must hold nothing but the beginning of this same
-            recording, as `is_begun` checks.
-        config: The configuration.
-        dataset: The examples; written once.
-        block_length: Records in a block.
-        num_records: Records that are there already.
-
-    Raises:
-        InputError: If the directory cannot be written, or another process writes to it.
-    """
-
-    def __init__(
-        self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int, num_records: int = 0
-    ) -> None:
-        import orbax.checkpoint as ocp  # pulls in JAX, which readers do without
-
-        self._ocp = ocp
-        self.path = path.absolute()
-        self._pending: Path | None = None
-        self._failed = False
-        num_examples = len(dataset.labels)
-        files = _dataset_files(dataset)
-        header = {
-            "format": FORMAT,
-            "config": config.to_dict(),
-            "num_examples": num_examples,
-            "num_iterations": config.num_iterations(num_examples),
-            "block_length": block_length,
-            "class_names": list(dataset.class_names),
-            "dataset": {name: _checksum(content) for name, content in files.items()},
-            "versions": _versions(),
-        }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path, patience=PATIENCE)
-            try:
-                self._begin(sealed(header), files, num_records)
-            except BaseException:
-                os.close(self._lock)
-                raise
-        except BlockingIOError:
-            raise _busy(path) from None
-        except OSError as error:
-            raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
-        self._checkpointer = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(
-                use_ocdbt=False,
-                use_zarr3=True,
-                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-                    (np.ndarray, _array_handler(self._header))
-                ),
-            )
-        )
-
-    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
-        """Write what comes before the first block, as far as it is not there."""
-        if not (self.path / "config.json").exists():
-            _write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
-        found = read_header(self.path)
-        same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
-        if not same or found["block_length"] != header["block_length"]:
-            raise InputError.flag(
-                "recording", self.path, "was begun by another run meanwhile; choose another directory"
-            )
-        if found["dataset"] != header["dataset"]:
-            raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
-        if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
-            raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
-        if not (self.path / "dataset").exists():
-            _write_whole(self.path / "dataset", lambda new: _save_arrays(new, files))
-        (self.path / "blocks").mkdir(exist_ok=True)
-        self._header = found
-
-    def save(self, start: int, record: dict[str, Any], state: Any) -> None:
-        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
-
-        No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
-        """
-        self.wait()
-        self._pending = self.path / "blocks" / str(start)
-        with self._failing_clearly(self._pending):
-            self._checkpointer.save(self._pending, args=self._ocp.args.PyTreeSave({"record": record, "state": state}))
-
-    def wait(self) -> None:
-        """Wait until the block being saved is whole.
-
-        Raises:
-            RecordingError: If it could not be saved.
-        """
-        block, self._pending = self._pending, None
-        if block is None:
-            return
-        with self._failing_clearly(block):
-            self._checkpointer.wait_until_finished()
-        if not block.is_dir():
-            raise RuntimeError(f"{block} was not written although saving it raised no error")
-
-    @contextlib.contextmanager
-    def _failing_clearly(self, block: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._pending, self._failed = None, True
-            raise RecordingError(
-                f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
-                f"{block.name} stays, and the same command goes on from there"
-            ) from error
-
-    def restore_state(self, start: int, like: Any) -> Any:
-        """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
-        import jax
-
-        restore = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), like)
-        block = self.path / "blocks" / str(start)
-        whole = Block(block, np.arange(0), (), 0, _place(self._header, start))
-        for path in block.glob("state.*"):
-            whole.state(path.name.removeprefix("state."))  # which checks it
-        arguments = self._ocp.args.PyTreeRestore(
-            item={"state": like}, restore_args={"state": restore}, partial_restore=True
-        )
-        try:
-            return self._checkpointer.restore(block, args=arguments)["state"]
-        except (ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise RecordingError(
-                f"{block}: the state to go on from is damaged or missing: {reason}; restore it from a copy, or move "
-                f"{block} elsewhere and run the same command again"
-            ) from error
-
-    def close(self) -> None:
-        """Wait for what is being saved, let go of the threads, and let others write."""
-        try:
-            self.wait()
-            with contextlib.suppress(OSError) if self._failed else contextlib.nullcontext():
-                self._checkpointer.close()
-        finally:
-            os.close(self._lock)
-
-
 def is_begun(path: Path, config: StudyConfig) -> bool:
     """Tell whether `path` holds a recording of this configuration, finished or not, or nothing yet.
 
     Raises:
-        InputError: If something else is there.
+        InputError: If something else is there, or nothing, and it cannot be written.
     """
     if "\\" in str(path) or "gs:" in path.parts:
         raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
@@ -655,13 +510,14 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
     if not exists or (
         found is not None and found <= {"config.json.incomplete", "blocks"}
     ):  # of a run killed at its start
+        check_writable(path)
         return False
     if found is None:
         raise InputError.flag("recording", path, "exists and is not a directory; choose another")
     if "config.json" not in found:
         raise InputError.flag("recording", path, "holds other files and is not a recording; choose another directory")
     if is_being_written(path):
-        raise _busy(path)
+        raise busy(path)
     header = read_header(path)
     differences = config.differences(StudyConfig.from_dict(header["config"]))
     if differences:
@@ -673,7 +529,25 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
     return True
 
 
-def _busy(path: Path) -> InputError:
+def check_writable(path: Path) -> None:
+    """See whether a directory, or one to be made, can be written.
+
+    Raises:
+        InputError: If not.
+    """
+    try:
+        tempfile.TemporaryFile(dir=existing(path)).close()
+    except OSError as error:
+        raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
+
+
+def existing(path: Path) -> Path:
+    """Find the directory that a path lies in, as far as it exists."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
+def busy(path: Path) -> InputError:
+    """Make the error for a recording that another process writes to."""
     return InputError.flag(
         "recording", path, "is being written by another run; wait for it, or choose another directory"
     )
@@ -682,13 +556,13 @@ def _busy(path: Path) -> InputError:
 def is_being_written(path: Path) -> bool:
     """Tell whether a run is writing to a recording at the moment."""
     try:
-        os.close(_lock(path, fcntl.LOCK_SH))
+        os.close(lock(path, fcntl.LOCK_SH))
     except BlockingIOError:
         return True
     return False
 
 
-def _lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0) -> int:
+def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0) -> int:
     """Lock a directory for as long as the returned file descriptor is open.
 
     Args:
@@ -715,7 +589,7 @@ def _lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0) -> int:
         return fd
 
 
-def _write_whole(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Any) -> None:
     """Write a file or directory under another name first, so that it is whole or absent."""
     new = path.with_name(path.name + ".incomplete")
     if new.is_dir():
@@ -724,36 +598,7 @@ def _write_whole(path: Path, write: Any) -> None:
     new.rename(path)
 
 
-def _array_handler(header: dict[str, Any]) -> Any:
-    """Make the part of Orbax that stores arrays; only how they are written is ours."""
-    import orbax.checkpoint as ocp
-
-    class Handler(ocp.type_handlers.NumpyHandler):
-        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
-            async def write() -> None:
-                calls = []
-                for array, info in zip(values, infos, strict=True):
-                    await info.await_path_creation()
-                    start = info.parent_dir.name.partition(".")[0]  # "98.orbax-checkpoint-tmp" until it is whole
-                    place = f"{_place(header, start)}/{info.name}"
-                    rows = _rows(array) if info.name.startswith("record.") else None
-                    calls.append(asyncio.to_thread(write_array, Path(info.path), array, rows, place))
-                # None is left writing when the first error is raised.
-                done = await asyncio.gather(*calls, return_exceptions=True)
-                for error in filter(None, done):
-                    raise error
-
-            return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
-
-    return Handler()
-
-
-def _rows(array: np.ndarray) -> int | None:
-    """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
-    return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """List the versions of everything that a recording is made with."""
     return {
         "train-dynamics": __version__,
@@ -762,20 +607,15 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray) -> bytes:
     """Make the contents of a file of NumPy's."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
-def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
-    """Make the contents of the files of a data set, by name."""
-    names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
-    return {name: _npy(getattr(dataset, name)) for name in names}
-
-
-def _save_arrays(path: Path, files: dict[str, bytes]) -> None:
+def save_arrays(path: Path, files: dict[str, bytes]) -> None:
+    """Write the contents of files of NumPy's, by name, into a new directory."""
     path.mkdir()
     for name, content in files.items():
         (path / f"{name}.npy").write_bytes(content)

@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from tqdm import tqdm
 from train_dynamics import training
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset, standardise
-from train_dynamics.recording import Recorder, Recording, is_begun
+from train_dynamics.recorder import Recorder
+from train_dynamics.recording import Recording, check_writable, existing, is_begun
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -206,6 +206,7 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
+    dataset: Dataset | None = None,
 ) -> bool:
     """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
 
@@ -215,6 +216,7 @@ def train(
         devices: Devices to use; all local ones by default.
         say: Takes the lines to show the user.
         stop: Asked after each block whether to end there.
+        dataset: The examples of the configuration, if they are read already. A recording that is begun has its own.
 
     Returns:
         Whether the recording is finished.
@@ -227,10 +229,10 @@ def train(
     if recording is not None and recording.finished:
         say(f"{path} already holds all {recording.num_records} records of {config.num_seeds} seeds; nothing to do")
         return True
-    _check_writable(path)
+    check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
         dataset = recording.dataset()
-    else:
+    elif dataset is None:
         dataset = load_dataset(config)
     todo, done = plan(config, dataset), 0
     if recording is not None:
@@ -246,11 +248,9 @@ def train(
         say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    thread = ThreadPoolExecutor(1)
-    compiling = thread.submit(Sweep, config, dataset, todo.block_length, devices)  # while Orbax is imported
     begun = contextlib.closing(Recorder(path, config, dataset, todo.block_length, done))
-    with thread, begun as recorder, bar, enough_memory():
-        sweep = compiling.result()
+    with begun as recorder, bar, enough_memory():
+        sweep = Sweep(config, dataset, todo.block_length, devices)
         state = sweep.initial_state()
         if done:
             like = collect(state, config.num_seeds)
@@ -323,20 +323,9 @@ def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
     return (dataset.images[0].size, *config.hidden_sizes, dataset.num_classes)
 
 
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        tempfile.TemporaryFile(dir=_existing(path)).close()
-    except OSError as error:
-        raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
-
-
 def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
     """Say how many bytes the recording will take, and stop if fewer are free."""
-    free = shutil.disk_usage(_existing(path)).free
+    free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
     say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
     if needed > free:

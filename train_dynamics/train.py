@@ -5,6 +5,7 @@
 The same command again goes on where an interrupted one ended.
 """
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from absl import flags, logging
 
 from train_dynamics.commands import NumberParser, SwitchParser, run, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
+from train_dynamics.datasets import load_dataset
+from train_dynamics.helpers import Helpers
+from train_dynamics.recording import is_begun
 
 FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
@@ -66,16 +70,21 @@ def main() -> None:
     config = config_from_flags()
     if HOST_DEVICES.value is not None and HOST_DEVICES.value < 1:
         raise InputError.flag("host_devices", HOST_DEVICES.value, "must be a whole number, 1 or more")
+    path = Path(RECORDING.value)
+    begun = is_begun(path, config)
     noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
-    import jax  # takes seconds to import, which a typing error should not
+    with contextlib.ExitStack() as stack:  # to read the examples takes as long as to import JAX
+        reading = None if begun else stack.enter_context(Helpers(1)).submit(load_dataset, config)
+        import jax  # takes seconds to import, which a typing error should not
 
-    from train_dynamics import sweep
+        from train_dynamics import sweep
 
+        dataset = None if reading is None else reading.result()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
-    if not sweep.train(config, Path(RECORDING.value), stop=lambda: bool(noted)):
+    if not sweep.train(config, path, stop=lambda: bool(noted), dataset=dataset):
         print("train: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + noted[0])
 

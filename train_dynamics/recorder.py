@@ -1,0 +1,209 @@
+"""Writes a recording while training goes on; the one file that imports Orbax, which readers do without."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.datasets import Dataset
+from train_dynamics.recording import (
+    FORMAT,
+    PATIENCE,
+    Block,
+    RecordingError,
+    busy,
+    checksum_of,
+    lock,
+    npy,
+    place_of,
+    read_header,
+    save_arrays,
+    sealed,
+    versions,
+    whole_blocks,
+    write_whole,
+)
+from train_dynamics.storage import write_array
+
+PIECE_BYTES = 64 * 1024
+
+
+class Recorder:
+    """Writes a recording, a block at a time, in the background.
+
+    No other one can write to the same directory until it is closed or its process has ended, however that ends.
+
+    Args:
+        path: Directory of the recording; made if it does not exist. It must hold nothing but the beginning of this same
+            recording, as `is_begun` checks.
+        config: The configuration.
+        dataset: The examples; written once.
+        block_length: Records in a block.
+        num_records: Records that are there already.
+
+    Raises:
+        InputError: If the directory cannot be written, or another process writes to it.
+    """
+
+    def __init__(
+        self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int, num_records: int = 0
+    ) -> None:
+        self.path = path.absolute()
+        self._pending: Path | None = None
+        self._failed = False
+        num_examples = len(dataset.labels)
+        files = _dataset_files(dataset)
+        header = {
+            "format": FORMAT,
+            "config": config.to_dict(),
+            "num_examples": num_examples,
+            "num_iterations": config.num_iterations(num_examples),
+            "block_length": block_length,
+            "class_names": list(dataset.class_names),
+            "dataset": {name: checksum_of(content) for name, content in files.items()},
+            "versions": versions(),
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.path, patience=PATIENCE)
+            try:
+                self._begin(sealed(header), files, num_records)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except BlockingIOError:
+            raise busy(path) from None
+        except OSError as error:
+            raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(
+                use_ocdbt=False,
+                use_zarr3=True,
+                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+                    (np.ndarray, _ArrayHandler(self._header))
+                ),
+            )
+        )
+
+    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
+        """Write what comes before the first block, as far as it is not there."""
+        if not (self.path / "config.json").exists():
+            write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
+        found = read_header(self.path)
+        same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
+        if not same or found["block_length"] != header["block_length"]:
+            raise InputError.flag(
+                "recording", self.path, "was begun by another run meanwhile; choose another directory"
+            )
+        if found["dataset"] != header["dataset"]:
+            raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
+        if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
+            raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
+        if not (self.path / "dataset").exists():
+            write_whole(self.path / "dataset", lambda new: save_arrays(new, files))
+        (self.path / "blocks").mkdir(exist_ok=True)
+        self._header = found
+
+    def save(self, start: int, record: dict[str, Any], state: Any) -> None:
+        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
+
+        No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
+        """
+        self.wait()
+        self._pending = self.path / "blocks" / str(start)
+        with self._failing_clearly(self._pending):
+            self._checkpointer.save(self._pending, args=ocp.args.PyTreeSave({"record": record, "state": state}))
+
+    def wait(self) -> None:
+        """Wait until the block being saved is whole.
+
+        Raises:
+            RecordingError: If it could not be saved.
+        """
+        block, self._pending = self._pending, None
+        if block is None:
+            return
+        with self._failing_clearly(block):
+            self._checkpointer.wait_until_finished()
+        if not block.is_dir():
+            raise RuntimeError(f"{block} was not written although saving it raised no error")
+
+    @contextlib.contextmanager
+    def _failing_clearly(self, block: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._pending, self._failed = None, True
+            raise RecordingError(
+                f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
+                f"{block.name} stays, and the same command goes on from there"
+            ) from error
+
+    def restore_state(self, start: int, like: Any) -> Any:
+        """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
+        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        block = self.path / "blocks" / str(start)
+        whole = Block(block, np.arange(0), (), 0, place_of(self._header, start))
+        for path in block.glob("state.*"):
+            whole.state(path.name.removeprefix("state."))  # which checks it
+        arguments = ocp.args.PyTreeRestore(item={"state": like}, restore_args={"state": restore}, partial_restore=True)
+        try:
+            return self._checkpointer.restore(block, args=arguments)["state"]
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RecordingError(
+                f"{block}: the state to go on from is damaged or missing: {reason}; restore it from a copy, or move "
+                f"{block} elsewhere and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for what is being saved, let go of the threads, and let others write."""
+        try:
+            self.wait()
+            with contextlib.suppress(OSError) if self._failed else contextlib.nullcontext():
+                self._checkpointer.close()
+        finally:
+            os.close(self._lock)
+
+
+class _ArrayHandler(ocp.type_handlers.NumpyHandler):
+    """The part of Orbax that stores arrays; only how they are written is ours."""
+
+    def __init__(self, header: dict[str, Any]) -> None:
+        super().__init__()
+        self._header = header
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+        async def write() -> None:
+            calls = []
+            for array, info in zip(values, infos, strict=True):
+                await info.await_path_creation()
+                start = info.parent_dir.name.partition(".")[0]  # "98.orbax-checkpoint-tmp" until it is whole
+                place = f"{place_of(self._header, start)}/{info.name}"
+                rows = _rows(array) if info.name.startswith("record.") else None
+                calls.append(asyncio.to_thread(write_array, Path(info.path), array, rows, place))
+            # None is left writing when the first error is raised.
+            done = await asyncio.gather(*calls, return_exceptions=True)
+            for error in filter(None, done):
+                raise error
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
+
+
+def _rows(array: np.ndarray) -> int | None:
+    """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
+    return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None
+
+
+def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
+    """Make the contents of the files of a data set, by name."""
+    names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
+    return {name: npy(getattr(dataset, name)) for name in names}
