@@ -60,7 +60,7 @@ def imports(path: Path) -> set[str]:
 
 def test_the_lanes_meet_in_the_recording_alone():
     package = ROOT / "train_dynamics"
-    lane = ("train", "sweep", "training", "gradients", "models", "further", "further_training")
+    lane = ("train", "sweep", "recorder", "training", "gradients", "models", "further", "further_training")
     recording = {f"train_dynamics.{name}" for name in lane}
     files = (
         "analyze",

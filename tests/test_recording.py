@@ -18,6 +18,7 @@ from train_dynamics import gradients, results, storage, sweep
 from train_dynamics import recording as recording_module
 from train_dynamics.config import InputError
 from train_dynamics.models import MLP
+from train_dynamics.recorder import Recorder
 from train_dynamics.recording import Block, Recording, RecordingError, sealed
 
 

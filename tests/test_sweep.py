@@ -137,6 +137,17 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
     assert whole.finished
 
 
+def test_examples_that_are_read_already_are_not_read_again(tmp_path, device, small_dataset, monkeypatch):
+    monkeypatch.setattr(sweep, "load_dataset", None)
+    sweep.train(SMALL, tmp_path / "given", device, say=silent, stop=lambda: True, dataset=small_dataset)
+    given = Recording(tmp_path / "given")
+    np.testing.assert_array_equal(given.images, small_dataset.images)
+    other = dataclasses.replace(small_dataset, images=255 - small_dataset.images)
+    sweep.train(SMALL, tmp_path / "given", device, say=silent, dataset=other)  # it has its own
+    np.testing.assert_array_equal(Recording(tmp_path / "given").images, small_dataset.images)
+    assert Recording(tmp_path / "given").finished
+
+
 def test_label_noise_is_recorded_and_known_after_an_interruption(tmp_path, device, small_dataset, blocks_of_three):
     config = dataclasses.replace(SMALL, label_noise=0.2)
     path = tmp_path / "noisy"
