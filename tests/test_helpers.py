@@ -45,6 +45,27 @@ def test_calls_are_done_in_other_processes_and_what_they_print_is_no_answer():
         assert helpers.submit(os.getpid).result() != os.getpid()
 
 
+def test_what_they_print_appears_on_the_standard_error_and_what_they_log_does_not():
+    program = (
+        "from absl import logging; from train_dynamics.helpers import Helpers\n"
+        "with Helpers(1) as helpers:\n"
+        "    helpers.submit(print, 'printed').result(), helpers.submit(logging.error, 'logged').result()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "printed\n")
+
+
+def test_there_are_no_more_than_asked_for():
+    with Helpers(1) as helpers:
+        assert len({helpers.submit(os.getpid).result() for _ in range(9)}) == 1
+
+
+def test_a_helper_that_is_killed_is_no_failure_of_ours():
+    with Helpers(1) as helpers, pytest.raises(InputError, match="killed, as a system does that runs out of memory"):
+        helpers.submit(os.kill, helpers.submit(os.getpid).result(), signal.SIGKILL).result()
+
+
 def test_an_exception_comes_back_with_its_traceback_and_others_go_on():
     with Helpers() as helpers:
         with pytest.raises(InputError) as caught:

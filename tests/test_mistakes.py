@@ -110,6 +110,11 @@ CASES = [
         "must have labels from 0 to 2, but",
     ),
     ("train", ["--dataset=one_class", "--data_dir=data", "--batch_size=2"], "must have two classes or more"),
+    (
+        "train",
+        ["--dataset=broken", "--data_dir=data", "--batch_size=2"],
+        "--dataset=broken: cannot be read in data/broken",
+    ),
     ("train", [*TOY, "--split=train[:3]"], "--split=train[:3]: "),
     # where to
     ("train", ["--recording="], "--recording=: must name a directory"),
@@ -224,6 +229,9 @@ def place(tmp_path_factory, small_path, device):
     any_size = tfds.features.Image(shape=(None, None, 1))
     prepare(data, {"image": any_size, "label": classes(3)}, cut, "sizes")
     prepare(data, {"image": image, "label": classes(6)}, [{"image": png(x), "label": 5} for x in some], "range")
+    prepare(data, {"image": image, "label": classes(3)}, [{"image": png(x), "label": 1} for x in some], "broken")
+    for file in (data / "broken").rglob("*.array_record*"):
+        file.write_bytes(b"x" * file.stat().st_size)
     about = data / "range" / "1.0.0" / "features.json"
     assert '"6"' in about.read_text()
     about.write_text(about.read_text().replace('"6"', '"3"'))

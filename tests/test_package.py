@@ -85,6 +85,9 @@ def test_the_lanes_meet_in_the_recording_alone():
         *(path for name in ("dynamics", "plots", "report") for path in package.glob(f"{name}/*.py")),
     ]:
         assert not imports(path) & (recording | {"jax", "flax", "optax"}), path
+    for name in ("recording", "storage", "datasets", "batches", "config", "commands", "helpers"):
+        found = imports(package / f"{name}.py")
+        assert not found & (recording | analysis | {"jax", "flax", "optax"}), name
     for name in recording:
         assert not imports(package / f"{name.split('.')[1]}.py") & analysis, name
     users_of_orbax = [path.name for path in package.rglob("*.py") if "orbax.checkpoint" in imports(path)]

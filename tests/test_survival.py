@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,29 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
     done = run("train", *LONG, "--recording=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert contents(path) == uninterrupted
+
+
+def test_killed_while_the_examples_are_read_it_leaves_nothing(tmp_path):
+    process = start(*LONG, "--recording=out", cwd=tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill(), process.communicate()
+        pytest.skip("this system does not list the children of a process")
+    wait_for(children.read_text, process)
+    helpers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 20
+    while any(map(running, helpers)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert helpers and not any(map(running, helpers)) and not list(tmp_path.iterdir())
+
+
+def running(process):
+    """Whether a process is there, and not just waiting for somebody to ask how it ended."""
+    with contextlib.suppress(OSError):
+        return ") Z " not in (process / "stat").read_text()
+    return False
 
 
 @pytest.mark.slow

@@ -102,6 +102,18 @@ def test_the_environment_does_not_change_the_type(tmp_path, recorded):
     assert contents(tmp_path / "out") == contents(recorded[0])
 
 
+def test_the_examples_are_read_by_another_process_while_jax_is_imported(tmp_path, recorded):
+    program = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print([name in sys.modules for name in ('jax', 'tensorflow_datasets')]))\n"
+        "runpy.run_module('train_dynamics.train', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program, *ON_LITTLE, "--recording=out"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[True, False]"
+    np.testing.assert_array_equal(Recording(tmp_path / "out").images, Recording(recorded[0]).images)
+
+
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
     done = run("train", *ON_LITTLE, "--host_devices=2", "--recording=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

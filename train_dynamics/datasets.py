@@ -114,7 +114,11 @@ def load_dataset(config: StudyConfig) -> Dataset:
     if len(indices) < config.batch_size:
         raise InputError.flag("batch_size", config.batch_size, f"must be at most the {len(indices)} examples")
     class_names = _class_names(config, builder)
-    rows = builder.as_data_source(split=config.split).__getitems__(indices.tolist())
+    try:
+        rows = builder.as_data_source(split=config.split).__getitems__(indices.tolist())
+    except Exception as error:
+        reason = f"cannot be read in {builder.data_dir}: {_line(error)}"
+        raise InputError.flag("dataset", config.dataset, reason) from error
 
     shapes = {row["image"].shape for row in rows}
     if len(shapes) > 1:

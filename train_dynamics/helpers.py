@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -13,18 +14,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from absl import logging
+
 from train_dynamics.commands import seldom_collect_garbage
+from train_dynamics.config import InputError
 
 MOST = 4
 START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.helpers import serve; serve()"
 
 
 class Helpers:
-    """As many processes as there are processors, at most so many, each doing one call at a time.
+    """As many processes as there are processors, but not more than `most`, each doing one call at a time.
 
     They are no forks, which do not go with threads, and do not import the main module again, as those of
     `multiprocessing` do, so that a script needs no guard. They see no Ctrl-C: leaving the context ends them, and so
     does the end of this process, however it comes about.
+
+    Args:
+        most: Processes at most.
 
     Example:
         >>> with Helpers() as helpers:
@@ -66,7 +73,8 @@ class Helpers:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
         """Call a function in the next process that is free; what goes there and comes back is pickled.
 
-        An exception is raised again here, with the traceback from there as a note.
+        An exception is raised again here, with the traceback from there as a note; so is an `InputError` if the process
+        was killed.
         """
         return self._threads.submit(self._call, pickle.dumps((function, arguments)))
 
@@ -77,7 +85,11 @@ class Helpers:
             process.stdin.flush()
             result, error = pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as broken:
-            raise RuntimeError(f"a helping process has ended with status {process.wait()}") from broken
+            if (status := process.wait()) == -signal.SIGKILL:
+                raise InputError(
+                    "a helping process was killed, as a system does that runs out of memory; fewer examples need less"
+                ) from broken
+            raise RuntimeError(f"a helping process has ended with status {status}") from broken
         finally:
             self._idle.put(process)
         if error is not None:
@@ -90,6 +102,8 @@ def serve() -> None:
     seldom_collect_garbage()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not get among the answers
+    sys.stdout = sys.stderr  # which keeps nothing back that would be lost at the end
+    logging.set_verbosity(logging.FATAL)  # what is wrong is raised; a command's error is one line
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(sys.stdin.buffer, tasks), daemon=True).start()
     while True:

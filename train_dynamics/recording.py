@@ -498,7 +498,7 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
     """Tell whether `path` holds a recording of this configuration, finished or not, or nothing yet.
 
     Raises:
-        InputError: If something else is there, or nothing, and it cannot be written.
+        InputError: If something else is there, or a recording that another run is writing.
     """
     if "\\" in str(path) or "gs:" in path.parts:
         raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
@@ -510,7 +510,6 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
     if not exists or (
         found is not None and found <= {"config.json.incomplete", "blocks"}
     ):  # of a run killed at its start
-        check_writable(path)
         return False
     if found is None:
         raise InputError.flag("recording", path, "exists and is not a directory; choose another")

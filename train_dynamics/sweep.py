@@ -216,7 +216,8 @@ def train(
         devices: Devices to use; all local ones by default.
         say: Takes the lines to show the user.
         stop: Asked after each block whether to end there.
-        dataset: The examples of the configuration, if they are read already. A recording that is begun has its own.
+        dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
+            uses those.
 
     Returns:
         Whether the recording is finished.

@@ -17,7 +17,7 @@ from train_dynamics.commands import NumberParser, SwitchParser, run, stop_on_sig
 from train_dynamics.config import InputError, StudyConfig, flag_name
 from train_dynamics.datasets import load_dataset
 from train_dynamics.helpers import Helpers
-from train_dynamics.recording import is_begun
+from train_dynamics.recording import check_writable, is_begun
 
 FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
@@ -72,9 +72,13 @@ def main() -> None:
         raise InputError.flag("host_devices", HOST_DEVICES.value, "must be a whole number, 1 or more")
     path = Path(RECORDING.value)
     begun = is_begun(path, config)
+    if not begun:
+        check_writable(path)  # before anything is downloaded
     noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
-    with contextlib.ExitStack() as stack:  # to read the examples takes as long as to import JAX
+    # A recording that is begun holds its examples. Reading others takes as long as importing JAX, and is done in a
+    # process of its own, since in a thread both would wait for the one interpreter.
+    with contextlib.ExitStack() as stack:
         reading = None if begun else stack.enter_context(Helpers(1)).submit(load_dataset, config)
         import jax  # takes seconds to import, which a typing error should not
 
