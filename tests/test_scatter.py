@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 
 from tests import oracles
 from train_dynamics import motion
 from train_dynamics.config import InputError
 from train_dynamics.plots import scatter
+from train_dynamics.plots.style import GREEN, ORANGE
 from train_dynamics.recording import Recording
 
 VIEW = scatter.View(("fc2",), np.array([4.0]), "about")
@@ -165,6 +167,20 @@ def test_overlapping_points_darken_and_the_painter_agrees_with_the_figure(painte
     row, column = place(painter, 1.4, 0.3)
     shades = [painter.paint(frame(*[(1.4, 0.3, 1)] * n))[row, column, 0] for n in (1, 2, 3)]
     np.testing.assert_allclose(shades, [255 / 2, 255 / 4, 255 / 8], atol=8)  # half opaque: each lets half through
+
+
+def test_neither_kind_hides_the_other(painter):
+    """Where as many correct as wrong examples lie on one another, the picture is of neither colour alone."""
+    many = [(2 + 0.3 * np.sin(k), 0.2 * np.cos(1.7 * k), k % 2) for k in range(2000)]
+    row, column = place(painter, 2, 0)
+    for shift in range(2):  # whoever comes first
+        canvas = FigureCanvasAgg(scatter.scatter(VIEW, frame(*many[shift:])))
+        canvas.figure.set_dpi(scatter.DPI)
+        canvas.draw()
+        for picture in (np.asarray(canvas.buffer_rgba()), painter.paint(frame(*many[shift:]))):
+            found = around(picture[..., :3], row, column, 12).mean(axis=(0, 1)) / 255
+            share = (found[0] - to_rgb(GREEN)[0]) / (to_rgb(ORANGE)[0] - to_rgb(GREEN)[0])  # of orange, by its red
+            assert 0.1 < share < 0.9
 
 
 def test_history_leaves_a_faint_trail():

@@ -105,9 +105,7 @@ def analyze(
                     saving.append(helpers.submit(style.save, drawing.figure, output / "figures" / drawing.name))
                     width, height = drawing.figure.get_size_inches()
                     file = output / "figures" / f"{drawing.name}.png"
-                    shown.append(
-                        sections.Picture(drawing.title, drawing.caption, file, square=bool(height > 0.8 * width))
-                    )
+                    shown.append(sections.Picture(drawing.title, drawing.caption, file, square=bool(height > width)))
                 return shown
 
             laid_out = [

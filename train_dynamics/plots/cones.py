@@ -17,13 +17,14 @@ MARKERS = ("o", "s", "^", "D", "v", "X")
 PANEL_ROWS = 3
 
 
-def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: str, color: str = "black") -> None:
-    """Draw up to three rows of images evenly picked from a group."""
+def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: str, color: str) -> None:
+    """Draw up to three rows of images evenly picked from a group, below a title with a mark in its colour."""
     picked = np.unique(np.linspace(0, len(images) - 1, min(len(images), PANEL_ROWS * SIDE)).astype(int))
     canvas = mosaic(images[picked])
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, extent=(0, SIDE, -(-len(picked) // SIDE), 0))
     axes.set(xlim=(0, SIDE), ylim=(PANEL_ROWS, 0), xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9, color=color)
+    axes.set_title(f"     {title}", fontsize=9)
+    axes.annotate("\N{BLACK SQUARE}", (0, 1), (0, 5), "axes fraction", "offset points", color=color, fontsize=11)
     axes.grid(False)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -86,7 +87,7 @@ def cone_tracks(frames: Sequence[Frame], group: Int[np.ndarray, " m"], found_at:
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
         iterations = [frame.iteration for frame in frames]
         panels = (
-            ("gradient norm (nats per weight)", [frame.norm[0] for frame in frames]),
+            ("L2 norm (nats per unit of weight)", [frame.norm[0] for frame in frames]),
             ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
             ("accuracy", [frame.correct.astype(float) for frame in frames]),
         )

@@ -74,7 +74,8 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             f"Alignment of each chunk in {layer} over iterations",
             "Cosine between an example's gradient and the mean gradient of the whole training set, averaged over the "
             "chunk. High means that a step down the mean gradient is the step these examples ask for; near zero, that "
-            "they are done or disagree with one another.",
+            "they disagree with one another. A cosine does not know how long a gradient is: when the typical chunks "
+            "are learned, their gradients are tiny (see the norms below), and their late cosines are mostly noise.",
             curves.by_chunk(
                 results.iterations,
                 found[name][..., 1:],
@@ -103,7 +104,8 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "learning",
         "First correct, accuracy and last mistake of the top, middle and bottom tenth and of all examples",
         "First correct: examples that have been right at least once so far. Last mistake: examples that will not be "
-        "wrong again. What lies between, shaded, comes and goes: the wider, the less settled.",
+        "wrong again before the recording ends, which is why its curve rises at the end. What lies "
+        "between, shaded, comes and goes: the wider, the less settled.",
         curves.learning(
             results.iterations,
             *(found[metric][..., groups] for metric in ("first_correct", "accuracy", "last_mistake")),
@@ -211,8 +213,9 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
         yield Drawing(
             f"contention_{k}",
             f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
-            f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight)} Look whether "
-            "one line falls where the other rises.",
+            f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight)} Two groups "
+            "whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror each other "
+            "by construction; look whether the accuracies do, one falling where the other rises.",
             contention_plots.fight(
                 window(recording, fight),
                 groups,

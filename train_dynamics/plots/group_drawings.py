@@ -22,21 +22,29 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         name: {layer: getattr(found.layers[layer], name) for layer in layers}
         for name in ("m_coherence", "noise_scale", "gradient_confusion", "smallest_cosine")
     }
+    figure = groups.panels(
+        found.looks,
+        [of["m_coherence"], of["noise_scale"]],
+        ["m-coherence (examples)", "noise scale (examples)"],
+        [True, True],
+        "m-coherence and noise scale",
+    )
+    figure.axes[1].axhline(recording.config.batch_size, color="black", linewidth=0.9, linestyle=":")
+    unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in of["noise_scale"].values())
+    gap = (
+        " Where there is no line the mean gradient of half of the seeds is no longer than noise alone would make it."
+        if unknown
+        else ""
+    )
     yield Drawing(
         "coherence",
         "m-coherence and noise scale over iterations",
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
-        "M and the number of examples n, so that one falls where the other rises. Look where the step of a batch of "
-        f"{recording.config.batch_size}, as trained with, turns from signal into noise. Where there is no line the "
-        "mean gradient of half of the seeds is no longer than noise alone would make it.",
-        groups.panels(
-            found.looks,
-            [of["m_coherence"], of["noise_scale"]],
-            ["m-coherence (examples)", "noise scale (examples)"],
-            [True, True],
-            "m-coherence and noise scale",
-        ),
+        "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
+        f"dotted line, {recording.config.batch_size} examples, the batch that was trained with: its step turns from "
+        "signal into noise." + gap,
+        figure,
     )
     num_batches = len(recording.labels) // recording.config.batch_size
     some = f", of which {MOST_BATCHES} are compared" if num_batches > MOST_BATCHES else ""
@@ -51,7 +59,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             groups.panels(
                 found.looks,
                 [of["gradient_confusion"], of["smallest_cosine"]],
-                ["gradient confusion", "smallest cosine"],
+                ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
                 [False, False],
                 "Gradient confusion",
             ),
@@ -118,15 +126,22 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         "From one record to the next the loss of some examples rises while that of others falls: the mean change of "
         f"the {opposing.size} that rise most, of the {opposing.size} that fall most, and of all. Who is in a group "
         "changes from one update to the next. Look how much more the extremes move than the whole.",
-        groups.opposing(iterations[:-1], opposing.curves, opposing.size, t, "Changes of loss"),
+        groups.opposing(
+            iterations[:-1],
+            opposing.curves,
+            opposing.size,
+            t,
+            f"the largest update of one seed, {recording.seeds[update.seed]}: see the next figure",
+            "Changes of loss",
+        ),
     )
     often = [
         np.argsort(-counts.sum(axis=0), kind="stable")[: opposing.size] for counts in (opposing.risen, opposing.fallen)
     ]
     both = len(set(often[0].tolist()) & set(often[1].tolist()))
     panels = {
-        f"rose by {update.rise:.2f} nats": update.risers,
-        f"fell by {-update.fall:.2f} nats": update.fallers,
+        f"rose by {update.rise:.2f} nats on average": update.risers,
+        f"fell by {-update.fall:.2f} nats on average": update.fallers,
         "most often among those that rise": often[0],
         "most often among those that fall": often[1],
     }

@@ -84,7 +84,12 @@ def class_matrices(
 
 
 def opposing(
-    iterations: Int[np.ndarray, " t"], curves: dict[str, Float[np.ndarray, "s t"]], size: int, at: int, title: str
+    iterations: Int[np.ndarray, " t"],
+    curves: dict[str, Float[np.ndarray, "s t"]],
+    size: int,
+    at: int,
+    marked: str,
+    title: str,
 ) -> Figure:
     """Draw how far the loss of both extremes and of all examples moves from one record to the next.
 
@@ -92,7 +97,8 @@ def opposing(
         iterations: Of the earlier record of each change.
         curves: Mean change of `risers`, `fallers` and `all`.
         size: Examples in a group.
-        at: Iteration to mark: that of the examples shown elsewhere.
+        at: Iteration to mark.
+        marked: What is there.
         title: Of the figure.
     """
     words = {"risers": f"the {size} that rise most", "fallers": f"the {size} that fall most", "all": "all examples"}
@@ -103,7 +109,7 @@ def opposing(
             low, mean, high = _deviations(curves[name])
             axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
             axes.plot(iterations, mean, color=color, linewidth=1.2, label=words[name])
-        axes.axvline(at, color="black", linewidth=0.9, linestyle=":", label="the update whose examples are shown")
+        axes.axvline(at, color="black", linewidth=0.9, linestyle=":", label=marked)
         axes.set(
             xlabel="iteration (updates)",
             ylabel="change of loss to the next record (nats)",

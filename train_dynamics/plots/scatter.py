@@ -10,6 +10,7 @@ the points stamped into it by NumPy, which is many times as fast.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ from train_dynamics.plots.style import GREEN, ORANGE, styled
 ALPHA = 0.5
 TRAIL = 0.2  # opacity of the youngest trace of a trail, of that of a point
 DPI = 120.0
+TURNS = 16
 PHASES = 4  # stamps for as many positions between two pixels, each way
 LEVELS = 128  # of ink, from none to as good as opaque
 OPAQUE = 4.5  # ink that lets 1 % of the light through
@@ -132,7 +134,7 @@ def key_frames(view: View, frames: Sequence[Frame]) -> Figure:
         for n, axes in enumerate(panels[: len(frames) * len(view.layers)]):
             frame, k = frames[n // len(view.layers)], n % len(view.layers)
             _dress(axes, view.reach[k])
-            _draw(axes, frame, k, view.reach[k], 1.0)
+            _draw(axes, frame, k, view.reach[k], 1.0, scale=0.6)  # as much smaller as the panels are
             axes.set_title(
                 f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n"
                 f"{view.layers[k]}: norm of the mean gradient {frame.mean_norm[k]:#.3g}"
@@ -272,7 +274,7 @@ def _scaffold(view: View) -> Scaffold:
 def _dress(axes: Axes, edge: float) -> None:
     """Give a panel its scales, ticks and labels."""
     axes.set_xscale("function", functions=(_root, np.square))
-    axes.set(xlim=(0, edge), ylim=(-1, 1), xlabel="gradient norm (nats per unit of weight)")
+    axes.set(xlim=(0, edge), ylim=(-1, 1), xlabel="gradient norm (nats per unit of weight, √ scale)")
     axes.set_ylabel("cosine to the mean gradient")
     axes.xaxis.set_major_locator(FixedLocator(_ticks(edge)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -328,17 +330,17 @@ def _places(frame: Frame, k: int, edge: float) -> dict[Mark, tuple[np.ndarray, n
     return {mark: (np.minimum(norm[of], edge), cosine[of]) for mark, of in zip(MARKS, chosen, strict=True)}
 
 
-def _draw(axes: Axes, frame: Frame, k: int, edge: float, weight: float) -> None:
-    """Draw the points of panel `k` with Matplotlib."""
-    for mark, (x, y) in _places(frame, k, edge).items():
+def _draw(axes: Axes, frame: Frame, k: int, edge: float, weight: float, scale: float = 1.0) -> None:
+    """Draw the points of panel `k` with Matplotlib, some of each kind by turns, so that no kind hides another."""
+    for turn, (mark, (x, y)) in itertools.product(range(TURNS), _places(frame, k, edge).items()):
         axes.scatter(
-            x,
-            y,
-            s=mark.size**2,
+            x[turn::TURNS],
+            y[turn::TURNS],
+            s=(scale * mark.size) ** 2,
             marker=MarkerStyle(mark.path),
             facecolors=mark.color if mark.filled else "none",
             edgecolors="none" if mark.filled else mark.color,
-            linewidths=mark.line_width,
+            linewidths=scale * mark.line_width,
             alpha=ALPHA * weight,
             clip_on=False,
             zorder=2,
@@ -432,7 +434,9 @@ def _phase(share: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 
 
 def _dyes(picture: UInt8[np.ndarray, "h w 4"]) -> tuple[Shaped[np.ndarray, " dye"], Int[np.ndarray, "h w"]]:
-    """List what every level of green ink below every level of orange ink makes of every colour of a picture.
+    """List what every level of green ink, mixed with every level of orange ink, makes of every colour of a picture.
+
+    Mixed and not one above the other, which would hide the correct examples below the wrong ones, or the reverse.
 
     Returns:
         The colours, each as one number, for green `g`, orange `o` and the colour of a pixel at
@@ -440,9 +444,9 @@ def _dyes(picture: UInt8[np.ndarray, "h w 4"]) -> tuple[Shaped[np.ndarray, " dye
     """
     colors, which = np.unique(picture.copy().view(np.uint32)[..., 0], return_inverse=True)
     found = np.repeat(colors.view(np.uint8).reshape(-1, 1, 1, 4).astype(np.float32), LEVELS, 1).repeat(LEVELS, 2)
-    through = np.exp(-np.arange(LEVELS, dtype=np.float32) * (OPAQUE / LEVELS))[:, None]
-    for light, color in ((through[:, None], GREEN), (through, ORANGE)):
-        dye = 255 * np.array(to_rgb(color), np.float32)
-        found[..., :3] = dye + (found[..., :3] - dye) * light
+    green, orange = np.mgrid[:LEVELS, :LEVELS, :1].astype(np.float32)[:2]
+    ink = green + orange
+    dye = 255 * (green * np.array(to_rgb(GREEN)) + orange * np.array(to_rgb(ORANGE))) / np.maximum(ink, 1)
+    found[..., :3] = dye + (found[..., :3] - dye) * np.exp(-ink * (OPAQUE / LEVELS))
     ground = which.reshape(picture.shape[:2]).astype(np.int32) * LEVELS**2
     return np.rint(found).astype(np.uint8).view(np.uint32).ravel(), ground

@@ -23,7 +23,9 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
         "score_correlations",
         f"Which of {len(names)} scores agree: Spearman correlation between every two",
         "Every score is turned so that high is hard. Scores that rank alike stand together: dark red blocks are "
-        "families that say much the same, and one of them will do; pale rows know something that the others do not.",
+        "families that say much the same, and one of them will do; pale rows say something else, or are noise: the "
+        "next figures tell how far a score agrees with itself. High cartography_variability is ambiguous rather than "
+        "hard: what is never learned hardly varies.",
         score_plots.number_map(
             study.correlations[np.ix_(study.order, study.order)], ordered, ordered, "Which scores agree", diverging=True
         ),
@@ -46,8 +48,9 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
     yield Drawing(
         "score_stability_iterations",
         "How early recording may stop: correlation of rankings had it stopped with those at the end",
-        "All seeds, up to the iteration below each column. A score that is high on the left is known early; empty "
-        "cells say that it is not defined yet, or alike for all examples.",
+        "All seeds, up to the iteration below each column. A score that is high on the left is known early, or "
+        f"read early: el2n and grand are read at iteration {results.scores.study.early:,} and do not change after it. "
+        "Empty cells say that a score is not defined yet, or alike for all examples.",
         score_plots.number_map(
             study.of_looks,
             names,

@@ -1,13 +1,14 @@
 """Scores beside each other: tables of numbers as colours, bars, and the images at both ends."""
 
 import functools
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from train_dynamics.plots.grids import SIDE, mosaic
 from train_dynamics.plots.style import BLUE, GREEN, styled
@@ -26,7 +27,7 @@ def number_map(
     across: str = "",
     diverging: bool = False,
 ) -> Figure:
-    """Draw a table of numbers up to 1 as colours, each number in its cell; NaN stays empty.
+    """Draw a table of numbers up to 1 as colours, each number in its cell; NaN is grey and empty.
 
     Args:
         values: The numbers.
@@ -34,7 +35,7 @@ def number_map(
         columns: Name of each column; upright if they are numbers.
         title: Of the figure.
         across: What the columns are, with unit.
-        diverging: Whether they go from -1 to 1, and not from 0.
+        diverging: Whether the colours go from -1 to 1, and not from 0, or the smallest if that is below it.
     """
     with styled():
         words = any(len(name) > 6 for name in columns)
@@ -42,7 +43,8 @@ def number_map(
         figure = Figure(figsize=(max(width, 6.0), height))
         axes = figure.subplots()
         axes.grid(False)
-        low, colors = (-1, DIVERGING) if diverging else (0, RISING)
+        axes.set_facecolor("#dddddd")  # of cells without a number
+        low, colors = (-1, DIVERGING) if diverging else (min(0, np.nanmin(values, initial=0)), RISING)
         shown = axes.imshow(values, cmap=colors, vmin=low, vmax=1, aspect="auto")
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_xticks(range(len(columns)), columns, fontsize=8, rotation=90 if words else 0)
@@ -50,7 +52,7 @@ def number_map(
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 color = "w" if abs(value) > 0.65 else "k"
-                text = f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1")
+                text = "1" if value > 0.9999 else ">.99" if value >= 0.995 else f"{value:.2f}".replace("0.", ".", 1)
                 number = axes.text(column, row, text, fontsize=6.5, ha="center", va="center", color=color)
                 number.set_in_layout(False)  # it lies within the axes: measuring hundreds would take a second
         axes.set_xlabel(across)
@@ -101,20 +103,32 @@ def extremes(
     panels = [_labelled(images, of) for images, of in zip((easy, hard), labels, strict=True)]
     with styled():
         height, width = panels[0].shape[0] / DPI, panels[0].shape[1] / DPI
-        lines = textwrap.wrap(title, int(28 * width))
-        above = 0.3 + 0.19 * len(lines)
+        lines = _lines(title, 11, 2 * width + 0.1)
+        above, below = 0.3 + 0.19 * len(lines), 0.08
         # Pixel for pixel, and laid out by hand: Matplotlib would take five times as long.
-        figure = Figure(figsize=(2 * width + 0.3, height + above), dpi=DPI)
+        figure = Figure(figsize=(2 * width + 0.3, below + height + above), dpi=DPI)
         figure.set_layout_engine("none")
         across, down = figure.get_size_inches()
         figure.text(0.1 / across, 1 - 0.08 / down, "\n".join(lines), va="top", fontsize=11)
         for k, (panel, words) in enumerate(zip(panels, titles, strict=True)):
             left = (0.1 + k * (width + 0.1)) / across
-            axes = figure.add_axes((left, 0, width / across, panel.shape[0] / DPI / down))
+            axes = figure.add_axes((left, below / down, width / across, panel.shape[0] / DPI / down))
             axes.set_axis_off()
             axes.imshow(panel, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
-            figure.text(left, (height + 0.05) / down, words, fontsize=9)
+            figure.text(left, (below + height + 0.05) / down, words, fontsize=9)
         return figure
+
+
+def _lines(text: str, fontsize: float, width: float) -> list[str]:
+    """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
+    font, lines = FontProperties(size=fontsize), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] <= 72 * width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def overview(

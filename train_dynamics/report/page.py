@@ -89,7 +89,7 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
         "chunk": [str(k) for k in range(results.num_chunks)],
         "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
         "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
-        "times forgotten, an example": [
+        "times from right to wrong, an example": [
             f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
         ],
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
@@ -19,7 +19,7 @@ LISTED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure as the page needs it: its words, its PNG file, and whether it is about as high as wide."""
+    """A figure as the page needs it: its words, its PNG file, and whether it is higher than wide."""
 
     title: str
     caption: str
@@ -91,21 +91,26 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
     found, layers = results.group_dynamics, recording.config.layers
     words = (
-        "How far do examples pull together? Four published measures of the gradients of each recorded layer, averaged "
-        f"over seeds, at {len(found.looks):,} of {len(results.iterations):,} records, and one of the losses: m-"
+        "How far do examples pull together? Four published measures of the gradients of each recorded layer "
+        f"at {len(found.looks):,} of {len(results.iterations):,} records, and one of the losses: m-"
         "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
         "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
         "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
         "opposing_signals.csv tells how often each example was at either extreme."
     )
     rows = [
-        (layer, f"{found.looks[k]:,}", *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][:6]))
+        (
+            layer,
+            f"{found.looks[k]:,}",
+            *(_three(_median(curve[:, k])) for curve in found.layers[layer][:2]),
+            *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][2:6]),
+        )
         for layer in layers
         for k in dict.fromkeys((0, len(found.looks) // 2, len(found.looks) - 1))
     ]
     names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
     names += ("stiffness within classes", "stiffness between classes")
-    title = "At the start, half way and at the end"
+    title = "At the start, half way and at the end: the first two medians of the seeds, the others means"
     return Section("Groups of examples", words, pictures=pictures, table=_columns(names, rows), table_title=title)
 
 
@@ -212,6 +217,12 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     return {name: [row[k] for row in rows] for k, name in enumerate(names)} if rows else {}
+
+
+def _median(of_seeds: Float[np.ndarray, " s"]) -> float:
+    """Take the median as the figure does: a seed without a value counts as infinite."""
+    middle = np.quantile(np.where(np.isnan(of_seeds), np.inf, of_seeds), 0.5, method="nearest")
+    return float("nan") if np.isinf(middle) else float(middle)
 
 
 def _three(value: float) -> str:
