@@ -119,7 +119,7 @@ def extremes(
         return figure
 
 
-def _lines(text: str, fontsize: float, width: float) -> list[str]:
+def _lines(text: str, fontsize: int, width: float) -> list[str]:
     """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
     font, lines = FontProperties(size=fontsize), [""]
     for word in text.split():
