@@ -47,7 +47,9 @@ CASES = [
     ("train", ["--seeds=0"], "--seeds=0: must be a whole number, 1 or more"),
     ("train", ["--seeds=some"], "flag --seeds=some: must be a whole number"),
     ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
-    ("train", ["--host_devices=0"], "--host_devices=0: must be a whole number, 1 or more"),
+    ("train", ["--host_devices=0"], "--host_devices=0: must be a whole number, 1 to 1000"),
+    ("train", ["--host_devices=1001"], "--host_devices=1001: must be a whole number, 1 to 1000"),
+    ("train", ["--epochs=1000000000"], "--epochs=1000000000: is 47,000,000,000 records, and 100,000,000 are the most"),
     ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
     ("train", ["--batch_size=0"], "--batch_size=0: must be"),
     ("train", ["--record_every=0"], "--record_every=0: must be a whole number, 1 or more"),
@@ -62,6 +64,7 @@ CASES = [
     ("train", ["--learning_rate=-1"], "--learning_rate=-1.0: must be"),
     ("train", ["--learning_rate=nan"], "--learning_rate=nan: must be"),
     ("train", ["--learning_rate=inf"], "--learning_rate=inf: must be"),
+    ("train", ["--learning_rate=1e300"], "must be a positive number in float32, where it is inf"),
     ("train", ["--momentum=1"], "--momentum=1.0: must be"),
     ("train", ["--momentum=-0.1"], "--momentum=-0.1: must be"),
     ("train", ["--nesterov"], "--nesterov=True: "),
@@ -71,6 +74,7 @@ CASES = [
     ("train", ["--label_noise=ten"], "flag --label_noise=ten: must be a number"),
     ("train", ["--recording=good", "--label_noise=0.1"], "another configuration (--num_examples "),
     ("train", ["--pixel_std=0"], "--pixel_std=0.0: must be"),
+    ("train", ["--pixel_std=1e-300"], "--pixel_std=1e-300: must be a positive number in float32, where it is 0"),
     ("train", ["--pixel_mean=nan"], "--pixel_mean=nan: must be"),
     ("train", ["--hidden_sizes=8,x"], "--hidden_sizes=8,x: must be whole numbers, comma separated"),
     ("train", ["--hidden_sizes=0"], "--hidden_sizes=0: must be positive whole numbers"),
@@ -124,6 +128,8 @@ CASES = [
     ("train", ["--recording=file"], "--recording=file: exists and is not a directory"),
     ("train", ["--recording=file/below"], "--recording=file/below: cannot be"),
     ("train", ["--recording=foreign"], "--recording=foreign: holds other files and is not a recording"),
+    ("train", ["--recording=blocks_alone"], "--recording=blocks_alone: holds other files and is not a recording"),
+    ("train", ["--recording=\udcff"], "'--recording=\\\\udcff': must be text in UTF-8"),
     ("train", ["--recording=/proc/nowhere"], "--recording=/proc/nowhere: cannot be written"),
     ("train", ["--recording=good"], "--recording=good: holds a recording of another configuration (--num_examples "),
     ("train", ["--recording=newer"], "newer has format 99, and this version reads format 4: use a newer version"),
@@ -197,6 +203,7 @@ def place(tmp_path_factory, small_path, device):
     """A directory with good and bad recordings, data sets and flag files."""
     here = tmp_path_factory.mktemp("place")
     (here / "file").write_text("mine")
+    (here / "blocks_alone" / "blocks" / "x").mkdir(parents=True)
     (here / "used.mp4").write_text("mine")
     (here / "foreign").mkdir()
     (here / "foreign" / "letter.txt").write_text("mine")

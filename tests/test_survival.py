@@ -127,6 +127,19 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     assert run("train", *LONG, "--recording=out", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
+def test_a_save_that_fails_ends_the_command_at_once(tmp_path):
+    """And not after five minutes in which threads wait for a directory that will never be made."""
+    process = start(*LONG, "--recording=out", cwd=tmp_path)
+    wait_for(lambda: blocks(tmp_path / "out")[0], process)
+    (tmp_path / "out" / "blocks").rename(tmp_path / "blocks")
+    (tmp_path / "out" / "blocks").write_text("no directory")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert "could not be written: " in line and "the same command goes on from there" in line
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own of 800 MB."""

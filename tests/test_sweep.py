@@ -11,7 +11,7 @@ from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.models import MLP
 from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, RecordingError
 
 
 def record(config: StudyConfig, path, devices) -> Recording:
@@ -215,6 +215,29 @@ def test_a_save_that_fails_ends_the_run(tmp_path, device, monkeypatch, blocks_of
     monkeypatch.setattr(Recorder, "save", broken)
     with pytest.raises(ValueError, match="already exists"):
         record(SMALL, tmp_path / "broken", device)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (".", "was moved or removed while it was written"),
+        ("blocks/0", "is damaged: .*0 is missing"),
+        ("config.json", "was moved or removed while it was written"),
+    ],
+)
+def test_a_recording_that_is_moved_while_it_is_written_is_not_called_recorded(
+    tmp_path, device, blocks_of_three, what, message
+):
+    lines = []
+
+    def stop():
+        if (tmp_path / "out" / "blocks" / "0").exists():
+            (tmp_path / "out" / what).rename(tmp_path / "elsewhere")
+        return False
+
+    with pytest.raises(RecordingError, match=message):
+        sweep.train(SMALL, tmp_path / "out", device, say=lines.append, stop=stop)
+    assert not any(line.startswith("Recorded") for line in lines)
 
 
 def test_a_skipped_save_is_a_failed_recording(tmp_path, device, monkeypatch, blocks_of_three):

@@ -95,6 +95,13 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(tmp_path, rate):
     assert Recording(tmp_path / "out").num_records == 0
 
 
+def test_pixels_that_are_too_large_are_not_blamed_on_the_learning_rate(tmp_path):
+    done = run("train", *ON_LITTLE, "--pixel_std=1e-44", "--recording=out", cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "at iteration 0; nothing was recorded; a smaller --pixel_mean or a larger --pixel_std may help" in line
+
+
 def test_the_environment_does_not_change_the_type(tmp_path, recorded):
     environment = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, "--recording=out"]

@@ -20,8 +20,37 @@ def run(name: str, main: Callable[[], None]) -> None:
     A mistake of the user's ends it with one line on the standard error and exit status 1; Ctrl-C, where the command
     does not look after it, with status 130.
     """
+    _open_streams()
     seldom_collect_garbage()
-    app.run(lambda rest: call(name, main, rest), flags_parser=lambda argv: parse(name, argv))
+    try:
+        app.run(lambda rest: call(name, main, rest), flags_parser=lambda argv: parse(name, argv))
+    except SystemExit as ended:
+        _end(name, ended.code)
+    except BrokenPipeError:
+        _end(name, 1)
+
+
+def _open_streams() -> None:
+    """Let what a shell has closed (`2>&-`) go nowhere; the next file to be opened would take its place."""
+    for number, stream in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
+
+
+def _end(name: str, code: str | int | None) -> None:
+    """End the process; after an error at once, for a save that failed leaves threads that wait for minutes."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr, flush=True)
+        code = 1
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # which is no mistake: whoever read along has gone
+            print(f"{name}: the standard output cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+        code = 1
+    if code:
+        os._exit(code)
+    gc.freeze()  # ending would search all modules for garbage first, for half a second
 
 
 def seldom_collect_garbage() -> None:
@@ -31,6 +60,9 @@ def seldom_collect_garbage() -> None:
 
 def parse(name: str, argv: Sequence[str]) -> list[str]:
     """Parse the flags of a command and return what is none."""
+    for argument in argv:
+        if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes that are no text
+            sys.exit(f"{name}: {argument.encode(errors='backslashreplace').decode()!r}: must be text in UTF-8")
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -51,13 +83,8 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
         if not flags.FLAGS.recording:
             raise InputError.flag("recording", None, "must name a directory")
         main()
-        sys.stdout.flush()
-        gc.freeze()  # ending would search all modules for garbage first, for half a second
     except InputError as error:
         sys.exit(f"{name}: {error}{_where(str(error), sys.argv)}")
-    except BrokenPipeError:  # whoever read along has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)

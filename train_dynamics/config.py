@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+MOST_RECORDS = 100_000_000  # the iterations to record are listed in memory before the first
 
 
 class InputError(ValueError):
@@ -110,8 +113,12 @@ class StudyConfig:
             bound = f"{least} or more" if most == math.inf else f"between {least} and {most}"
             require(name, whole and least <= value <= most, f"must be a whole number, {bound}")
 
-        def require_float(name: str, holds: bool, expected: str) -> None:
-            require(name, math.isfinite(getattr(self, name)) and holds, expected)
+        def require_float(name: str, holds: Callable[[float], bool], expected: str) -> None:
+            value = getattr(self, name)
+            require(name, math.isfinite(value) and holds(value), expected)
+            with np.errstate(over="ignore"):
+                rounded = float(np.float32(value))  # which training computes with
+            require(name, math.isfinite(rounded) and holds(rounded), f"{expected} in float32, where it is {rounded:g}")
 
         require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
         require("split", bool(self.split), "must name a split, for example train or test")
@@ -128,11 +135,11 @@ class StudyConfig:
             all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
             "must be positive whole numbers, comma separated, for example 32,16",
         )
-        require_float("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
-        require_float("pixel_mean", True, "must be a finite number")
-        require_float("pixel_std", self.pixel_std > 0, "must be a positive number")
-        require_float("learning_rate", self.learning_rate > 0, "must be a positive number")
-        require_float("momentum", 0 <= self.momentum < 1, "must be at least 0 and below 1")
+        require_float("label_noise", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        require_float("pixel_mean", math.isfinite, "must be a finite number")
+        require_float("pixel_std", lambda value: value > 0, "must be a positive number")
+        require_float("learning_rate", lambda value: value > 0, "must be a positive number")
+        require_float("momentum", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
         require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
         known = ", ".join(self.layer_names)
         require(
@@ -176,6 +183,10 @@ class StudyConfig:
             array([ 0,  1,  2,  3,  4,  6,  8, 10])
         """
         last = self.num_iterations(num_examples)
+        if (records := last // self.record_every) > MOST_RECORDS:
+            raise InputError.flag(
+                "epochs", self.epochs, f"is {records:,} records, and {MOST_RECORDS:,} are the most; fewer will do"
+            )
         found = np.arange(0, last, self.record_every)
         if self.records_per_doubling is not None:
             doublings = np.maximum(found // self.records_per_doubling, 1)

@@ -49,7 +49,8 @@ def standardise(images: UInt8[np.ndarray, "*shape"], mean: float, std: float) ->
         >>> standardise(np.array([0, 255], np.uint8), mean=0.5, std=0.25)
         array([-2.,  2.], dtype=float32)
     """
-    return (images.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+    with np.errstate(over="ignore"):  # training says so itself where the loss is not finite
+        return (images.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
 
 
 def subset(num_available: int, num_examples: int | None, seed: int) -> Int[np.ndarray, " n"]:
@@ -102,7 +103,7 @@ def load_dataset(config: StudyConfig) -> Dataset:
         splits = ", ".join(sorted(builder.info.splits))
         raise InputError.flag("split", config.split, f"{config.dataset} has the splits {splits}")
     available = builder.info.splits[config.split].num_examples
-    if not available:
+    if available < 1:
         raise InputError.flag("split", config.split, f"{config.dataset} has no examples in it")
     if config.num_examples is not None and config.num_examples > available:
         raise InputError.flag(

@@ -20,6 +20,7 @@ from train_dynamics.recording import (
     Block,
     RecordingError,
     busy,
+    check_writable,
     checksum_of,
     lock,
     npy,
@@ -110,6 +111,7 @@ class Recorder:
         if not (self.path / "dataset").exists():
             write_whole(self.path / "dataset", lambda new: save_arrays(new, files))
         (self.path / "blocks").mkdir(exist_ok=True)
+        check_writable(self.path / "blocks")
         self._header = found
 
     def save(self, start: int, record: dict[str, Any], state: Any) -> None:
@@ -118,6 +120,7 @@ class Recorder:
         No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
         """
         self.wait()
+        self._check_there()
         self._pending = self.path / "blocks" / str(start)
         with self._failing_clearly(self._pending):
             self._checkpointer.save(self._pending, args=ocp.args.PyTreeSave({"record": record, "state": state}))
@@ -133,8 +136,17 @@ class Recorder:
             return
         with self._failing_clearly(block):
             self._checkpointer.wait_until_finished()
+        self._check_there()
         if not block.is_dir():
             raise RuntimeError(f"{block} was not written although saving it raised no error")
+
+    def _check_there(self) -> None:
+        """See whether the directory is still the one that was begun; Orbax would make another."""
+        if (self.path / "config.json").exists() and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
+            return
+        raise RecordingError(
+            f"{self.path} was moved or removed while it was written; the same command goes on with it where it now is"
+        )
 
     @contextlib.contextmanager
     def _failing_clearly(self, block: Path) -> Iterator[None]:
@@ -142,6 +154,7 @@ class Recorder:
             yield
         except OSError as error:
             self._pending, self._failed = None, True
+            self._check_there()
             raise RecordingError(
                 f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
                 f"{block.name} stays, and the same command goes on from there"

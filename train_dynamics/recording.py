@@ -480,7 +480,10 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
         RecordingError: If one is missing before the last, or there is one that does not belong.
     """
     blocks = path / "blocks"
-    found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
+    try:
+        found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
+    except OSError as error:
+        raise RecordingError(f"{blocks} cannot be read: {error.strerror}") from error
     iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
     possible = iterations[:: header["block_length"]].tolist()
     if odd := found - set(possible):
@@ -507,9 +510,7 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
         exists = path.exists()
     except OSError as error:
         raise InputError.flag("recording", path, f"cannot be read: {error.strerror}") from error
-    if not exists or (
-        found is not None and found <= {"config.json.incomplete", "blocks"}
-    ):  # of a run killed at its start
+    if not exists or (found is not None and found <= {"config.json.incomplete"}):  # of a run killed at its start
         return False
     if found is None:
         raise InputError.flag("recording", path, "exists and is not a directory; choose another")

@@ -22,7 +22,7 @@ from train_dynamics import training
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording, check_writable, existing, is_begun
+from train_dynamics.recording import Recording, RecordingError, check_writable, existing, is_begun
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -202,7 +202,7 @@ def plan(config: StudyConfig, dataset: Dataset) -> Plan:
 
 def train(
     config: StudyConfig,
-    path: Path,
+    path: str | os.PathLike,
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
@@ -225,7 +225,7 @@ def train(
     Raises:
         InputError: If the data cannot be read, or the directory or the room on its disk will not do.
     """
-    began = time.monotonic()
+    began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
         say(f"{path} already holds all {recording.num_records} records of {config.num_seeds} seeds; nothing to do")
@@ -277,6 +277,10 @@ def train(
                 break
     if first + length < todo.num_records:
         return False
+    if not Recording(path).finished:
+        raise RecordingError(
+            f"{path} is damaged: its last blocks were removed while it was written; the same command records them again"
+        )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
     return True
@@ -314,9 +318,10 @@ def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterat
     if broken.any():
         t, s = np.argwhere(broken.T)[0]
         kept = f"what was recorded before iteration {iterations[0]} stays" if iterations[0] else "nothing was recorded"
+        cause = "a lower --learning_rate" if iterations[t] else "a smaller --pixel_mean or a larger --pixel_std"
         raise InputError(
-            f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; a lower "
-            "--learning_rate may help, into another directory"
+            f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; {cause} may help, "
+            "into another directory"
         )
 
 

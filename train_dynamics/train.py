@@ -19,6 +19,8 @@ from train_dynamics.datasets import load_dataset
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import check_writable, is_begun
 
+MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
+
 FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory to record into; a recording of the same flags there is continued."
@@ -68,13 +70,12 @@ def config_from_flags() -> StudyConfig:
 def main() -> None:
     """Run the command."""
     config = config_from_flags()
-    if HOST_DEVICES.value is not None and HOST_DEVICES.value < 1:
-        raise InputError.flag("host_devices", HOST_DEVICES.value, "must be a whole number, 1 or more")
+    if HOST_DEVICES.value is not None and not 1 <= HOST_DEVICES.value <= MOST_DEVICES:
+        raise InputError.flag("host_devices", HOST_DEVICES.value, f"must be a whole number, 1 to {MOST_DEVICES}")
     path = Path(RECORDING.value)
     begun = is_begun(path, config)
     if not begun:
         check_writable(path)  # before anything is downloaded
-    noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
     # A recording that is begun holds its examples. Reading others takes as long as importing JAX, and is done in a
     # process of its own, since in a thread both would wait for the one interpreter.
@@ -85,6 +86,7 @@ def main() -> None:
         from train_dynamics import sweep
 
         dataset = None if reading is None else reading.result()
+    noted = stop_on_signals()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)

@@ -1,0 +1,63 @@
+"""What commands do with their standard streams, and with signals before there is anything to lose."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train_dynamics.recording import Recording
+
+TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
+
+
+def shell(command: str, cwd) -> subprocess.CompletedProcess:
+    command = command.replace("python", sys.executable)
+    return subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=cwd, capture_output=True, text=True)
+
+
+def test_closed_streams_do_no_harm(tmp_path):
+    done = shell(f"python -m train_dynamics.train {TINY} <&- >&- 2>&-", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Recording(tmp_path / "out").finished
+    done = shell("python -m train_dynamics.analyze --recording=nowhere 2>&-", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    done = shell("env -u PYTHONUNBUFFERED python -m train_dynamics.train --help > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "train: the standard output cannot be written: No space left on device\n"
+
+
+def test_who_stops_reading_gets_no_traceback(tmp_path):
+    for buffered in ("env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"):
+        done = shell(f"{buffered} python -m train_dynamics.train --help | :", tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "errors", "status"), [(signal.SIGINT, "train: interrupted\n", 130), (signal.SIGTERM, "", -15)]
+)
+def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path, number, errors, status):
+    """Reading them never ends here."""
+    program = (
+        "import sys, time, train_dynamics.datasets as datasets\n"
+        "from train_dynamics import helpers, train\n"
+        "class Stuck(helpers.Helpers):\n"
+        "    def submit(self, *task): print('reading', flush=True); return super().submit(time.sleep, 1000)\n"
+        "train.Helpers = Stuck\n"
+        f"sys.argv[1:] = '{TINY}'.split()\n"
+        "train.define_flags(); train.run('train', train.main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "reading\n"
+        time.sleep(3)  # JAX is imported
+        process.send_signal(number)
+        assert process.communicate(timeout=20)[1] == errors
+    assert process.returncode == status
+    assert not os.listdir(tmp_path)
