@@ -121,6 +121,27 @@ def test_the_examples_are_read_by_another_process_while_jax_is_imported(tmp_path
     np.testing.assert_array_equal(Recording(tmp_path / "out").images, Recording(recorded[0]).images)
 
 
+def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs_them(tmp_path, recorded):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "caches")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    kept = tmp_path / "caches" / "train_dynamics"
+
+    def record(name):
+        command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, f"--recording={name}"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        assert contents(tmp_path / name) == contents(recorded[0])
+        return {file: file.stat().st_mtime_ns for file in kept.glob("*")}
+
+    first = record("first")
+    assert first and record("second") == first
+    for file in first:
+        file.write_bytes(b"broken")
+    record("third")
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "first" / "config.json")  # where nothing can be kept
+    record("fourth")
+
+
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
     done = run("train", *ON_LITTLE, "--host_devices=2", "--recording=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,7 @@ def main() -> None:
     import jax  # takes seconds to import, which a typing error should not
 
     from train_dynamics.further_training import FurtherConfig, train_further
+    from train_dynamics.sweep import keep_programs
 
     config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
     if recording.further is not None:
@@ -67,6 +68,7 @@ def main() -> None:
             )
         print(f"{recording.path / 'further'} is there already; nothing to do")
         return
+    keep_programs()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():
         found = train_further(recording, config, DATA_DIR.value, stop=lambda: bool(noted))

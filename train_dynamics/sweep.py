@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +298,19 @@ def local_devices() -> list[jax.Device]:
     except (RuntimeError, AssertionError, ValueError) as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
         raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
+
+
+def keep_programs() -> None:
+    """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
+
+    JAX tells by program, versions and processor what is the same. `JAX_COMPILATION_CACHE_DIR` puts it elsewhere, and
+    `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
+    """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it compiles then
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{caches}/train_dynamics"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ def main() -> None:
 
         dataset = None if reading is None else reading.result()
     noted = stop_on_signals()
+    sweep.keep_programs()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
