@@ -40,6 +40,7 @@ def test_all_hold_where_they_should():
     assert [claim.holds for claim in found] == [True] * 8, found
     for claim in found:  # all seeds alike: no spread
         assert claim.low == pytest.approx(claim.value) == claim.high
+        assert claim.support == 1
     value = {claim.name: claim.value for claim in found}
     assert value["starts_at_chance"] == pytest.approx(0.11)
     assert value["learns_fast"] == 7  # 0.11 + 7 / 10
@@ -110,6 +111,17 @@ def test_the_interval_is_that_of_a_mean_over_seeds(rng):
     # A 95 % interval of a mean of many values; its ends are estimated from 1,000 draws, to about a tenth of the error.
     assert claim.low == pytest.approx(starts.mean() - 1.96 * error, abs=0.3 * error)
     assert claim.high == pytest.approx(starts.mean() + 1.96 * error, abs=0.3 * error)
+
+
+def test_the_support_of_a_verdict_is_the_share_of_resamples_that_share_it():
+    """Of two seeds, one starts at chance: three quarters of the resamples have the other, and fail as both do."""
+    changes = {metric: values[:2].copy() for metric, values in results().curves.items()}
+    changes["accuracy"][:, 0] = np.array([0.1, 0.3])[:, None]
+    claim = claims(results(**changes), ("fc2",), 10)[0]
+    assert claim.holds is False and claim.value == pytest.approx(0.2)
+    assert claim.support == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1000) ** 0.5)  # four standard errors
+    alone = {metric: values[:1] for metric, values in changes.items()}
+    assert claims(results(**alone), ("fc2",), 10)[0].support is None
 
 
 def test_layers_have_claims_of_their_own():

@@ -35,6 +35,7 @@ class Claim:
         low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above, and of a single seed.
         high: Upper end.
         holds: Whether it holds here; None if this recording cannot decide.
+        support: Share of the resampled sets of seeds that give the same verdict; None as for `low`.
         reason: Why it cannot; empty if it can.
     """
 
@@ -45,6 +46,7 @@ class Claim:
     low: float | None
     high: float | None
     holds: bool | None
+    support: float | None
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     definitions = list(_definitions(layers, num_classes, last + 1))
     if results.num_chunks < NUM_CHUNKS:
         return [
-            Claim(name, sentence, measured, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
+            Claim(name, sentence, measured, None, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
             for name, sentence, measured, *_ in definitions
         ]
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
@@ -120,10 +122,12 @@ def _decide(
     try:
         value = statistic(means)
     except UndecidedError as error:
-        return Claim(name, sentence, measured, None, None, None, None, str(error))
+        return Claim(name, sentence, measured, None, None, None, None, None, str(error))
     ends = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else [np.nan, np.nan]
     shown, low, high = (float(x) if np.isfinite(x) else None for x in (value, *ends))
-    return Claim(name, sentence, measured, shown, low, high, bool(holds(value)), "")
+    verdict = bool(holds(value))
+    support = sum(bool(holds(other)) == verdict for other in resampled) / len(resampled) if resampled else None
+    return Claim(name, sentence, measured, shown, low, high, verdict, support, "")
 
 
 def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) -> Iterator[tuple]:
