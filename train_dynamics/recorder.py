@@ -136,9 +136,10 @@ class Recorder:
             return
         with self._failing_clearly(block):
             self._checkpointer.wait_until_finished()
-            if not block.is_dir():
-                raise OSError("it is not there, although saving it raised no error")
+            there = os.listdir(block.parent)
         self._check_there()
+        if block.name not in there:
+            raise RuntimeError(f"{block} was not written although saving it raised no error")
 
     def _check_there(self) -> None:
         """See whether the directory is still the one that was begun; Orbax would make another."""
