@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -95,7 +96,8 @@ def test_every_curve_against_its_definition(small, history, output):
 
 def test_every_measure_of_groups_against_its_definition(small, output):
     table = rows(output / "group_dynamics.csv")
-    assert list(table[0]) == ["metric", "layer", "group", "iteration", "mean", "std"]
+    statistics = ["mean", "std", "lower_quartile", "median", "upper_quartile"]
+    assert list(table[0]) == ["metric", "layer", "group", "iteration", *statistics]
     assert len(table) == (6 + 55) * 17 + 3 * 16
     found = {(row["metric"], row["group"], int(row["iteration"])): row for row in table}
     assert {row["layer"] for row in table if row["metric"] != "loss_change"} == {"fc2"}
@@ -113,6 +115,12 @@ def test_every_measure_of_groups_against_its_definition(small, output):
         }
         for (metric, group), values in of_seeds.items():
             row = found[metric, group, t]
+            middle = sorted(np.nan_to_num(values, nan=np.inf))[1]  # of three seeds
+            assert (
+                row["median"] == ""
+                if np.isinf(middle)
+                else float(row["median"]) == pytest.approx(middle, rel=1e-3, abs=1e-5)
+            )
             if np.isnan(values).any():
                 assert row["mean"] == row["std"] == ""
                 continue
@@ -241,6 +249,20 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
         lengths = [np.linalg.norm(gradients[group].sum(axis=0)) / 50 for group in groups]
         assert float(row["strength"]) == pytest.approx(min(lengths), rel=1e-4)
         assert (row["p"] == "") == (row["reason"] != "")
+    opposed = np.zeros((10, 10))
+    looks = contention_study.look_at(small.iterations, 4)
+    for gradients in (gradients for t in looks for gradients in small.gradients("fc2", t)):
+        for n, m in itertools.permutations(range(50), 2):
+            opposed[small.labels[n], small.labels[m]] += oracles.cosine(gradients[n], gradients[m]) < -0.3
+    count = np.bincount(small.labels, minlength=10)
+    share = rows(tmp_path / "out" / "label_opposition.csv")
+    assert [(row["label"], row["other_label"]) for row in share] == [
+        (str(a), str(b)) for a in range(10) for b in range(a, 10)
+    ]
+    for row in share:
+        a, b = int(row["label"]), int(row["other_label"])
+        pairs = len(looks) * 3 * count[a] * (count[b] - (a == b))
+        assert float(row["share"]) == pytest.approx(opposed[a, b] / pairs if pairs else 0)
     strengths = [float(row["strength"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
     report = (tmp_path / "out" / "report.html").read_text()

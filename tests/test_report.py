@@ -46,6 +46,8 @@ def test_it_says_what_was_found(output, small):
     for claim in claims:
         assert claim["sentence"] in text
         assert claim["holds"] is not None or claim["reason"] in text
+    start = claims[0]
+    assert f">{start['value']:.1%}<" in text and f">{start['low']:.1%} to {start['high']:.1%}<" in text
     # Sixteen updates decide nothing about iteration 50 or 100.
     assert {claim["name"] for claim in claims if claim["holds"] is None} >= {"learns_fast", "typical_learned_early"}
     assert "--num_examples=50 --hidden_sizes=5 --batch_size=16 --epochs=4 --seeds=3 --recording=DIR" in text

@@ -148,6 +148,7 @@ def analyze(
                 laid_out.append(sections.contention_section(recording, contention, pictures(fights)))
                 tables.write_contention(recording, contention, output / "contention.csv")
                 tables.write_contention_members(recording, contention, output / "contention_members.csv")
+                tables.write_label_opposition(recording, contention, output / "label_opposition.csv")
             for saved in saving:
                 saved.result()
             options = (cone_options, contention_options, score_options)

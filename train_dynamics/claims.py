@@ -31,6 +31,7 @@ class Claim:
         name: Short name.
         sentence: What is claimed.
         measured: How it was measured, and what value would hold.
+        unit: Of the value: `share`, `updates`, `cosine` or `nats per unit of weight`.
         value: The measured value, of curves averaged over seeds; None if there is none.
         low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above, and of a single seed.
         high: Upper end.
@@ -42,6 +43,7 @@ class Claim:
     name: str
     sentence: str
     measured: str
+    unit: str
     value: float | None
     low: float | None
     high: float | None
@@ -94,8 +96,8 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     definitions = list(_definitions(layers, num_classes, last + 1))
     if results.num_chunks < NUM_CHUNKS:
         return [
-            Claim(name, sentence, measured, None, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
-            for name, sentence, measured, *_ in definitions
+            Claim(*words, None, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
+            for *words, _, _ in definitions
         ]
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
@@ -114,6 +116,7 @@ def _decide(
     name: str,
     sentence: str,
     measured: str,
+    unit: str,
     statistic: Callable[[Means], float],
     holds: Callable[[float], bool],
     means: Means,
@@ -122,16 +125,16 @@ def _decide(
     try:
         value = statistic(means)
     except UndecidedError as error:
-        return Claim(name, sentence, measured, None, None, None, None, None, str(error))
+        return Claim(name, sentence, measured, unit, None, None, None, None, None, str(error))
     ends = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else [np.nan, np.nan]
     shown, low, high = (float(x) if np.isfinite(x) else None for x in (value, *ends))
     verdict = bool(holds(value))
     support = sum(bool(holds(other)) == verdict for other in resampled) / len(resampled) if resampled else None
-    return Claim(name, sentence, measured, shown, low, high, verdict, support, "")
+    return Claim(name, sentence, measured, unit, shown, low, high, verdict, support, "")
 
 
 def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) -> Iterator[tuple]:
-    """List name, sentence, measure, statistic and verdict of every claim.
+    """List name, sentence, measure, unit, statistic and verdict of every claim.
 
     A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
     """
@@ -148,6 +151,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         "starts_at_chance",
         "At initialisation, accuracy is near chance.",
         f"training accuracy at iteration 0; holds within 5 points of {chance:.0%}",
+        "share",
         start,
         lambda value: abs(value - chance) <= 0.05,
     )
@@ -163,6 +167,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         "learns_fast",
         "Training accuracy passes 80 % within the first 100 iterations.",
         "first iteration with a training accuracy of 80 %; holds up to 100",
+        "updates",
         first_at,
         lambda value: value <= 100,
     )
@@ -175,6 +180,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         "typical_learned_early",
         "The most typical tenth is nearly all learned by iteration 50.",
         "accuracy of chunk 0 at iteration 50; holds from 95 %",
+        "share",
         top_early,
         lambda value: value >= 0.95,
     )
@@ -190,6 +196,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         "learned_in_order",
         "The iteration at which a chunk reaches 80 % rises with the chunk.",
         "share of neighbouring chunks of which the less typical one reaches 80 % no earlier; holds if all",
+        "share",
         order,
         lambda value: value == 1,
     )
@@ -207,6 +214,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
             f"typical_most_aligned{suffix}",
             f"In the first 50 iterations the most typical tenth is the most aligned with the mean gradient{of_layer}.",
             "mean alignment of chunk 0 over iterations 0 to 49, less that of the best other chunk; holds above 0",
+            "cosine",
             lead,
             lambda value: value > 0,
         )
@@ -221,6 +229,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
             f"norm_rises_with_chunk{suffix}",
             f"Once learning is under way, the gradient norm rises with the chunk{of_layer}.",
             "mean norm from 50 % training accuracy on; smallest difference of neighbouring chunks; holds above 0",
+            "nats per unit of weight",
             rise,
             lambda value: value > 0,
         )
@@ -232,7 +241,8 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
     yield (
         "uncertainty_widens",
         "The region between first correct and last mistake widens from the top to the middle to the bottom tenth.",
-        "mean height of the region, in shares of the examples; smaller of the two differences; holds above 0",
+        "mean height of the region, the share of the examples there; smaller of the two differences; holds above 0",
+        "share",
         widening,
         lambda value: value > 0,
     )
@@ -248,6 +258,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         "typical_not_forgotten",
         "The top tenth, once learned, is hardly ever forgotten.",
         "of the examples of chunk 0 that are correct when it reaches 95 %, the share ever wrong later; holds up to 5 %",
+        "share",
         forgotten,
         lambda value: value <= 0.05,
     )

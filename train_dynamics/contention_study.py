@@ -144,14 +144,15 @@ def look_at(iterations: Int[np.ndarray, " t"], looks: int) -> Int[np.ndarray, " 
     return nearest(iterations, np.linspace(0, iterations[-1], looks + 2)[1:-1].round().astype(int))
 
 
-def window(recording: Recording, fight: Fight) -> list[Frame]:
-    """Read the frames around the discovery of a pair, in its layer."""
+def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.ndarray, "t n"]]:
+    """Read the frames around the discovery of a pair, in its layer, and the losses of its seed."""
     pair = fight.pair
     seed = int(recording.seeds[pair.seed])
     record = int(np.searchsorted(recording.iterations, pair.iteration))
     times = recording.iterations[max(0, record - BEFORE) : record + WINDOW + 1]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        return list(threads.map(lambda t: next(frames(recording, seed, [t], [pair.layer])), times))
+        shown = list(threads.map(lambda t: next(frames(recording, seed, [t], [pair.layer])), times))
+        return shown, np.stack(list(threads.map(lambda t: recording.loss(t)[pair.seed], times)))
 
 
 def _look_once(

@@ -153,6 +153,19 @@ class Update(NamedTuple):
     fall: float
 
 
+def quartiles(curve: Float[np.ndarray, "s t"]) -> Float[np.ndarray, "quartile t"]:
+    """Find the quartiles over seeds, of which the second is the median; a seed without a value counts as infinite.
+
+    They are values of single seeds, the nearest, and NaN where that is infinite.
+
+    Example:
+        >>> quartiles(np.array([[1.0], [2.0], [np.nan]])).ravel()
+        array([ 1.,  2., nan])
+    """
+    found = np.quantile(np.where(np.isnan(curve), np.inf, curve), (0.25, 0.5, 0.75), axis=0, method="nearest")
+    return np.where(np.isinf(found), np.nan, found)
+
+
 def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:
     """Find the update of any seed in which the smaller of rise and fall is the largest."""
     curves = opposing.curves

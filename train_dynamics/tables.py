@@ -12,6 +12,7 @@ from jaxtyping import Int
 from train_dynamics.cone_study import Cones
 from train_dynamics.contention_study import Contention
 from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.group_dynamics import quartiles
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results
 from train_dynamics.scoring import ScoreOptions, study_of
@@ -24,7 +25,7 @@ PARTS = {
     "groups": ("group_dynamics.csv", "opposing_signals.csv"),
     "motion": ("scatter.mp4",),
     "cones": ("cones.csv", "cone_members.csv"),
-    "contention": ("contention.csv", "contention_members.csv"),
+    "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
 }
 """What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
 FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
@@ -227,6 +228,22 @@ def write_contention(recording: Recording, contention: Contention, path: Path) -
     _write(path, header, rows)
 
 
+def write_label_opposition(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row for every two labels, and every label and itself, of each layer.
+
+    `share` is that of the pairs of their examples whose gradients are opposed, averaged over seeds and the iterations
+    looked at.
+    """
+    names = recording.class_names
+    rows = (
+        (layer, names[a], names[b], *_decimal([share[a, b]]))
+        for layer, share in contention.label_opposition.items()
+        for a in range(len(names))
+        for b in range(a, len(names))
+    )
+    _write(path, ("layer", "label", "other_label", "share"), rows)
+
+
 def write_contention_members(recording: Recording, contention: Contention, path: Path) -> None:
     """Write one row an example of each side of each pair."""
     rows = (
@@ -239,10 +256,11 @@ def write_contention_members(recording: Recording, contention: Contention, path:
 
 
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
-    """Write mean and standard deviation over seeds of everything measured of groups.
+    """Write mean, standard deviation and quartiles over seeds of everything measured of groups.
 
     `group` is `all`, `batches`, `within` and `between` classes, two classes as `4/9`, or `risers` and `fallers`; the
-    layer is empty of what is no layer's. A cell is empty where a seed has no value.
+    layer is empty of what is no layer's. Mean and deviation are empty where a seed has no value; for quartiles that
+    counts as infinite.
     """
     found, names = results.group_dynamics, recording.class_names
     curves = []
@@ -262,15 +280,16 @@ def write_group_dynamics(recording: Recording, results: Results, path: Path) -> 
         ]
     curves += [("loss_change", "", group, curve) for group, curve in found.opposing.curves.items()]
     rows = (
-        (metric, layer, group, t, mean, std)
+        (metric, layer, group, t, *of_seeds)
         for metric, layer, group, curve in curves
-        for t, mean, std in zip(
+        for t, *of_seeds in zip(
             found.looks if layer else results.iterations[:-1],
-            *(_decimal(None if np.isnan(x) else x for x in of_seeds(curve, axis=0)) for of_seeds in (np.mean, np.std)),
+            *map(_decimal, (curve.mean(axis=0), curve.std(axis=0), *quartiles(curve))),
             strict=True,
         )
     )
-    _write(path, ["metric", "layer", "group", "iteration", "mean", "std"], rows)
+    statistics = ("mean", "std", "lower_quartile", "median", "upper_quartile")
+    _write(path, ("metric", "layer", "group", "iteration", *statistics), rows)
 
 
 def write_opposing_signals(recording: Recording, results: Results, path: Path) -> None:

@@ -49,14 +49,18 @@ def cone_scatter(frame: Frame, groups: Sequence[Int[np.ndarray, " _"]], reach: f
     Args:
         frame: All examples, in one layer.
         groups: Members of the cones.
-        reach: Norm at the right edge; examples beyond it are drawn on the edge.
+        reach: Norm at the right edge; examples beyond it are drawn on the edge, as arrowheads.
         title: Of the figure.
     """
     with styled():
         figure = Figure(figsize=(7.0, 4.6))
         axes = figure.subplots()
         norm, cosine = np.minimum(frame.norm[0], reach), frame.cosine[0]
-        axes.scatter(norm, cosine, s=5, color="#bbbbbb", linewidths=0, rasterized=True, label="all examples")
+        grey = {"color": "#bbbbbb", "linewidths": 0, "rasterized": True}
+        axes.scatter(norm, cosine, s=5, label="all examples", **grey)
+        beyond = frame.norm[0] > reach
+        if beyond.any():
+            axes.scatter(norm[beyond], cosine[beyond], s=20, marker=">", label="beyond the edge", **grey)
         for k, (group, color, marker) in enumerate(zip(groups, COLORS, MARKERS, strict=False)):
             axes.scatter(
                 norm[group],
@@ -71,7 +75,6 @@ def cone_scatter(frame: Frame, groups: Sequence[Int[np.ndarray, " _"]], reach: f
             )
         axes.set(
             xlim=(0, 1.02 * reach),
-            ylim=(-1.03, 1.03),
             xlabel="L2 norm of the gradient (nats per unit of weight)",
             ylabel="cosine to the mean gradient",
             title=title,

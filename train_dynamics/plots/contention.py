@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -14,16 +15,18 @@ from train_dynamics.plots.style import BLUE, ORANGE, styled
 
 def fight(
     frames: Sequence[Frame],
+    loss: Float[np.ndarray, "t n"],
     groups: tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]],
     images: tuple[UInt8[np.ndarray, "_ h w channel"], UInt8[np.ndarray, "_ h w channel"]],
     words: tuple[str, str],
     found_at: int,
     title: str,
 ) -> Figure:
-    """Draw both groups of a pair: some of their images, and their alignment and accuracy around its discovery.
+    """Draw both groups of a pair: some of their images, and their alignment, loss and accuracy around its discovery.
 
     Args:
         frames: Consecutive iterations, in one layer.
+        loss: Of all examples at these iterations.
         groups: Members of either group.
         images: Their images.
         words: What either group is called.
@@ -31,15 +34,16 @@ def fight(
         title: Of the figure.
     """
     with styled():
-        figure = Figure(figsize=(9.0, 6.2))
+        figure = Figure(figsize=(9.0, 7.6))
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
-        grid = figure.add_gridspec(3, 2, height_ratios=(1.45, 1, 1))
+        grid = figure.add_gridspec(4, 2, height_ratios=(1.45, 1, 1, 1))
         iterations = [frame.iteration for frame in frames]
         curves = (
             ("cosine to the\nmean gradient", [frame.cosine[0] for frame in frames]),
+            ("mean loss\n(nats)", loss),
             ("accuracy", [frame.correct for frame in frames]),
         )
-        drawn = [figure.add_subplot(grid[row, :]) for row in (1, 2)]
+        drawn = [figure.add_subplot(grid[row, :]) for row in (1, 2, 3)]
         for side, (color, line) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
             grid_panel(figure.add_subplot(grid[0, side]), images[side], words[side], color)
             for axes, (_, values) in zip(drawn, curves, strict=True):
@@ -48,10 +52,11 @@ def fight(
         for axes, (label, _) in zip(drawn, curves, strict=True):
             axes.axvline(found_at, color="black", linewidth=0.9, linestyle=":", label="where the pair was found")
             axes.set(ylabel=label, xlim=(iterations[0], max(iterations[-1], iterations[0] + 1)))
-        drawn[0].tick_params(labelbottom=False)
+        for axes in drawn[:-1]:
+            axes.tick_params(labelbottom=False)
         figure.align_ylabels(drawn)
-        drawn[1].set_xlabel("iteration (updates)")
-        drawn[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        drawn[-1].set_xlabel("iteration (updates)")
+        drawn[-1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
@@ -62,7 +67,9 @@ def label_matrix(share: Float[np.ndarray, "c c"], class_names: Sequence[str], ti
         figure = Figure(figsize=(6.4, 5.4))
         axes = figure.subplots()
         top = max(float(share.max()), 1e-12)
-        shown = axes.imshow(share, cmap="cividis", vmin=0, vmax=top)
+        # Few labels have most of the pairs: linear colours would leave all others alike.
+        colors = PowerNorm(0.4, vmin=0, vmax=top)
+        shown = axes.imshow(share, cmap="cividis", norm=colors)
         ticks = range(len(class_names))
         axes.set(xlabel="label", ylabel="label", title=title)
         axes.set_xticks(ticks, class_names, rotation=0 if max(map(len, class_names)) < 3 else 60)
@@ -72,7 +79,7 @@ def label_matrix(share: Float[np.ndarray, "c c"], class_names: Sequence[str], ti
             for row, column in np.ndindex(share.shape):
                 value = 100 * share[row, column]
                 words = "0" if value == 0 else "<0.01" if value < 0.005 else f"{value:.2f}"
-                light = share[row, column] < 0.6 * top
+                light = colors(share[row, column]) < 0.6
                 axes.text(column, row, words, ha="center", va="center", fontsize=7, color="white" if light else "black")
         figure.colorbar(shown, label="pairs of examples opposed", format=PercentFormatter(1, decimals=2), shrink=0.9)
         return figure

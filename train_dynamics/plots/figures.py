@@ -188,7 +188,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
             metric_name(layers, cones.layer, "cone_scatter").replace("/", "_"),
             f"Where the largest cones of {where} lie among all examples",
             "The nearer the members of a cone are to each other, the more they lie at one height, their cosine to the "
-            "mean gradient; they need not share a norm. Examples beyond the right edge are drawn on it.",
+            "mean gradient; they need not share a norm. Arrowheads at the right edge are examples beyond it.",
             cone_plots.cone_scatter(frame, groups, float(reach([frame])[0]), f"Largest cones of {where}"),
         )
         yield Drawing(
@@ -215,9 +215,9 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
             f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight)} Two groups "
             "whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror each other "
-            "by construction; look whether the accuracies do, one falling where the other rises.",
+            "by construction; look whether the losses do, and the accuracies, one falling where the other rises.",
             contention_plots.fight(
-                window(recording, fight),
+                *window(recording, fight),
                 groups,
                 tuple(recording.images[group] for group in groups),
                 words,

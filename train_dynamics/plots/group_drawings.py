@@ -29,7 +29,10 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         [True, True],
         "m-coherence and noise scale",
     )
-    figure.axes[1].axhline(recording.config.batch_size, color="black", linewidth=0.9, linestyle=":")
+    batch, axes = recording.config.batch_size, figure.axes[1]
+    axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
+    at_right = axes.get_yaxis_transform()
+    axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
     unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in of["noise_scale"].values())
     gap = (
         " Where there is no line the mean gradient of half of the seeds is no longer than noise alone would make it."
@@ -42,7 +45,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
         "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
-        f"dotted line, {recording.config.batch_size} examples, the batch that was trained with: its step turns from "
+        f"dotted line, {batch} examples, the batch that was trained with: its step turns from "
         "signal into noise." + gap,
         figure,
     )

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from train_dynamics.group_dynamics import quartiles
 from train_dynamics.plots.cones import COLORS
 from train_dynamics.plots.style import BLUE, ORANGE, styled
 
@@ -36,7 +37,7 @@ def panels(
         for axes, of_panel, label, by_logarithm in zip(drawn, curves, labels, logarithmic, strict=True):
             for k, (words, curve) in enumerate(of_panel.items()):
                 color, line = COLORS[k % len(COLORS)], LINES[k % len(LINES)]
-                low, middle, high = (_quartiles if by_logarithm else _deviations)(curve)
+                low, middle, high = (quartiles if by_logarithm else _deviations)(curve)
                 axes.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
                 axes.plot(iterations, middle, color=color, linestyle=line, label=words, linewidth=1.3)
             axes.set(ylabel=label, xlim=(0, max(int(iterations[-1]), 1)))
@@ -55,11 +56,6 @@ def panels(
 def _deviations(curve: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"], ...]:
     mean, std = curve.mean(axis=0), curve.std(axis=0)
     return mean - std, mean, mean + std
-
-
-def _quartiles(curve: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"], ...]:
-    found = np.quantile(np.where(np.isnan(curve), np.inf, curve), (0.25, 0.5, 0.75), axis=0, method="nearest")
-    return tuple(np.where(np.isinf(row), np.nan, row) for row in found)
 
 
 def class_matrices(

@@ -102,9 +102,11 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
     return columns
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "never"
+    if unit == "share":
+        return f"{value:.1%}"
     return f"{value:,.0f}" if abs(value) >= 10 and np.isclose(value, round(value)) else f"{value:.3g}"
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
+from train_dynamics.group_dynamics import quartiles
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results
 from train_dynamics.tables import label_counts
@@ -102,7 +103,7 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
         (
             layer,
             f"{found.looks[k]:,}",
-            *(_three(_median(curve[:, k])) for curve in found.layers[layer][:2]),
+            *(_three(quartiles(curve)[1, k]) for curve in found.layers[layer][:2]),
             *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][2:6]),
         )
         for layer in layers
@@ -217,12 +218,6 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     return {name: [row[k] for row in rows] for k, name in enumerate(names)} if rows else {}
-
-
-def _median(of_seeds: Float[np.ndarray, " s"]) -> float:
-    """Take the median as the figure does: a seed without a value counts as infinite."""
-    middle = np.quantile(np.where(np.isnan(of_seeds), np.inf, of_seeds), 0.5, method="nearest")
-    return float("nan") if np.isinf(middle) else float(middle)
 
 
 def _three(value: float) -> str:
