@@ -124,6 +124,29 @@ def test_the_support_of_a_verdict_is_the_share_of_resamples_that_share_it():
     assert claims(results(**alone), ("fc2",), 10)[0].support is None
 
 
+def test_a_resample_that_leaves_a_claim_open_does_not_support_it():
+    """Of two seeds, the top tenth of one reaches 90 % only: a quarter of the resamples have it alone, half its mean."""
+    changes = {metric: values[:2].copy() for metric, values in results().curves.items()}
+    changes["accuracy"][1, :, 1] = changes["last_mistake"][1, :, 1] = np.minimum(changes["accuracy"][1, :, 1], 0.9)
+    claim = {claim.name: claim for claim in claims(results(**changes), ("fc2",), 10)}["typical_not_forgotten"]
+    assert claim.holds is True and claim.low == claim.high == pytest.approx(0, abs=1e-9)
+    assert claim.support == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1000) ** 0.5)  # four standard errors
+    assert claim.barely and not dataclasses.replace(claim, support=0.98).barely
+
+
+def test_a_value_on_the_bound_is_not_decided_by_rounding():
+    """However the seeds are added up: three times 0.95 has another last bit than once."""
+    for num_seeds in range(2, 12):
+        changes = {metric: np.repeat(values[:1], num_seeds, axis=0) for metric, values in results().curves.items()}
+        changes["accuracy"] = np.repeat(curve(lambda t, g: np.where(t < 50, 0.1, 0.95))[:1], num_seeds, axis=0)
+        for claim in claims(results(**changes), ("fc2",), 10):
+            if claim.name in ("learns_fast", "typical_learned_early"):
+                assert (claim.holds, claim.support, claim.low) == (True, 1, claim.high)
+        at_eighty = np.repeat(curve(lambda t, g: np.where(t < 50, 0.1, 0.8))[:1], num_seeds, axis=0)
+        claim = claims(results(**{**changes, "accuracy": at_eighty}), ("fc2",), 10)[1]
+        assert (claim.value, claim.support) == (50, 1)
+
+
 def test_layers_have_claims_of_their_own():
     found = results()
     for layer in ("fc2", "fc3"):

@@ -1,6 +1,7 @@
 """What commands do with their standard streams, and with signals before there is anything to lose."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from train_dynamics import commands
 from train_dynamics.recording import Recording
 
 TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
@@ -24,6 +26,12 @@ def test_closed_streams_do_no_harm(tmp_path):
     assert Recording(tmp_path / "out").finished
     done = shell("python -m train_dynamics.analyze --recording=nowhere 2>&-", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("name", ["train", "analyze", "animate", "verify", "further"])
+def test_to_help_is_no_mistake(tmp_path, name):
+    done = shell(f"python -m train_dynamics.{name} --help", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "--recording" in done.stdout
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
@@ -44,7 +52,7 @@ def test_who_stops_reading_gets_no_traceback(tmp_path):
 def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path, number, errors, status):
     """Reading them never ends here."""
     program = (
-        "import sys, time, train_dynamics.datasets as datasets\n"
+        "import sys, time\n"
         "from train_dynamics import helpers, train\n"
         "class Stuck(helpers.Helpers):\n"
         "    def submit(self, *task): print('reading', flush=True); return super().submit(time.sleep, 1000)\n"
@@ -61,3 +69,36 @@ def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path,
         assert process.communicate(timeout=20)[1] == errors
     assert process.returncode == status
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_of_either_kind_ends_the_program(second):
+    first = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}[second]
+    before = {number: signal.getsignal(number) for number in (first, second)}
+    try:
+        noted = commands.stop_on_signals()
+        signal.raise_signal(first)
+        assert noted == [first]
+        assert signal.getsignal(first) == signal.getsignal(second) == signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_while_held_out_examples_are_read_a_signal_ends_the_command_at_once(small_path, tmp_path):
+    """Reading them never ends here."""
+    program = (
+        "import sys, time\n"
+        "from train_dynamics import further, further_training\n"
+        "def read(*_): print('reading', flush=True); time.sleep(1000)\n"
+        "further_training.load_dataset = read\n"
+        f"sys.argv[1:] = ['--recording={shutil.copytree(small_path, tmp_path / 'copy')}']\n"
+        "further.run('further', further.main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == "further: interrupted\n"
+    assert process.returncode == 130

@@ -1,4 +1,5 @@
 import io
+import re
 import subprocess
 import sys
 import time
@@ -218,3 +219,13 @@ def test_a_dead_network_is_told_within_half_a_minute(tmp_path, monkeypatch):
     for part in ("--dataset=fashion_mnist: looked for it in", str(tmp_path), "cannot be reached", "tfds build"):
         assert part in str(error.value)
     assert not any(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("length", ["0", "-3"])
+def test_a_split_said_to_be_empty_is_refused(tmp_path, length):
+    features = {"image": tfds.features.Image(shape=(4, 4, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    config = prepare(tmp_path, features, [{"image": png(np.zeros((4, 4, 1), np.uint8)), "label": 0}] * 2)
+    (about,) = tmp_path.rglob("dataset_info.json")
+    about.write_text(re.sub(r'("shardLengths": \[\s*)"2"', rf'\1"{length}"', about.read_text()))
+    with pytest.raises(InputError, match="--split=train: toy has no examples in it"):
+        load_dataset(config)

@@ -271,13 +271,16 @@ def test_mistakes_get_one_line(small_path, tmp_path, arguments, expected):
     assert not (copy / "further").exists()
 
 
-def test_the_command(small_path, tmp_path):
+def test_the_command(small_path, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     copy = shutil.copytree(small_path, tmp_path / "copy")
     flags = ["--recording=copy", "--noise_multipliers=1", "--holdout_epochs=1"]
     done = run("further", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stored copy/further" in done.stdout
     assert "With noise 1, " in done.stdout
+    assert any((tmp_path / "caches" / "train_dynamics").iterdir())  # the next time its programs are there
     again = run("further", *flags, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, "copy/further is there already; nothing to do\n")
     other = run("further", *flags[:2], "--holdout_epochs=2", cwd=tmp_path)

@@ -49,7 +49,11 @@ CASES = [
     ("train", ["--first_seed=-1"], "--first_seed=-1: must be"),
     ("train", ["--host_devices=0"], "--host_devices=0: must be a whole number, 1 to 1000"),
     ("train", ["--host_devices=1001"], "--host_devices=1001: must be a whole number, 1 to 1000"),
-    ("train", ["--epochs=1000000000"], "--epochs=1000000000: is 47,000,000,000 records, and 100,000,000 are the most"),
+    (
+        "train",
+        ["--epochs=1000000000"],
+        "--epochs=1000000000: makes 47,000,000,000 iterations to choose records from, and",
+    ),
     ("train", ["--subset_seed=-1"], "--subset_seed=-1: must be"),
     ("train", ["--batch_size=0"], "--batch_size=0: must be"),
     ("train", ["--record_every=0"], "--record_every=0: must be a whole number, 1 or more"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from train_dynamics import analysis
+from train_dynamics.claims import Claim
 from train_dynamics.cone_study import ConeOptions, find_cones
 from train_dynamics.recording import Recording
 from train_dynamics.report.page import page
@@ -64,6 +65,17 @@ def test_what_comes_from_the_data_is_escaped(small):
     text = page(recording, compute(recording), [], sections)
     assert "<script>" not in text and "<b>" not in text
     assert "&lt;script&gt;" in text and "&lt;b&gt;zero&lt;/b&gt;:" in text
+
+
+def test_a_verdict_that_other_seeds_could_change_is_called_so(small, output):
+    found = [Claim(**claim) for claim in json.loads((output / "claims.json").read_text())]
+    for support, words in ((0.97, "barely: so in 97 % of resamples"), (0.98, "")):
+        claims = [
+            dataclasses.replace(found[0], support=support),
+            *(dataclasses.replace(c, support=1.0) for c in found[1:]),
+        ]
+        text = page(small, compute(small), claims, [])
+        assert text.count("barely: so in") == text.count(words or "barely: so in") == bool(words)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from tests.conftest import SMALL, contents, run
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
 
+KEPT = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")  # where the tests keep programs, which these tests do not
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
 
 
@@ -99,7 +100,7 @@ def test_pixels_that_are_too_large_are_not_blamed_on_the_learning_rate(tmp_path)
     done = run("train", *ON_LITTLE, "--pixel_std=1e-44", "--recording=out", cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "at iteration 0; nothing was recorded; a smaller --pixel_mean or a larger --pixel_std may help" in line
+    assert "at iteration 0; nothing was recorded; a --pixel_mean nearer to 0 or a larger --pixel_std may help" in line
 
 
 def test_the_environment_does_not_change_the_type(tmp_path, recorded):
@@ -123,23 +124,36 @@ def test_the_examples_are_read_by_another_process_while_jax_is_imported(tmp_path
 
 def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs_them(tmp_path, recorded):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "caches")}
-    del environment["JAX_COMPILATION_CACHE_DIR"]
+    environment = {name: value for name, value in environment.items() if not name.startswith(KEPT)}
     kept = tmp_path / "caches" / "train_dynamics"
 
-    def record(name):
-        command = [sys.executable, "-m", "train_dynamics.train", *ON_LITTLE, f"--recording={name}"]
+    def found(name):
+        """Record, and count the programs that are asked for and those that are found."""
+        program = (
+            "import atexit, runpy, jax\n"
+            "events = []\n"
+            "jax.monitoring.register_event_listener(lambda event, **_: events.append(event))\n"
+            "names = ('compile_requests_use_cache', 'cache_hits')\n"
+            "atexit.register(lambda: print(*(events.count(f'/jax/compilation_cache/{name}') for name in names)))\n"
+            "runpy.run_module('train_dynamics.train', run_name='__main__')"
+        )
+        command = [sys.executable, "-c", program, *ON_LITTLE, f"--recording={name}"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
         assert done.stderr == ""
         assert contents(tmp_path / name) == contents(recorded[0])
-        return {file: file.stat().st_mtime_ns for file in kept.glob("*")}
+        return [int(count) for count in done.stdout.splitlines()[-1].split()]
 
-    first = record("first")
-    assert first and record("second") == first
-    for file in first:
+    asked, hits = found("first")
+    assert asked > hits == 0
+    assert found("second") == [asked, asked]
+    for file in kept.glob("*"):
         file.write_bytes(b"broken")
-    record("third")
+    found("third")
     environment["XDG_CACHE_HOME"] = str(tmp_path / "first" / "config.json")  # where nothing can be kept
-    record("fourth")
+    assert found("fourth")[1] == 0
+    environment |= {"XDG_CACHE_HOME": "relative", "HOME": "nowhere"}
+    assert found("fifth")[1] == 0
+    assert not (tmp_path / "relative").exists() and not (tmp_path / "nowhere").exists()
 
 
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):

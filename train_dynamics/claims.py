@@ -16,6 +16,8 @@ CHUNKS = slice(1, None)
 LEARNED = 0.8
 EARLY = 50
 RESAMPLES = 1000
+SURE = 0.975
+DECIMALS = 9  # a mean of values of 0.95 is that but for its last bits, which must not decide
 Means = dict[str, Float[np.ndarray, "t group"]]
 
 
@@ -33,10 +35,12 @@ class Claim:
         measured: How it was measured, and what value would hold.
         unit: Of the value: `share`, `updates`, `cosine` or `nats per unit of weight`.
         value: The measured value, of curves averaged over seeds; None if there is none.
-        low: Lower end of the value's 95 % interval, from a bootstrap over seeds; None as above, and of a single seed.
+        low: Lower end of the value's 95 % interval, from a bootstrap over seeds, of the resampled sets that decide the
+            claim; None as above, and of a single seed.
         high: Upper end.
         holds: Whether it holds here; None if this recording cannot decide.
-        support: Share of the resampled sets of seeds that give the same verdict; None as for `low`.
+        support: Share of the resampled sets of seeds that give the same verdict, and neither the other nor none; None
+            where nothing is decided, and of a single seed.
         reason: Why it cannot; empty if it can.
     """
 
@@ -51,19 +55,24 @@ class Claim:
     support: float | None
     reason: str
 
+    @property
+    def barely(self) -> bool:
+        """Whether other seeds could well have decided otherwise."""
+        return self.support is not None and self.support < SURE
+
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can hold them."""
         return dataclasses.asdict(self)
 
 
 def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
-    """Find the first iteration at which a curve is at least `level`; None if it never is.
+    """Find the first iteration at which a curve is at least `level`, but for rounding; None if it never is.
 
     Example:
         >>> reaches(np.array([0.1, 0.8, 0.7]), 0.8)
         1
     """
-    above = curve >= level
+    above = curve >= level - 0.1**DECIMALS
     return int(above.argmax()) if above.any() else None
 
 
@@ -105,11 +114,13 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
         means = {metric: np.tensordot(weights, curve, 1) for metric, curve in curves.items()}
         for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
             with contextlib.suppress(UndecidedError):
-                values.append(statistic(means))
-    if num_seeds == 1:
-        resampled = [[] for _ in definitions]  # a single seed resampled is itself, and says nothing of others
+                values.append(round(float(statistic(means)), DECIMALS))
     means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
-    return [_decide(*definition, means, values) for definition, values in zip(definitions, resampled, strict=True)]
+    return [
+        # A single seed resampled is itself, and says nothing of others.
+        _decide(*definition, means, values if num_seeds > 1 else None)
+        for definition, values in zip(definitions, resampled, strict=True)
+    ]
 
 
 def _decide(
@@ -120,16 +131,16 @@ def _decide(
     statistic: Callable[[Means], float],
     holds: Callable[[float], bool],
     means: Means,
-    resampled: list[float],
+    resampled: list[float] | None,
 ) -> Claim:
     try:
-        value = statistic(means)
+        value = round(float(statistic(means)), DECIMALS)
     except UndecidedError as error:
         return Claim(name, sentence, measured, unit, None, None, None, None, None, str(error))
     ends = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else [np.nan, np.nan]
     shown, low, high = (float(x) if np.isfinite(x) else None for x in (value, *ends))
     verdict = bool(holds(value))
-    support = sum(bool(holds(other)) == verdict for other in resampled) / len(resampled) if resampled else None
+    support = None if resampled is None else sum(bool(holds(x)) == verdict for x in resampled) / RESAMPLES
     return Claim(name, sentence, measured, unit, shown, low, high, verdict, support, "")
 
 

@@ -72,6 +72,8 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
     except UnicodeDecodeError as error:
         files = ", ".join(argument for argument in argv if argument.startswith("--flagfile"))
         message = f"{files}: a flag file is text, and this is not: {error}"
+    except SystemExit:
+        raise SystemExit(0) from None  # of --help, which absl ends as it does a mistake
     sys.exit(f"{name}: {' '.join(message.split())}{_where(message, argv)}")
 
 
@@ -91,15 +93,18 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
 
 
 def stop_on_signals() -> list[int]:
-    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one ends the program at once."""
+    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one of either ends the program at once."""
     noted: list[int] = []
+
+    def handle(how: Callable[[int, object], None] | signal.Handlers) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, how)
 
     def note(number: int, frame: object) -> None:
         noted.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        handle(signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+    handle(note)
     return noted
 
 

@@ -135,7 +135,7 @@ class StudyConfig:
             all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
             "must be positive whole numbers, comma separated, for example 32,16",
         )
-        require_float("label_noise", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        require("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
         require_float("pixel_mean", math.isfinite, "must be a finite number")
         require_float("pixel_std", lambda value: value > 0, "must be a positive number")
         require_float("learning_rate", lambda value: value > 0, "must be a positive number")
@@ -185,7 +185,10 @@ class StudyConfig:
         last = self.num_iterations(num_examples)
         if (records := last // self.record_every) > MOST_RECORDS:
             raise InputError.flag(
-                "epochs", self.epochs, f"is {records:,} records, and {MOST_RECORDS:,} are the most; fewer will do"
+                "epochs",
+                self.epochs,
+                f"makes {records:,} iterations to choose records from, and {MOST_RECORDS:,} are the most; choose fewer "
+                "epochs, or a larger --batch_size or --record_every",
             )
         found = np.arange(0, last, self.record_every)
         if self.records_per_doubling is not None:

@@ -49,11 +49,10 @@ def main() -> None:
         raise InputError.flag(
             "noise_multipliers", tuple(NOISE_MULTIPLIERS.value), "must be numbers, comma separated, for example 1,4,16"
         ) from None
-    noted = stop_on_signals()
     logging.set_verbosity(logging.FATAL)
     import jax  # takes seconds to import, which a typing error should not
 
-    from train_dynamics.further_training import FurtherConfig, train_further
+    from train_dynamics.further_training import FurtherConfig, held_out, train_further
     from train_dynamics.sweep import keep_programs
 
     config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
@@ -68,10 +67,12 @@ def main() -> None:
             )
         print(f"{recording.path / 'further'} is there already; nothing to do")
         return
+    holdout = held_out(recording.config, config, DATA_DIR.value)
+    noted = stop_on_signals()
     keep_programs()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():
-        found = train_further(recording, config, DATA_DIR.value, stop=lambda: bool(noted))
+        found = train_further(recording, config, holdout, stop=lambda: bool(noted))
         if found is None:
             print("further: interrupted; nothing was stored", file=sys.stderr)
             sys.exit(128 + noted[0])

@@ -140,7 +140,7 @@ def train_privately(
 def train_further(
     recording: Recording,
     config: FurtherConfig,
-    data_dir: str | None = None,
+    holdout: Dataset | None = None,
     devices: Sequence[jax.Device] | None = None,
     say: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
@@ -150,7 +150,7 @@ def train_further(
     Args:
         recording: The recording, finished.
         config: What is not in it.
-        data_dir: Where the data set lies, if no longer where it was.
+        holdout: What `held_out` read for these; read here if None.
         devices: Devices to use; all local ones by default.
         say: Takes the lines to show the user.
         stop: Asked after each epoch whether to end there.
@@ -162,7 +162,7 @@ def train_further(
         InputError: If the examples held out cannot be read, or training does not stay finite.
     """
     study, num_examples = recording.config, len(recording.labels)
-    holdout = _holdout(study, config, data_dir)
+    holdout = holdout or held_out(study, config)
     setup = training.set_up(study, len(recording.class_names))
     devices = list(devices or local_devices())[: study.num_seeds]
     seeds = deal(study.seeds, len(devices))
@@ -246,8 +246,17 @@ def _batches(
     return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.batch_size)
 
 
-def _holdout(study: StudyConfig, config: FurtherConfig, data_dir: str | None) -> Dataset:
-    """Read the examples held out, as the data set has them."""
+def held_out(study: StudyConfig, config: FurtherConfig, data_dir: str | None = None) -> Dataset:
+    """Read the examples held out, as the data set has them.
+
+    Args:
+        study: What was recorded.
+        config: Which split they are.
+        data_dir: Where the data set lies, if no longer where it was.
+
+    Raises:
+        InputError: If they cannot be read, or are those recorded.
+    """
     if config.holdout_split == study.split:
         raise InputError.flag("holdout_split", config.holdout_split, "is the recorded split; give another one")
     try:

@@ -59,6 +59,7 @@ class Recorder:
     ) -> None:
         self.path = path.absolute()
         self._pending: Path | None = None
+        self._last: Path | None = None
         self._failed = False
         num_examples = len(dataset.labels)
         files = _dataset_files(dataset)
@@ -140,13 +141,16 @@ class Recorder:
         self._check_there()
         if block.name not in there:
             raise RuntimeError(f"{block} was not written although saving it raised no error")
+        self._last = block
 
     def _check_there(self) -> None:
-        """See whether the directory is still the one that was begun; Orbax would make another."""
-        if (self.path / "config.json").exists() and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
+        """See whether the directory is still the one that was begun, blocks and all; Orbax would make another."""
+        there = (self.path / "config.json").exists() and (self._last is None or self._last.is_dir())
+        if there and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
             return
         raise RecordingError(
-            f"{self.path} was moved or removed while it was written; the same command goes on with it where it now is"
+            f"{self.path}, or a part of it, was moved or removed while it was written; bring it back and run the same "
+            "command again, or choose another directory"
         )
 
     @contextlib.contextmanager

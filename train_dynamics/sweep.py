@@ -225,6 +225,7 @@ def train(
 
     Raises:
         InputError: If the data cannot be read, or the directory or the room on its disk will not do.
+        RecordingError: If a block cannot be stored, or what is stored is moved, removed or damaged meanwhile.
     """
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
@@ -303,14 +304,16 @@ def local_devices() -> list[jax.Device]:
 def keep_programs() -> None:
     """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
 
-    JAX tells by program, versions and processor what is the same. `JAX_COMPILATION_CACHE_DIR` puts it elsewhere, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
+    JAX tells by program, versions and processor what is the same. `XDG_CACHE_HOME` stands for another ~/.cache,
+    `JAX_COMPILATION_CACHE_DIR` for another directory, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing; nor does
+    a user without a home.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it compiles then
     if jax.config.jax_compilation_cache_dir is None:
-        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{caches}/train_dynamics"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        caches = next(filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))), "")
+        jax.config.update("jax_compilation_cache_dir", caches and f"{caches}/train_dynamics")
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @contextlib.contextmanager
@@ -332,7 +335,7 @@ def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterat
     if broken.any():
         t, s = np.argwhere(broken.T)[0]
         kept = f"what was recorded before iteration {iterations[0]} stays" if iterations[0] else "nothing was recorded"
-        cause = "a lower --learning_rate" if iterations[t] else "a smaller --pixel_mean or a larger --pixel_std"
+        cause = "a lower --learning_rate" if iterations[t] else "a --pixel_mean nearer to 0 or a larger --pixel_std"
         raise InputError(
             f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; {cause} may help, "
             "into another directory"

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from train_dynamics import __version__
-from train_dynamics.claims import EARLY, LEARNED, Claim, reaches
+from train_dynamics.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.config import flag_name
 from train_dynamics.contention_study import ContentionOptions
@@ -57,6 +57,8 @@ def page(
         chunks=(table := _chunk_table(recording, results)),
         rows=list(zip(*table.values(), strict=True)),
         claims=claims,
+        resamples=RESAMPLES,
+        sure=SURE,
         ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
