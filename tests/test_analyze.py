@@ -4,7 +4,10 @@ import itertools
 import json
 import re
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,11 +17,12 @@ from tests import oracles
 from tests.conftest import SMALL, contents, run, silent
 from train_dynamics import analysis, contention_study, group_dynamics, results, sweep
 from train_dynamics.cone_study import ConeOptions
+from train_dynamics.config import InputError
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.confusion import fixed_batches
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.plots import film
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, locked
 
 OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
@@ -190,11 +194,37 @@ def test_figures_are_pictures(output, name):
     assert "</svg>" in (output / "figures" / f"{name}.svg").read_text()
 
 
+def test_two_analyses_do_not_write_into_one_directory_at_once(small, output, tmp_path):
+    shutil.copytree(output, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    refused = pytest.raises(InputError, match=r"--output=.*/out: is being written by another analysis; wait for it")
+    with locked(tmp_path / "out", InputError("taken")), refused:
+        analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+    assert contents(tmp_path / "out") == before
+    analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+
+
+def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
+    copy = shutil.copytree(small_path, tmp_path / "copy")
+    command = [sys.executable, "-m", "train_dynamics.analyze", f"--recording={copy}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        assert process.stdout.readline().startswith("Writing figures and tables")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[1] == (
+            f"analyze: interrupted; {copy / 'analysis'} may be incomplete, and the same command makes it whole\n"
+        )
+    assert process.returncode == 130
+
+
 def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path):
     shutil.copytree(small_path, tmp_path / "copy")
     done = run("analyze", "--recording=copy", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser\n"
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Reading 17 records of 3 seeds in copy"
+    assert lines[1] == "Writing figures and tables into copy/analysis"
+    assert lines[-1] == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser"
     about = json.loads((tmp_path / "copy" / "analysis" / "analysis.json").read_text())
     assert about["recording"] == "copy"
     before = contents(tmp_path / "copy")
@@ -284,7 +314,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, say=said.append)
     others = [part for part in analysis.PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
-    assert said == [f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"]
+    assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
     about = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert about["parts"] == [part for part in analysis.PARTS if part in parts]
     files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}

@@ -34,10 +34,16 @@ def test_to_help_is_no_mistake(tmp_path, name):
     assert (done.returncode, done.stderr) == (0, "") and "--recording" in done.stdout
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
-    done = shell("env -u PYTHONUNBUFFERED python -m train_dynamics.train --help > /dev/full", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "train: the standard output cannot be written: No space left on device\n"
+@pytest.mark.parametrize("buffered", ["env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"])
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, small_path, buffered):
+    shutil.copytree(small_path, tmp_path / "copy")
+    for command in ("train --help", "verify --recording=copy", "analyze --recording=copy --parts="):
+        done = shell(f"{buffered} python -m train_dynamics.{command} > /dev/full", tmp_path)
+        name = command.split()[0]
+        assert done.stderr == f"{name}: the standard output cannot be written: No space left on device\n"
+        assert done.returncode == 1
+    done = shell(f"{buffered} python -m train_dynamics.analyze --recording=copy --parts= | :", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_who_stops_reading_gets_no_traceback(tmp_path):
@@ -72,13 +78,13 @@ def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path,
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_of_either_kind_ends_the_program(second):
+def test_a_second_signal_of_either_kind_ends_the_program(second, capfd):
     first = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}[second]
     before = {number: signal.getsignal(number) for number in (first, second)}
     try:
-        noted = commands.stop_on_signals()
+        noted = commands.stop_on_signals("once more")
         signal.raise_signal(first)
-        assert noted == [first]
+        assert (noted, capfd.readouterr().err) == ([first], "once more\n")
         assert signal.getsignal(first) == signal.getsignal(second) == signal.SIG_DFL
     finally:
         for number, handler in before.items():

@@ -324,7 +324,7 @@ def test_stopped_it_stores_nothing(small, device):
     assert train_further(small, CONFIG, devices=device, say=silent, stop=lambda: next(asked)) is None
 
 
-def test_interrupted_it_says_so_in_one_line(small_path, tmp_path):
+def test_interrupted_it_says_so(small_path, tmp_path):
     copy = shutil.copytree(small_path, tmp_path / "copy")
     command = [sys.executable, "-u", "-m", "train_dynamics.further", f"--recording={copy}", "--holdout_epochs=100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -333,7 +333,10 @@ def test_interrupted_it_says_so_in_one_line(small_path, tmp_path):
         assert second.stderr.startswith(f"further: --recording={copy}: is being written by another run")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == "further: interrupted; nothing was stored\n"
+        assert process.stderr.read().splitlines() == [
+            "further: ends after this epoch; a second signal ends it at once",
+            "further: interrupted; nothing was stored",
+        ]
     assert not (copy / "further").exists() and not (copy / "further.incomplete").exists()
 
 

@@ -177,7 +177,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path
     running.send_signal(number)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == status
-    assert errors.splitlines() == ["train: interrupted; the same command goes on from here"]
+    assert errors.splitlines() == [
+        "train: ends after this block; a second signal ends it at once",
+        "train: interrupted; the same command goes on from here",
+    ]
     done = Recording(tmp_path / "out").num_records
     assert 0 < done < 2001
     again = run("train", *arguments, cwd=tmp_path)

@@ -1,5 +1,6 @@
 """A whole analysis of a recording: everything is computed, and then written into one directory."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
+from tqdm import tqdm
 
 from train_dynamics import __version__, tables
 from train_dynamics.claims import Claim, claims
@@ -16,7 +18,7 @@ from train_dynamics.cone_study import ConeOptions, check_options, find_cones, ha
 from train_dynamics.config import InputError
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, locked
 from train_dynamics.results import Results, compute
 from train_dynamics.scoring import ScoreOptions
 from train_dynamics.tables import PARTS
@@ -51,7 +53,7 @@ def analyze(
 
     Raises:
         InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does
-            not have, or if the output holds other files or cannot be written.
+            not have, or if the output holds other files, cannot be written or is being written by another analysis.
     """
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
@@ -72,10 +74,14 @@ def analyze(
             "files": [*STUDY, *tables.files_of_parts(recording, parts)],
         }
         check_options(recording, cone_options)
-        with Helpers() as helpers:
+        say(f"Reading {recording.num_records:,} records of {len(recording.seeds)} seeds in {recording.path}")
+        with Helpers() as helpers, contextlib.ExitStack() as writing:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
-            results = compute(recording, score_options if "scores" in parts else None, "groups" in parts)
+            with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
+                results = compute(
+                    recording, score_options if "scores" in parts else None, "groups" in parts, bar.update
+                )
             # Seconds to import, for nothing if the recording will not do or scores are not asked for.
             score_study = None
             if results.scores:
@@ -92,6 +98,11 @@ def analyze(
             from train_dynamics.report.page import page
 
             (output / "figures").mkdir(parents=True, exist_ok=True)
+            taken = InputError.flag(
+                "output", output, "is being written by another analysis; wait for it, or choose another directory"
+            )
+            writing.enter_context(locked(output, taken))
+            say(f"Writing figures and tables into {output}")
             _remove_earlier(output, about["files"], say)
             _write_json(about, output / "analysis.json")
 
@@ -144,6 +155,8 @@ def analyze(
                 width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
                 film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
             if fighting:
+                if not fighting.done():
+                    say("Still looking for pairs in contention")
                 contention, fights = fighting.result()
                 laid_out.append(sections.contention_section(recording, contention, pictures(fights)))
                 tables.write_contention(recording, contention, output / "contention.csv")

@@ -3,12 +3,13 @@
 python -m train_dynamics.analyze --recording=recordings/mini_mnist
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from train_dynamics import analysis
-from train_dynamics.commands import NumberParser, run
+from train_dynamics.commands import NumberParser, run, say
 from train_dynamics.cone_study import ConeOptions
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.recording import Recording
@@ -81,17 +82,22 @@ def main() -> None:
     """Run the command."""
     recording = Recording(RECORDING.value)
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
-    analysis.analyze(
-        recording,
-        output,
-        ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
-        ContentionOptions(
-            CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
-        ),
-        ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
-        [part for part in PARTS.value if part],
-    )
-    print(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
+    try:
+        analysis.analyze(
+            recording,
+            output,
+            ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
+            ContentionOptions(
+                CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
+            ),
+            ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
+            [part for part in PARTS.value if part],
+            say=say,
+        )
+    except KeyboardInterrupt:
+        print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)
+        sys.exit(130)
+    say(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 
 
 if __name__ == "__main__":

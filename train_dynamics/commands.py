@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -25,9 +25,44 @@ def run(name: str, main: Callable[[], None]) -> None:
     try:
         app.run(lambda rest: call(name, main, rest), flags_parser=lambda argv: parse(name, argv))
     except SystemExit as ended:
-        _end(name, ended.code)
-    except BrokenPipeError:
-        _end(name, 1)
+        code = ended.code
+    except UnwritableError as error:
+        code = error.reason and f"{name}: the standard output cannot be written: {error.reason}"
+    if code and isinstance(code, str):
+        print(code, file=sys.stderr, flush=True)
+    if code != 0 and code is not None:
+        os._exit(code if isinstance(code, int) else 1)  # a save that failed leaves threads that wait for minutes
+    gc.freeze()  # ending would search all modules for garbage first, for half a second
+
+
+class UnwritableError(Exception):
+    """The standard output cannot be written; no `OSError`, which a command's own files may raise too.
+
+    Attributes:
+        reason: Why; empty if who read along has gone, which is no mistake.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.reason = "" if isinstance(error, BrokenPipeError) else error.strerror
+
+
+def say(line: str) -> None:
+    """Show the user a line.
+
+    Raises:
+        UnwritableError: If that cannot be done.
+    """
+    with _output():
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(error) from error
 
 
 def _open_streams() -> None:
@@ -35,22 +70,6 @@ def _open_streams() -> None:
     for number, stream in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, stream) is None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
-
-
-def _end(name: str, code: str | int | None) -> None:
-    """End the process; after an error at once, for a save that failed leaves threads that wait for minutes."""
-    if isinstance(code, str):
-        print(code, file=sys.stderr, flush=True)
-        code = 1
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # which is no mistake: whoever read along has gone
-            print(f"{name}: the standard output cannot be written: {error.strerror}", file=sys.stderr, flush=True)
-        code = 1
-    if code:
-        os._exit(code)
-    gc.freeze()  # ending would search all modules for garbage first, for half a second
 
 
 def seldom_collect_garbage() -> None:
@@ -64,7 +83,12 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
         if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes that are no text
             sys.exit(f"{name}: {argument.encode(errors='backslashreplace').decode()!r}: must be text in UTF-8")
     try:
-        return flags.FLAGS(argv)
+        with _output():
+            try:
+                return flags.FLAGS(argv)
+            except SystemExit:  # of --help, which absl ends as it does a mistake
+                sys.stdout.flush()
+                raise SystemExit(0) from None
     except flags.UnrecognizedFlagError as error:
         message = f"{error}; --help lists the flags"
     except flags.Error as error:
@@ -72,8 +96,6 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
     except UnicodeDecodeError as error:
         files = ", ".join(argument for argument in argv if argument.startswith("--flagfile"))
         message = f"{files}: a flag file is text, and this is not: {error}"
-    except SystemExit:
-        raise SystemExit(0) from None  # of --help, which absl ends as it does a mistake
     sys.exit(f"{name}: {' '.join(message.split())}{_where(message, argv)}")
 
 
@@ -92,8 +114,12 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def stop_on_signals() -> list[int]:
-    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one of either ends the program at once."""
+def stop_on_signals(words: str) -> list[int]:
+    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one of either ends the program at once.
+
+    Args:
+        words: What to say on the standard error when the first one comes.
+    """
     noted: list[int] = []
 
     def handle(how: Callable[[int, object], None] | signal.Handlers) -> None:
@@ -102,6 +128,8 @@ def stop_on_signals() -> list[int]:
 
     def note(number: int, frame: object) -> None:
         noted.append(number)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{words}\n".encode())  # and no print, which this may have interrupted
         handle(signal.SIG_DFL)
 
     handle(note)

@@ -137,6 +137,10 @@ def load_dataset(config: StudyConfig) -> Dataset:
             f"must have labels from 0 to {len(class_names) - 1}, but example {indices[unknown.argmax()]} has "
             f"{labels[unknown.argmax()]}",
         )
+    if config.label_noise and not round(config.label_noise * len(labels)):
+        raise InputError.flag(
+            "label_noise", config.label_noise, f"flips none of {len(labels)} labels; choose 0 or a larger share"
+        )
     noisy = flip_labels(labels, len(class_names), config.label_noise, config.subset_seed)
     return Dataset(
         images=np.stack([row["image"] for row in rows]),

@@ -156,14 +156,15 @@ class Update(NamedTuple):
 def quartiles(curve: Float[np.ndarray, "s t"]) -> Float[np.ndarray, "quartile t"]:
     """Find the quartiles over seeds, of which the second is the median; a seed without a value counts as infinite.
 
-    They are values of single seeds, the nearest, and NaN where that is infinite.
+    Between two seeds they are interpolated; what is infinite is NaN.
 
     Example:
         >>> quartiles(np.array([[1.0], [2.0], [np.nan]])).ravel()
-        array([ 1.,  2., nan])
+        array([1.5, 2. , nan])
     """
-    found = np.quantile(np.where(np.isnan(curve), np.inf, curve), (0.25, 0.5, 0.75), axis=0, method="nearest")
-    return np.where(np.isinf(found), np.nan, found)
+    infinite = 1e300  # which can be interpolated, unlike infinity; an eighth of it can come only of it
+    found = np.quantile(np.nan_to_num(curve.astype(float), nan=infinite), (0.25, 0.5, 0.75), axis=0)
+    return np.where(found > infinite / 8, np.nan, found)
 
 
 def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:

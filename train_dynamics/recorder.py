@@ -149,8 +149,8 @@ class Recorder:
         if there and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
             return
         raise RecordingError(
-            f"{self.path}, or a part of it, was moved or removed while it was written; bring it back and run the same "
-            "command again, or choose another directory"
+            f"{self.path}, or a part of it, was moved or removed while it was written; bring it back, in place of what "
+            "is left there, and run the same command again, or choose another directory"
         )
 
     @contextlib.contextmanager

@@ -266,14 +266,8 @@ class Recording:
         Raises:
             InputError: If another one does.
         """
-        try:
-            fd = lock(self._root, patience=PATIENCE)
-        except BlockingIOError:
-            raise busy(self.path) from None
-        try:
+        with locked(self._root, busy(self.path), PATIENCE):
             yield
-        finally:
-            os.close(fd)
 
     def save_further(self, further: FurtherTraining) -> None:
         """Store what further training gave; all of it or nothing.
@@ -562,7 +556,20 @@ def is_being_written(path: Path) -> bool:
     return False
 
 
-def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0) -> int:
+@contextlib.contextmanager
+def locked(path: Path, taken: InputError, patience: float = 0.0) -> Iterator[None]:
+    """Let no other process write to a directory meanwhile; `taken` is the error if another one does."""
+    try:
+        fd = lock(path, patience=patience)
+    except BlockingIOError:
+        raise taken from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0.0) -> int:
     """Lock a directory for as long as the returned file descriptor is open.
 
     Args:

@@ -106,7 +106,12 @@ class OfBlock(NamedTuple):
     measures: LayerMeasures
 
 
-def compute(recording: Recording, options: ScoreOptions | None = ScoreOptions(), groups: bool = True) -> Results:
+def compute(
+    recording: Recording,
+    options: ScoreOptions | None = ScoreOptions(),
+    groups: bool = True,
+    advance: Callable[[int], object] = lambda records: None,
+) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
     The examples are ranked by agreement. A single seed has none: there they are ranked by their mean loss over all
@@ -116,6 +121,7 @@ def compute(recording: Recording, options: ScoreOptions | None = ScoreOptions(),
         recording: The recording.
         options: How to compute scores; no scores if None.
         groups: Whether to follow groups of examples.
+        advance: Told the number of records after each block.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
@@ -166,6 +172,7 @@ def compute(recording: Recording, options: ScoreOptions | None = ScoreOptions(),
         for found in _in_order(threads, of_block, recording.blocks(), workers):
             forgetting.add(found.correct, found.iterations)
             pieces.append(found.curves)
+            advance(len(found.iterations))
             if score_pass:
                 score_pass.add(found.records)
             if study:

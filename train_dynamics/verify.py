@@ -10,7 +10,7 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from train_dynamics.commands import NumberParser, run
+from train_dynamics.commands import NumberParser, run, say
 from train_dynamics.config import InputError
 from train_dynamics.recording import Recording
 from train_dynamics.verification import verify
@@ -37,13 +37,13 @@ def main() -> None:
         )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
-    print(f"{recording.path}: all {recording.num_records:,} records of {len(recording.seeds)} seeds are there")
-    print(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
+    say(f"{recording.path}: all {recording.num_records:,} records of {len(recording.seeds)} seeds are there")
+    say(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:
-        print("What train_dynamics.further stored is there, and its checksums are right")
+        say("What train_dynamics.further stored is there, and its checksums are right")
     if found.num_compared:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
-        print(
+        say(
             f"{found.num_compared:,} gradients were computed again, in float64. Largest differences, over the largest "
             f"value: {errors}; all predictions are the same"
         )

@@ -81,5 +81,8 @@ def label_matrix(share: Float[np.ndarray, "c c"], class_names: Sequence[str], ti
                 words = "0" if value == 0 else "<0.01" if value < 0.005 else f"{value:.2f}"
                 light = colors(share[row, column]) < 0.6
                 axes.text(column, row, words, ha="center", va="center", fontsize=7, color="white" if light else "black")
-        figure.colorbar(shown, label="pairs of examples opposed", format=PercentFormatter(1, decimals=2), shrink=0.9)
+        if share.any():
+            figure.colorbar(
+                shown, label="pairs of examples opposed", format=PercentFormatter(1, decimals=2), shrink=0.9
+            )
         return figure

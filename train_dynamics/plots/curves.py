@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, styled
+from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, of_seeds, styled
 
 
 def accuracy(iterations: Int[np.ndarray, " t"], curve: Float[np.ndarray, "s t"]) -> Figure:
@@ -97,4 +97,4 @@ def _frame(axes: Axes, iterations: Int[np.ndarray, " t"], label: str, share: boo
 
 
 def _seeds(curves: np.ndarray) -> str:
-    return f"mean and standard deviation of {len(curves)} seeds"
+    return of_seeds("mean and standard deviation", len(curves))

@@ -10,6 +10,7 @@ from train_dynamics.group_dynamics import MOST_BATCHES, mean_cosine, strongest_u
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
 from train_dynamics.plots.figures import Drawing
+from train_dynamics.plots.style import of_seeds
 from train_dynamics.recording import Recording
 from train_dynamics.results import Results, metric_name
 from train_dynamics.tables import label_counts
@@ -71,7 +72,8 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "stiffness",
         "Stiffness within and between classes over iterations",
         "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
-        "a step for one example is a step for the other; below zero, that it harms it.",
+        "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
+        "cosine of 0 to all.",
         groups.panels(
             found.looks,
             [
@@ -112,7 +114,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
                 [matrices[k] for k in shown],
                 [f"iteration {looks[k]:,}" for k in shown],
                 recording.class_names,
-                f"Stiffness by pair of labels in {layer}, mean of {len(recording.seeds)} seeds",
+                f"Stiffness by pair of labels in {layer}, {of_seeds('mean', len(recording.seeds))}",
             ),
         )
 
@@ -143,10 +145,10 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
     ]
     both = len(set(often[0].tolist()) & set(often[1].tolist()))
     panels = {
-        f"rose by {update.rise:.2f} nats on average": update.risers,
-        f"fell by {-update.fall:.2f} nats on average": update.fallers,
-        "most often among those that rise": often[0],
-        "most often among those that fall": often[1],
+        f"rose by {update.rise:.2f} nats": update.risers,
+        f"fell by {-update.fall:.2f} nats": update.fallers,
+        "most often risen": often[0],
+        "most often fallen": often[1],
     }
     where = f"seed {recording.seeds[update.seed]}, from iteration {t:,} to {last:,}"
     cosines = ", ".join(
@@ -159,10 +161,10 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         f"Above, some of the two groups of {opposing.size} in the update in which both moved most, the most first: "
         f"{where}. Their mean gradients have a cosine of {cosines} before it. Below, those "
         f"that are most often at either extreme, over all seeds and updates; {both} of {opposing.size} are in both. "
-        "Look for what a group has in common.",
+        "Changes are averaged over a group. Look for what it has in common.",
         cone_plots.cone_grids(
             [recording.images[group] for group in panels.values()],
-            [f"{words} (labels {_labels(recording, group)})" for words, group in panels.items()],
+            [f"{words}; labels {_labels(recording, group)}" for words, group in panels.items()],
             f"Opposing signals: {where}, and most often",
         ),
     )

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from train_dynamics.group_dynamics import quartiles
 from train_dynamics.plots.cones import COLORS
-from train_dynamics.plots.style import BLUE, ORANGE, styled
+from train_dynamics.plots.style import BLUE, ORANGE, of_seeds, styled
 
 LINES = ("-", "--", "-.", ":")
 
@@ -46,7 +46,7 @@ def panels(
         drawn[-1].set_xlabel("iteration (updates)")
         num_seeds = len(next(iter(curves[0].values())))
         shown = "median and quartiles" if all(logarithmic) else "mean and standard deviation"
-        drawn[0].set_title(f"{title}, {shown} of {num_seeds} seeds")
+        drawn[0].set_title(f"{title}, {of_seeds(shown, num_seeds)}")
         figure.align_ylabels(drawn)
         if len(curves[0]) > 1:
             figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -110,7 +110,7 @@ def opposing(
             xlabel="iteration (updates)",
             ylabel="change of loss to the next record (nats)",
             xlim=(0, max(int(iterations[-1]), 1)),
-            title=f"{title}, mean and standard deviation of {len(curves['all'])} seeds",
+            title=f"{title}, {of_seeds('mean and standard deviation', len(curves['all']))}",
         )
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure

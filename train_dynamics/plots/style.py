@@ -39,6 +39,16 @@ def styled() -> Iterator[None]:
         yield
 
 
+def of_seeds(words: str, count: int) -> str:
+    """Say what of the seeds is drawn; of one there is nothing to say.
+
+    Example:
+        >>> of_seeds("mean", 2), of_seeds("mean", 1)
+        ('mean of 2 seeds', 'one seed')
+    """
+    return f"{words} of {count} seeds" if count > 1 else "one seed"
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
     # Not by `savefig`, which draws everything once for nothing after the layout.

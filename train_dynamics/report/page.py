@@ -74,7 +74,8 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
     learned = reaches(accuracy.mean(axis=0), LEARNED)
     gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
     return {
-        "final training accuracy": f"{accuracy[:, -1].mean():.1%} ± {accuracy[:, -1].std():.1%}",
+        "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
+        + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
         "first at 80 % after": "never" if learned is None else f"{learned:,} updates",
         "seeds": f"{len(recording.seeds)}",
         "examples": f"{len(recording.labels):,}",
@@ -108,7 +109,7 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "never"
     if unit == "share":
-        return f"{value:.1%}"
+        return f"{value:.1%}".replace("-0.0%", "0.0%")
     return f"{value:,.0f}" if abs(value) >= 10 and np.isclose(value, round(value)) else f"{value:.3g}"
 
 
