@@ -147,6 +147,13 @@ def test_a_value_on_the_bound_is_not_decided_by_rounding():
         assert (claim.value, claim.support) == (50, 1)
 
 
+def test_a_ranking_by_how_examples_were_learned_decides_nothing_about_how_they_are():
+    changes = {metric: values[:1] for metric, values in results().curves.items()}
+    found = claims(dataclasses.replace(results(**changes), agr=None), ("fc2",), 10)
+    assert [claim.name for claim in found if claim.holds is not None] == ["starts_at_chance", "learns_fast"]
+    assert {claim.reason for claim in found} == {"", "needs two seeds or more, whose agreement ranks the examples"}
+
+
 def test_layers_have_claims_of_their_own():
     found = results()
     for layer in ("fc2", "fc3"):

@@ -74,7 +74,9 @@ def analyze(
             "files": [*STUDY, *tables.files_of_parts(recording, parts)],
         }
         check_options(recording, cone_options)
-        say(f"Reading {recording.num_records:,} records of {len(recording.seeds)} seeds in {recording.path}")
+        num_seeds = len(recording.seeds)
+        seeds = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        say(f"Reading {recording.num_records:,} records of {seeds} in {recording.path}")
         with Helpers() as helpers, contextlib.ExitStack() as writing:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None

@@ -102,7 +102,7 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     last = int(results.iterations[-1])
     curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
     num_seeds = len(results.curves["accuracy"])
-    definitions = list(_definitions(layers, num_classes, last + 1))
+    definitions = list(_definitions(layers, num_classes, last + 1, results.agr is not None))
     if results.num_chunks < NUM_CHUNKS:
         return [
             Claim(*words, None, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
@@ -144,15 +144,20 @@ def _decide(
     return Claim(name, sentence, measured, unit, shown, low, high, verdict, support, "")
 
 
-def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) -> Iterator[tuple]:
+def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ranked: bool) -> Iterator[tuple]:
     """List name, sentence, measure, unit, statistic and verdict of every claim.
 
-    A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
+    A statistic maps curves averaged over seeds to a number, infinite if an event never comes. Where examples are not
+    `ranked` by agreement, but by how they were learned, chunks say nothing of how they are learned.
     """
 
     def need(iteration: int) -> None:
         if num_records <= iteration:
             raise UndecidedError(f"needs {iteration} iterations; the recording has {num_records - 1}")
+
+    def need_ranking() -> None:
+        if not ranked:
+            raise UndecidedError("needs two seeds or more, whose agreement ranks the examples")
 
     def start(means: Means) -> float:
         return means["accuracy"][0, ALL]
@@ -184,6 +189,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
     )
 
     def top_early(means: Means) -> float:
+        need_ranking()
         need(EARLY)
         return means["accuracy"][EARLY, TOP]
 
@@ -197,6 +203,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
     )
 
     def order(means: Means) -> float:
+        need_ranking()
         reached = [reaches(curve, LEARNED) for curve in means["accuracy"][:, CHUNKS].T]
         times = [num_records if t is None else t for t in reached]
         if sum(t is not None for t in reached) < 2:
@@ -217,6 +224,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         suffix = "" if len(layers) == 1 else f"_{layer}"
 
         def lead(means: Means, name: str = metric_name(layers, layer, "alignment")) -> float:
+            need_ranking()
             need(EARLY)
             early = means[name][:EARLY, CHUNKS].mean(axis=0)
             return early[0] - early[1:].max()
@@ -231,6 +239,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         )
 
         def rise(means: Means, name: str = metric_name(layers, layer, "gradient_norm")) -> float:
+            need_ranking()
             under_way = reaches(means["accuracy"][:, ALL], 0.5)
             if under_way is None:
                 raise UndecidedError("training accuracy never reaches 50 %")
@@ -246,6 +255,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
         )
 
     def widening(means: Means) -> float:
+        need_ranking()
         area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)
         return min(area[MIDDLE] - area[TOP], area[BOTTOM] - area[MIDDLE])
 
@@ -259,6 +269,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int) ->
     )
 
     def forgotten(means: Means) -> float:
+        need_ranking()
         learned = reaches(means["accuracy"][:, TOP], 0.95)
         if learned is None:
             raise UndecidedError("the most typical tenth never reaches 95 %")
