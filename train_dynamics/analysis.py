@@ -19,7 +19,7 @@ from train_dynamics.config import InputError
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording, locked
-from train_dynamics.results import Results, compute
+from train_dynamics.results import Results, check_finished, compute
 from train_dynamics.scoring import ScoreOptions
 from train_dynamics.tables import PARTS
 
@@ -73,6 +73,7 @@ def analyze(
             "parts": [part for part in PARTS if part in parts],
             "files": [*STUDY, *tables.files_of_parts(recording, parts)],
         }
+        check_finished(recording)
         check_options(recording, cone_options)
         num_seeds = len(recording.seeds)
         seeds = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"

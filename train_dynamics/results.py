@@ -126,7 +126,7 @@ def compute(
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
     """
-    _check(recording)
+    check_finished(recording)
     labels = recording.labels
     score_pass = ScorePass(recording, options) if options is not None else None
     if len(recording.seeds) > 1:
@@ -265,7 +265,12 @@ def _of_output(
     return np.sqrt(np.square(room, out=room).sum(axis=1)), largest_other
 
 
-def _check(recording: Recording) -> None:
+def check_finished(recording: Recording) -> None:
+    """Check that a recording has all records, and more than one example.
+
+    Raises:
+        InputError: If not.
+    """
     if len(recording.labels) < 2:
         raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
     if not recording.finished:
