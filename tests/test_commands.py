@@ -52,6 +52,18 @@ def test_who_stops_reading_gets_no_traceback(tmp_path):
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
+def signalled(program: str, number: int, seconds: float, cwd) -> tuple[str, int]:
+    """Send a signal so long after a program says that it reads, and give its errors and its exit status."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "reading\n"
+        time.sleep(seconds)
+        process.send_signal(number)
+        errors = process.communicate(timeout=20)[1]
+    return errors, process.returncode
+
+
 @pytest.mark.parametrize(
     ("number", "errors", "status"), [(signal.SIGINT, "train: interrupted\n", 130), (signal.SIGTERM, "", -15)]
 )
@@ -66,14 +78,7 @@ def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path,
         f"sys.argv[1:] = '{TINY}'.split()\n"
         "train.define_flags(); train.run('train', train.main)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "reading\n"
-        time.sleep(3)  # JAX is imported
-        process.send_signal(number)
-        assert process.communicate(timeout=20)[1] == errors
-    assert process.returncode == status
+    assert signalled(program, number, 3, tmp_path) == (errors, status)  # until when JAX is imported
     assert not os.listdir(tmp_path)
 
 
@@ -101,10 +106,4 @@ def test_while_held_out_examples_are_read_a_signal_ends_the_command_at_once(smal
         f"sys.argv[1:] = ['--recording={shutil.copytree(small_path, tmp_path / 'copy')}']\n"
         "further.run('further', further.main)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "reading\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20)[1] == "further: interrupted\n"
-    assert process.returncode == 130
+    assert signalled(program, signal.SIGINT, 0, tmp_path) == ("further: interrupted\n", 130)

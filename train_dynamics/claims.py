@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,15 +99,16 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
     Between records, curves are taken to be straight.
     """
-    last = int(results.iterations[-1])
+    num_records = int(results.iterations[-1]) + 1
+    of_all, of_chunks = list(_of_all(num_classes, num_records)), list(_of_chunks(layers, num_records))
+    if results.num_chunks < NUM_CHUNKS:
+        return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
+    if results.agr is None:
+        definitions, left = of_all, _undecided(of_chunks, "needs two seeds or more, whose agreement ranks the examples")
+    else:
+        definitions, left = [*of_all, *of_chunks], []
     curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
     num_seeds = len(results.curves["accuracy"])
-    definitions = list(_definitions(layers, num_classes, last + 1, results.agr is not None))
-    if results.num_chunks < NUM_CHUNKS:
-        return [
-            Claim(*words, None, None, None, None, None, f"needs {NUM_CHUNKS} examples or more")
-            for *words, _, _ in definitions
-        ]
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
     for weights in draws / num_seeds:
@@ -116,11 +117,16 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
             with contextlib.suppress(UndecidedError):
                 values.append(round(float(statistic(means)), DECIMALS))
     means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
-    return [
+    decided = [
         # A single seed resampled is itself, and says nothing of others.
         _decide(*definition, means, values if num_seeds > 1 else None)
         for definition, values in zip(definitions, resampled, strict=True)
     ]
+    return decided + left
+
+
+def _undecided(definitions: Sequence[tuple], reason: str) -> list[Claim]:
+    return [Claim(*words, None, None, None, None, None, reason) for *words, _, _ in definitions]
 
 
 def _decide(
@@ -144,20 +150,16 @@ def _decide(
     return Claim(name, sentence, measured, unit, shown, low, high, verdict, support, "")
 
 
-def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ranked: bool) -> Iterator[tuple]:
-    """List name, sentence, measure, unit, statistic and verdict of every claim.
+def _need(iteration: int, num_records: int) -> None:
+    if num_records <= iteration:
+        raise UndecidedError(f"needs {iteration} iterations; the recording has {num_records - 1}")
 
-    A statistic maps curves averaged over seeds to a number, infinite if an event never comes. Where examples are not
-    `ranked` by agreement, but by how they were learned, chunks say nothing of how they are learned.
+
+def _of_all(num_classes: int, num_records: int) -> Iterator[tuple]:
+    """List name, sentence, measure, unit, statistic and verdict of every claim about all examples.
+
+    A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
     """
-
-    def need(iteration: int) -> None:
-        if num_records <= iteration:
-            raise UndecidedError(f"needs {iteration} iterations; the recording has {num_records - 1}")
-
-    def need_ranking() -> None:
-        if not ranked:
-            raise UndecidedError("needs two seeds or more, whose agreement ranks the examples")
 
     def start(means: Means) -> float:
         return means["accuracy"][0, ALL]
@@ -175,7 +177,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
     def first_at(means: Means) -> float:
         found = reaches(means["accuracy"][:, ALL], LEARNED)
         if found is None:
-            need(100)
+            _need(100, num_records)
             return np.inf
         return float(found)
 
@@ -188,9 +190,15 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
         lambda value: value <= 100,
     )
 
+
+def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
+    """List the same of every claim about chunks.
+
+    They need agreement to rank by: a ranking by how examples were learned says nothing of how they are.
+    """
+
     def top_early(means: Means) -> float:
-        need_ranking()
-        need(EARLY)
+        _need(EARLY, num_records)
         return means["accuracy"][EARLY, TOP]
 
     yield (
@@ -203,7 +211,6 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
     )
 
     def order(means: Means) -> float:
-        need_ranking()
         reached = [reaches(curve, LEARNED) for curve in means["accuracy"][:, CHUNKS].T]
         times = [num_records if t is None else t for t in reached]
         if sum(t is not None for t in reached) < 2:
@@ -224,8 +231,7 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
         suffix = "" if len(layers) == 1 else f"_{layer}"
 
         def lead(means: Means, name: str = metric_name(layers, layer, "alignment")) -> float:
-            need_ranking()
-            need(EARLY)
+            _need(EARLY, num_records)
             early = means[name][:EARLY, CHUNKS].mean(axis=0)
             return early[0] - early[1:].max()
 
@@ -239,7 +245,6 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
         )
 
         def rise(means: Means, name: str = metric_name(layers, layer, "gradient_norm")) -> float:
-            need_ranking()
             under_way = reaches(means["accuracy"][:, ALL], 0.5)
             if under_way is None:
                 raise UndecidedError("training accuracy never reaches 50 %")
@@ -255,7 +260,6 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
         )
 
     def widening(means: Means) -> float:
-        need_ranking()
         area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)
         return min(area[MIDDLE] - area[TOP], area[BOTTOM] - area[MIDDLE])
 
@@ -269,7 +273,6 @@ def _definitions(layers: tuple[str, ...], num_classes: int, num_records: int, ra
     )
 
     def forgotten(means: Means) -> float:
-        need_ranking()
         learned = reaches(means["accuracy"][:, TOP], 0.95)
         if learned is None:
             raise UndecidedError("the most typical tenth never reaches 95 %")

@@ -30,7 +30,7 @@ def run(name: str, main: Callable[[], None]) -> None:
         code = error.reason and f"{name}: the standard output cannot be written: {error.reason}"
     if code and isinstance(code, str):
         print(code, file=sys.stderr, flush=True)
-    if code != 0 and code is not None:
+    if code not in (0, None):
         os._exit(code if isinstance(code, int) else 1)  # a save that failed leaves threads that wait for minutes
     gc.freeze()  # ending would search all modules for garbage first, for half a second
 
@@ -59,6 +59,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def _output() -> Iterator[None]:
+    """Tell errors of writing to the standard output from all others."""
     try:
         yield
     except OSError as error:

@@ -145,7 +145,7 @@ def look_at(iterations: Int[np.ndarray, " t"], looks: int) -> Int[np.ndarray, " 
 
 
 def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.ndarray, "t n"]]:
-    """Read the frames around the discovery of a pair, in its layer, and the losses of its seed."""
+    """Read the frames around the discovery of a pair, in its layer, and all examples' losses in its seed, in nats."""
     pair = fight.pair
     seed = int(recording.seeds[pair.seed])
     record = int(np.searchsorted(recording.iterations, pair.iteration))
