@@ -3,15 +3,18 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.conftest import SMALL, blocks_of, contents, silent
 from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.datasets import Dataset, standardise
 from train_dynamics.models import MLP
 from train_dynamics.recorder import Recorder
 from train_dynamics.recording import Recording, RecordingError
+from train_dynamics.verification import replay
 
 
 def record(config: StudyConfig, path, devices) -> Recording:
@@ -82,6 +85,45 @@ def test_the_step_compiles_once(small_dataset, device, resumed):
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled  # all of it was, before the first block
+
+
+def sums_of_squares(x: jax.Array) -> jax.Array:
+    """The product that jaxlib 0.10.2 gets wrong if left alone (jax-ml/jax#39103)."""
+    return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)
+
+
+def test_programs_are_compiled_to_give_right_results():
+    x = np.zeros((32_769, 3), np.float32)
+    x[:, 0] = np.arange(len(x))
+    found = sweep.compiled(jax.jit(sums_of_squares).lower(x), "cpu")(x)
+    np.testing.assert_array_equal(found, x[:, 0] ** 2)
+
+
+def test_xla_may_not_know_our_options(monkeypatch):
+    monkeypatch.setattr(sweep, "CPU_OPTIONS", {"xla_cpu_of_another_version": ""})
+    program = jax.jit(lambda x: x + 1).lower(1.0)
+    assert sweep.compiled(program, "cpu")(1.0) == 2
+    monkeypatch.setattr(sweep, "CPU_OPTIONS", {"xla_backend_optimization_level": "no number"})
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        sweep.compiled(program, "cpu")
+
+
+@pytest.mark.parametrize("num_examples", [32_769, 40_001])
+def test_records_of_many_examples_are_right_to_the_last(num_examples, device, rng):
+    images = rng.integers(0, 256, (num_examples, 3, 3, 1), np.uint8)
+    labels = rng.integers(0, 3, num_examples, np.int32)
+    dataset = Dataset(images, labels, np.arange(num_examples), ("a", "b", "c"))
+    config = dataclasses.replace(SMALL, num_seeds=2, num_examples=num_examples, hidden_sizes=(4,))
+    swept = sweep.Sweep(config, dataset, 2, device)
+    _, records = swept.run(swept.initial_state(), swept.empty_records(), 0)
+    found = sweep.collect(records, config.num_seeds)
+    inputs = standardise(images, config.pixel_mean, config.pixel_std)
+    for s in range(config.num_seeds):
+        again = replay(jax.tree.map(lambda array, s=s: array[s, 1], found["parameters"]), inputs, labels)
+        # Losses and gradients are below 10, where float32 has steps of 1e-6; a few such steps.
+        np.testing.assert_allclose(found["loss"][s, 1], again.loss, rtol=0, atol=5e-6)
+        gradient = found["activation"]["fc2"][s, 1, :, :, None] * found["cotangent"]["fc2"][s, 1, :, None]
+        np.testing.assert_allclose(gradient, again.gradients["fc2"], rtol=0, atol=5e-6)
 
 
 def test_plan_divides_evenly_and_is_bounded(small_dataset, monkeypatch):

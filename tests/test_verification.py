@@ -9,7 +9,7 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, blocks_of, run, silent
-from train_dynamics import recorder, sweep
+from train_dynamics import recorder, sweep, verification
 from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, RecordingError
 from train_dynamics.storage import PAGE, write_array
@@ -165,6 +165,15 @@ def test_values_that_were_wrong_when_written_are_found(copy, name, change, words
     found = verify(Recording(copy), samples=20)
     assert any(words in problem and "is not what weights and images give" in problem for problem in found.problems)
     assert verify(Recording(copy), samples=0).problems == []
+
+
+def test_the_last_example_is_always_computed_again(copy, monkeypatch):
+    monkeypatch.setattr(verification, "EXAMPLES", 2)  # of 50
+    for block in Recording(copy).blocks():
+        loss = block.read("loss").copy()
+        loss[..., -1] += 0.001
+        rewrite(block, "loss", loss)
+    assert any("the loss of seed" in problem for problem in verify(Recording(copy), samples=1).problems)
 
 
 def test_numbers_that_are_none_are_found(copy):

@@ -27,6 +27,9 @@ from train_dynamics.recording import Recording, RecordingError, check_writable, 
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
+# The library that XLA multiplies and sums with on CPUs since jaxlib 0.10.2 gave wrong results for some programs of more
+# than 32,768 rows, without a word (jax-ml/jax#39103), and is no faster here; XLA's own loops and Eigen do without.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def deal(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
@@ -102,7 +105,7 @@ class Sweep:
             of_seeds = thread.submit(draw.compile, {"xla_backend_optimization_level": 1})  # it runs once
             of_records = thread.submit(empty.lower(np.zeros(len(self.seeds))).compile)
             arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
-            self._run = run.lower(*arguments).compile()
+            self._run = compiled(run.lower(*arguments), devices[0].platform)
             self._initial, self._empty = of_seeds.result(), of_records.result()
 
     def initial_state(self) -> training.State:
@@ -134,6 +137,16 @@ class Sweep:
     ) -> tuple[training.State, training.Record]:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
         return self._run(state, records, *self.batches(first), self._examples)
+
+
+def compiled(program: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """Compile a program for a platform, with `CPU_OPTIONS` where that is "cpu" and XLA has such options."""
+    try:
+        return program.compile(CPU_OPTIONS if platform == "cpu" else None)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return program.compile()
 
 
 def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:

@@ -44,7 +44,7 @@ def verify(
 
     Args:
         recording: The recording.
-        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each.
+        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each, always with the last.
         seed: Seed of the draw.
         progress: Called after each block.
     """
@@ -105,9 +105,10 @@ def _compare(recording: Recording, samples: int, rng: np.random.Generator) -> tu
     for pair in np.sort(rng.choice(total, min(samples, total), replace=False)).tolist():
         record, s = divmod(pair, len(recording.seeds))
         t = int(recording.iterations[record])
-        count = min(EXAMPLES, len(recording.labels))
-        examples = np.sort(rng.choice(len(recording.labels), count, replace=False))
-        compared += count * len(recording.config.layers)
+        # The last one always: a compiler that divides the examples wrongly among its loops gets those wrong.
+        last = len(recording.labels) - 1
+        examples = np.append(np.sort(rng.choice(last, min(EXAMPLES - 1, last), replace=False)), last)
+        compared += len(examples) * len(recording.config.layers)
         for name, stored, expected in _both(recording, s, t, examples):
             difference = float(np.nan_to_num(np.abs(stored - expected), nan=np.inf).max(initial=0))
             worst[name] = max(worst.get(name, (-1.0, 0, 0)), (difference, s, t))
