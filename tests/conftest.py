@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from train_dynamics import analysis, sweep
@@ -110,7 +111,9 @@ def sketching() -> Iterator[None]:
     """Analyse in this process, and save small pictures in place of figures, which take most of the time."""
 
     def sketch(figure: Figure, path: Path) -> None:
-        figure.savefig(f"{path}.png", dpi=20)
+        figure.set_layout_engine("none")
+        figure.set_dpi(20)
+        FigureCanvasAgg(figure).print_png(f"{path}.png")
         Path(f"{path}.svg").write_text("<svg></svg>")
 
     with pytest.MonkeyPatch.context() as patch:

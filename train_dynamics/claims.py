@@ -111,11 +111,12 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     num_seeds = len(results.curves["accuracy"])
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
-    for weights in draws / num_seeds:
-        means = {metric: np.tensordot(weights, curve, 1) for metric, curve in curves.items()}
+    # Few seeds have few distinct resamples: three have ten.
+    for draw, count in zip(*np.unique(draws, axis=0, return_counts=True), strict=True):
+        means = {metric: np.tensordot(draw / num_seeds, curve, 1) for metric, curve in curves.items()}
         for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
             with contextlib.suppress(UndecidedError):
-                values.append(round(float(statistic(means)), DECIMALS))
+                values += [round(float(statistic(means)), DECIMALS)] * count
     means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
     decided = [
         # A single seed resampled is itself, and says nothing of others.
