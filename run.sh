@@ -45,7 +45,7 @@ if [ "${1-}" = test ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   # By file: what a file makes once for its tests is made in one process.
-  exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+  exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 fi
 recording=recordings/$(basename "$flagfile" .flags)
 .venv/bin/python -m train_dynamics.train --flagfile="$flagfile" --recording="$recording"
