@@ -44,7 +44,8 @@ if [ "${1-}" = test ]; then
   shift
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  # By file: what a file makes once for its tests is made in one process.
+  # By file: what a file makes once for its tests is made in one process. In their order: by number of tests, the file that
+  # takes longest for each would come last, with nothing beside it.
   exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 fi
 recording=recordings/$(basename "$flagfile" .flags)
