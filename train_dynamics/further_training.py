@@ -20,7 +20,7 @@ from train_dynamics import gradients, training
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recording import FurtherTraining, Recording
-from train_dynamics.sweep import collect, deal, enough_memory, local_devices
+from train_dynamics.sweep import collect, compiled, deal, enough_memory, local_devices
 from train_dynamics.training import Setup, State
 
 SMALLEST, LARGEST = 1e-6, 1e6
@@ -190,6 +190,7 @@ def train_further(
     with bar, enough_memory():
         end = recording.parameters(recording.num_iterations)
         state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
+        predict = compiled(predict.lower(state.parameters, images), devices[0].platform)
         for epoch in range(epochs):
             state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
             bar.update()
