@@ -27,10 +27,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from train_dynamics import analysis, sweep
+from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset
 from train_dynamics.plots import style
 from train_dynamics.recording import Recording
+
+seldom_collect_garbage()  # as the commands do
 
 # Where the tests run in the background of a shell, it has Ctrl-C ignored by all that they start; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -107,10 +110,12 @@ class Here(nullcontext):
 
 
 @contextmanager
-def sketching() -> Iterator[None]:
-    """Analyse in this process, and save small pictures in place of figures, which take most of the time."""
+def sketching(blank: bool = False) -> Iterator[None]:
+    """Analyse in this process, and save small pictures, or blank ones, in place of figures, which take most time."""
 
     def sketch(figure: Figure, path: Path) -> None:
+        if blank:
+            figure = Figure(figsize=(1, 1))
         figure.set_layout_engine("none")
         figure.set_dpi(20)
         FigureCanvasAgg(figure).print_png(f"{path}.png")
@@ -125,6 +130,13 @@ def sketching() -> Iterator[None]:
 @pytest.fixture
 def sketches() -> Iterator[None]:
     with sketching():
+        yield
+
+
+@pytest.fixture
+def blanks() -> Iterator[None]:
+    """For another analysis of what is drawn by other tests."""
+    with sketching(blank=True):
         yield
 
 

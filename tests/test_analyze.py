@@ -217,7 +217,7 @@ def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
     assert process.returncode == 130
 
 
-def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path):
+def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path, output):
     shutil.copytree(small_path, tmp_path / "copy")
     done = run("analyze", "--recording=copy", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -228,9 +228,10 @@ def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path
     about = json.loads((tmp_path / "copy" / "analysis" / "analysis.json").read_text())
     assert about["recording"] == "copy"
     before = contents(tmp_path / "copy")
-    assert run("analyze", f"--recording={tmp_path / 'copy'}", f"--output={tmp_path / 'other'}").returncode == 0
+    done = run("analyze", f"--recording={tmp_path / 'copy'}", f"--output={tmp_path / 'other'}", "--parts=")
+    assert done.returncode == 0 and (tmp_path / "other" / "report.html").is_file()
     assert contents(tmp_path / "copy") == before
-    one, other = contents(tmp_path / "copy" / "analysis"), contents(tmp_path / "other")
+    one, other = contents(tmp_path / "copy" / "analysis"), contents(output)
     assert {name: data for name, data in one.items() if name not in OWN_NAMES} == {
         name: data for name, data in other.items() if name not in OWN_NAMES
     }
@@ -258,7 +259,7 @@ def test_cones_are_tables_too(small, output):
     assert len(members) == sum(g.any() for g in frame)
 
 
-def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch, sketches):
+def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch, blanks):
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
     monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
     recording = Recording(small_path)
@@ -307,7 +308,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
 
 
 @pytest.mark.parametrize("parts", [[], *([part] for part in analysis.PARTS), ["motion", "groups"]], ids=",".join)
-def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_path, tmp_path, sketches, parts):
+def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_path, tmp_path, blanks, parts):
     shutil.copytree(output, tmp_path / "out")
     (tmp_path / "out" / "mine.csv").write_text("mine")
     said = []
@@ -354,7 +355,7 @@ def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, sket
     assert {row["agr"] for row in some} == {""}
 
 
-def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, tmp_path, monkeypatch, sketches):
+def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, tmp_path, monkeypatch, blanks):
     recording, report = Recording(small_path), tmp_path / "out" / "report.html"
     analysis.analyze(recording, tmp_path / "out", parts=("groups", "cones"))
     assert report.is_file() and (tmp_path / "out" / "cones.csv").is_file()

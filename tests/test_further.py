@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -137,12 +138,13 @@ def test_a_private_update_without_noise(arrays, clip):
         def loss(parameters, n=n):
             return -jax.nn.log_softmax(setup.model.apply({"params": parameters}, images[n][None]))[0, labels[n]]
 
-        gradient = jax.grad(loss)(state.parameters)
+        gradient = jax.jit(jax.grad(loss))(state.parameters)
         lengths.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))))
         total = jax.tree.map(lambda t, g, by=lengths[-1]: t + g * min(1, clip / by), total, gradient)
     assert min(lengths) > 2  # so that the smaller clip shortens
     expected = jax.tree.map(lambda p, t: p - SMALL.learning_rate * t / 4, state.parameters, total)
-    found = private_update(setup, clip, jnp.float32(0), jax.random.key(0), state, batch, images, labels)
+    step = jax.jit(functools.partial(private_update, setup, clip))
+    found = step(jnp.float32(0), jax.random.key(0), state, batch, images, labels)
     # One update: float32 rounding, of weights below 1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found.parameters, expected)
 
@@ -153,11 +155,9 @@ def test_the_noise_of_a_private_update(arrays):
     setup = training.set_up(SMALL, 10)
     state = training.initial_state(setup, jnp.int32(0), images[0])
     arguments = state, jnp.array([3, 8, -1, 11]), images, labels
-    quiet = private_update(setup, 2.0, jnp.float32(0), jax.random.key(0), *arguments).parameters["fc1"]["kernel"]
-    moved = [
-        private_update(setup, 2.0, jnp.float32(30), jax.random.key(k), *arguments).parameters["fc1"]["kernel"] - quiet
-        for k in range(2)
-    ]
+    step = jax.jit(functools.partial(private_update, setup, 2.0))
+    quiet = step(jnp.float32(0), jax.random.key(0), *arguments).parameters["fc1"]["kernel"]
+    moved = [step(jnp.float32(30), jax.random.key(k), *arguments).parameters["fc1"]["kernel"] - quiet for k in range(2)]
     std = SMALL.learning_rate * 2.0 * 30 / 4
     for noise in moved:  # 3,920 draws: their mean is within 4 of its deviations, their spread within 5 %
         assert abs(noise.mean()) < 4 * std / noise.size**0.5
@@ -175,8 +175,9 @@ def test_further_training_is_training_step_by_step(path):
     )
     parameters = jax.tree.map(jnp.asarray, of_seed(recording, 1, 16))
     state = State(parameters, setup.optimizer.init(parameters))
+    step = jax.jit(functools.partial(training.update, setup))
     for batch in training.batch_indices(SMALL, 1, 1000, 0, 63):
-        state = training.update(setup, state, jnp.asarray(batch), jnp.asarray(images), labels)
+        state = step(state, jnp.asarray(batch), images, labels)
     weights = jax.tree.map(np.asarray, state.parameters)
     after = np.stack([oracles.softmax(oracles.forward(weights, image)[1]) for image in recording.inputs()])
     # 63 updates in float32, fused differently: 1e-4 of a probability.
@@ -184,13 +185,12 @@ def test_further_training_is_training_step_by_step(path):
     assert np.abs(after - recording.probabilities(16)[1]).max() > 0.01
 
     images, labels = jnp.asarray(recording.inputs()), jnp.asarray(recording.labels)
+    step = jax.jit(functools.partial(private_update, setup, CONFIG.gradient_clip))
     for level, noise in enumerate(CONFIG.noise_multipliers):
         state = training.initial_state(setup, jnp.int32(1), images[0])
         for t, batch in enumerate(training.batch_indices(SMALL, 1, 50, 0, 16)):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), 1), t)
-            state = private_update(
-                setup, CONFIG.gradient_clip, jnp.float32(noise), key, state, jnp.asarray(batch), images, labels
-            )
+            state = step(jnp.float32(noise), key, state, jnp.asarray(batch), images, labels)
         weights = jax.tree.map(np.asarray, state.parameters)
         logits = np.stack([oracles.forward(weights, image)[1] for image in recording.inputs()])
         clear = np.diff(np.sort(logits, axis=1)[:, -2:])[:, 0] > 1e-4
