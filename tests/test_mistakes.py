@@ -23,7 +23,8 @@ from train_dynamics.verification import verify
 # Each case is a command as `python -m` runs it, in a process of its own; what all import is imported once.
 FORKING = """
 import json, os, runpy, sys
-import absl.app, matplotlib.figure, numpy, tensorflow_datasets
+import absl.app, tensorflow_datasets
+import train_dynamics.analysis, train_dynamics.plots.film, train_dynamics.verification
 cases = json.load(sys.stdin)
 for k, (module, arguments) in enumerate(cases):
     child = os.fork()
