@@ -20,7 +20,8 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, sealed
 from train_dynamics.verification import verify
 
-# Each case is a command as `python -m` runs it, in a process of its own; what all import is imported once.
+# Each case is a command as `python -m` runs it, in a process of its own; what any of them imports, but for JAX, is
+# imported once.
 FORKING = """
 import json, os, runpy, sys
 import absl.app, tensorflow_datasets

@@ -103,10 +103,16 @@ def test_xla_may_not_know_our_options(monkeypatch):
     monkeypatch.setattr(sweep, "CPU_OPTIONS", {**of_others, **sweep.CPU_OPTIONS})
     x = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]
     program = jax.jit(sums_of_squares).lower(x)
-    # Those that it knows are taken nevertheless.
-    np.testing.assert_array_equal(sweep.compiled(program, "cpu")(x), x[:, 0] ** 2)
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        sweep.compiled(program, "cpu", xla_backend_optimization_level="no number")
+    asked, compile_ = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, o: asked.append(o) or compile_(self, o))
+    np.testing.assert_array_equal(sweep.compiled(program, "cpu", xla_backend_optimization_level=1)(x), x[:, 0] ** 2)
+    known = {name: value for name, value in sweep.CPU_OPTIONS.items() if name not in of_others}
+    assert asked[-1] == {**known, "xla_backend_optimization_level": 1} and len(asked) == 3
+    for mistake in ({"xla_backend_optimization_level": "no number"}, {"xla_of_nobody": 1}):
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            sweep.compiled(program, "cpu", **mistake)
+    sweep.compiled(program, "another")
+    assert asked[-1] == {}
 
 
 @pytest.mark.parametrize("num_examples", [32_769, 40_001])
