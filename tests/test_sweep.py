@@ -87,25 +87,27 @@ def test_the_step_compiles_once(small_dataset, device, resumed):
     assert not compiled  # all of it was, before the first block
 
 
+ROWS = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]
+
+
 def sums_of_squares(x: jax.Array) -> jax.Array:
     """The product that jaxlib 0.10.2 gets wrong if left alone (jax-ml/jax#39103)."""
     return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)
 
 
 def test_programs_are_compiled_to_give_right_results():
-    x = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]
-    found = sweep.compiled(jax.jit(sums_of_squares).lower(x), "cpu")(x)
-    np.testing.assert_array_equal(found, x[:, 0] ** 2)
+    found = sweep.compiled(jax.jit(sums_of_squares).lower(ROWS), "cpu")(ROWS)
+    np.testing.assert_array_equal(found, ROWS[:, 0] ** 2)
 
 
 def test_xla_may_not_know_our_options(monkeypatch):
     of_others = {"xla_cpu_of_another_version": "", "xla_cpu_of_another": True}
     monkeypatch.setattr(sweep, "CPU_OPTIONS", {**of_others, **sweep.CPU_OPTIONS})
-    x = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]
-    program = jax.jit(sums_of_squares).lower(x)
+    program = jax.jit(sums_of_squares).lower(ROWS)
     asked, compile_ = [], jax.stages.Lowered.compile
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, o: asked.append(o) or compile_(self, o))
-    np.testing.assert_array_equal(sweep.compiled(program, "cpu", xla_backend_optimization_level=1)(x), x[:, 0] ** 2)
+    found = sweep.compiled(program, "cpu", xla_backend_optimization_level=1)(ROWS)
+    np.testing.assert_array_equal(found, ROWS[:, 0] ** 2)
     known = {name: value for name, value in sweep.CPU_OPTIONS.items() if name not in of_others}
     assert asked[-1] == {**known, "xla_backend_optimization_level": 1} and len(asked) == 3
     for mistake in ({"xla_backend_optimization_level": "no number"}, {"xla_of_nobody": 1}):
