@@ -1,4 +1,6 @@
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from train_dynamics import analysis, sweep
 from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import Dataset, load_dataset
+from train_dynamics.plots import scores as score_plots
 from train_dynamics.plots import style
 from train_dynamics.recording import Recording
 
@@ -97,6 +100,22 @@ def small(small_path: Path) -> Recording:
     return Recording(small_path)
 
 
+@pytest.fixture(scope="session")
+def analysed(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the small recording with a whole analysis by the command, which takes long: one for all processes."""
+    of_this_process = tmp_path_factory.getbasetemp()
+    place = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
+    with (place / "analysed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "analysed").exists():
+            shutil.copytree(small_path, place / "new" / "copy")
+            done = run("analyze", "--recording=copy", cwd=place / "new")
+            assert (done.returncode, done.stderr) == (0, "")
+            (place / "new" / "said").write_text(done.stdout)
+            (place / "new").rename(place / "analysed")
+    return place / "analysed" / "copy"
+
+
 class Here(nullcontext):
     """In place of the processes beside an analysis: does everything at once, where it can be patched."""
 
@@ -111,7 +130,10 @@ class Here(nullcontext):
 
 @contextmanager
 def sketching(blank: bool = False) -> Iterator[None]:
-    """Analyse in this process, and save small pictures, or blank ones, in place of figures, which take most time."""
+    """Analyse in this process, and save small pictures in place of figures, which take most time.
+
+    Blank ones in place of the two dozen that have the same layout, 64 images at either end of a score, or of all.
+    """
 
     def sketch(figure: Figure, path: Path) -> None:
         if blank:
@@ -124,6 +146,7 @@ def sketching(blank: bool = False) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analysis, "Helpers", Here)
         patch.setattr(style, "save", sketch)
+        patch.setattr(score_plots, "extremes", lambda *_: Figure(figsize=(1, 1)))
         yield
 
 

@@ -24,7 +24,6 @@ from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.plots import film
 from train_dynamics.recording import Recording, locked
 
-OWN_NAMES = ("analysis.json",)  # they tell the path of the recording
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
 FIGURES += ["coherence", "gradient_confusion", "stiffness", "class_stiffness", "opposing_signals", "opposing_examples"]
@@ -38,11 +37,9 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def output(small_path, tmp_path_factory):
-    output = tmp_path_factory.mktemp("analysis") / "results"
-    analysis.analyze(Recording(small_path), output)
-    return output
+@pytest.fixture
+def output(analysed):
+    return analysed / "analysis"
 
 
 @pytest.fixture
@@ -153,7 +150,7 @@ def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small,
     )
     config = dataclasses.replace(SMALL, batch_size=50, record_every=2, num_seeds=2)
     sweep.train(config, tmp_path / "whole", device, say=silent)
-    analysis.analyze(Recording(tmp_path / "whole"), tmp_path / "out")
+    analysis.analyze(Recording(tmp_path / "whole"), tmp_path / "out", parts=["groups"])
     table = rows(tmp_path / "out" / "group_dynamics.csv")
     assert {row["mean"] for row in table if row["group"] == "batches"} == {""}  # one batch has no other
     assert [row["iteration"] for row in table if row["group"] == "risers"] == ["0", "2"]
@@ -217,24 +214,19 @@ def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
     assert process.returncode == 130
 
 
-def test_the_command_writes_into_the_recording_or_elsewhere(small_path, tmp_path, output):
-    shutil.copytree(small_path, tmp_path / "copy")
-    done = run("analyze", "--recording=copy", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
+    lines = (analysed.parent / "said").read_text().splitlines()
     assert lines[0] == "Reading 17 records of 3 seeds in copy"
     assert lines[1] == "Writing figures and tables into copy/analysis"
     assert lines[-1] == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser"
-    about = json.loads((tmp_path / "copy" / "analysis" / "analysis.json").read_text())
-    assert about["recording"] == "copy"
-    before = contents(tmp_path / "copy")
-    done = run("analyze", f"--recording={tmp_path / 'copy'}", f"--output={tmp_path / 'other'}", "--parts=")
+    assert json.loads((analysed / "analysis" / "analysis.json").read_text())["recording"] == "copy"
+    before = contents(analysed)
+    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=")
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "other" / "report.html").is_file()
-    assert contents(tmp_path / "copy") == before
-    one, other = contents(tmp_path / "copy" / "analysis"), contents(output)
-    assert {name: data for name, data in one.items() if name not in OWN_NAMES} == {
-        name: data for name, data in other.items() if name not in OWN_NAMES
-    }
+    assert contents(analysed) == before
+    whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")
+    alike = {"claims.json", "curves.csv", *(f"figures/{name}{kind}" for name in FIGURES[:8] for kind in analysis.KINDS)}
+    assert alike <= set(study) and {name: study[name] for name in alike} == {name: whole[name] for name in alike}
 
 
 def test_cones_are_tables_too(small, output):
@@ -264,7 +256,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
     recording = Recording(small_path)
     wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
-    analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide)
+    analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide, parts=["contention"])
     found = rows(tmp_path / "out" / "contention.csv")
     assert found and {row["survives"] for row in found} <= {"true", "false", ""}
     members = rows(tmp_path / "out" / "contention_members.csv")
@@ -302,7 +294,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     assert 1 <= len(drawn) <= 3
     (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
     with sketching(blank=True):
-        analysis.analyze(recording, tmp_path / "out", ConeOptions(), ContentionOptions(looks=3))
+        analysis.analyze(recording, tmp_path / "out", ConeOptions(), ContentionOptions(looks=3), parts=["contention"])
     assert not set((tmp_path / "out" / "figures").glob("contention_*"))
     assert (tmp_path / "out" / "figures" / "mine.png").read_text() == "mine"
     assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
@@ -344,7 +336,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     assert f"train_dynamics.analyze --parts={','.join(about['parts'])} --recording=DIR" in text
 
 
-def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, sketches):
+def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, blanks):
     sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
     recording = Recording(tmp_path / "single")
     analysis.analyze(recording, tmp_path / "some", parts=())

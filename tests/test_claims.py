@@ -136,7 +136,7 @@ def test_a_resample_that_leaves_a_claim_open_does_not_support_it():
 
 def test_a_value_on_the_bound_is_not_decided_by_rounding():
     """However the seeds are added up: three times 0.95 has another last bit than once."""
-    for num_seeds in range(2, 12):
+    for num_seeds in (2, 3, 5, 7, 10):
         changes = {metric: np.repeat(values[:1], num_seeds, axis=0) for metric, values in results().curves.items()}
         changes["accuracy"] = np.repeat(curve(lambda t, g: np.where(t < 50, 0.1, 0.95))[:1], num_seeds, axis=0)
         for claim in claims(results(**changes), ("fc2",), 10):

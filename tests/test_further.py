@@ -205,7 +205,7 @@ def test_devices_do_not_matter(path):
     assert np.mean(found.private != recording.further.private) < 0.01
 
 
-def test_they_become_scores(path, tmp_path, small, sketches):
+def test_they_become_scores(path, tmp_path, small, blanks):
     recording = Recording(path)
     found = results.compute(recording).scores
     assert found.missing == {}
@@ -220,7 +220,7 @@ def test_they_become_scores(path, tmp_path, small, sketches):
     assert results.compute(small).scores.missing == dict.fromkeys(
         ("holdout_retraining", "privacy"), "run train_dynamics.further first"
     )
-    analysis.analyze(recording, tmp_path / "out")
+    analysis.analyze(recording, tmp_path / "out", parts=["scores"])
     with (tmp_path / "out" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     np.testing.assert_allclose([float(row["privacy"]) for row in rows], shares.mean(axis=0), atol=1e-6)

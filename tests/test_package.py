@@ -38,7 +38,7 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target)}
     arguments = ["--recording=out", "--num_examples=64", "--batch_size=32", "--epochs=1", "--seeds=2"]
-    for module, flags in [("train", arguments), ("analyze", ["--recording=out"])]:
+    for module, flags in [("train", arguments), ("analyze", ["--recording=out", "--parts=scores"])]:
         command = [sys.executable, "-m", f"train_dynamics.{module}", *flags]
         subprocess.run(command, check=True, cwd=tmp_path / "empty", env=environment)
     where = "import train_dynamics; print(train_dynamics.__file__)"

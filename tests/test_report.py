@@ -8,10 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from train_dynamics import analysis
 from train_dynamics.claims import Claim
 from train_dynamics.cone_study import ConeOptions, find_cones
-from train_dynamics.recording import Recording
 from train_dynamics.report.page import page
 from train_dynamics.report.sections import cones_section
 from train_dynamics.results import compute
@@ -22,11 +20,9 @@ SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
 SWITCHES += ["--disable-component-update", "--disable-sync"]
 
 
-@pytest.fixture(scope="module")
-def output(small_path, tmp_path_factory):
-    output = tmp_path_factory.mktemp("report") / "analysis"
-    analysis.analyze(Recording(small_path), output)
-    return output
+@pytest.fixture
+def output(analysed):
+    return analysed / "analysis"
 
 
 def test_it_is_one_small_file_that_needs_nothing_else(output):

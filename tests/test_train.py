@@ -13,12 +13,14 @@ import sys
 import termios
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from tests.conftest import SMALL, contents, run
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording import Recording
+from train_dynamics.sweep import keep_programs
 
 KEPT = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")  # where the tests keep programs, which these tests do not
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
@@ -151,9 +153,27 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
     found("third")
     environment["XDG_CACHE_HOME"] = str(tmp_path / "first" / "config.json")  # where nothing can be kept
     assert found("fourth")[1] == 0
-    environment |= {"XDG_CACHE_HOME": "relative", "HOME": "nowhere"}
-    assert found("fifth")[1] == 0
-    assert not (tmp_path / "relative").exists() and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("caches", "home", "kept"),
+    [
+        ("/caches", "/home/me", "/caches/train_dynamics"),
+        ("", "/home/me", "/home/me/.cache/train_dynamics"),
+        ("relative", "/home/me", "/home/me/.cache/train_dynamics"),
+        ("relative", "nowhere", ""),  # of which JAX keeps nothing
+    ],
+)
+def test_where_programs_are_kept(monkeypatch, caches, home, kept):
+    monkeypatch.setenv("XDG_CACHE_HOME", caches)
+    monkeypatch.setenv("HOME", home)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir == kept
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
@@ -168,7 +188,7 @@ def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path, number, status):
-    arguments = ["--num_examples=500", "--batch_size=50", "--epochs=200", "--seeds=2", "--recording=out"]  # 41 blocks
+    arguments = ["--num_examples=500", "--batch_size=50", "--epochs=100", "--seeds=2", "--recording=out"]  # 21 blocks
     command = [sys.executable, "-m", "train_dynamics.train", *arguments]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "blocks" / "0").exists():
@@ -182,7 +202,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path
         "train: interrupted; the same command goes on from here",
     ]
     done = Recording(tmp_path / "out").num_records
-    assert 0 < done < 2001
+    assert 0 < done < 1001
     again = run("train", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"Going on from iteration {done}" in again.stdout
