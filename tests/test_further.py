@@ -17,6 +17,7 @@ import pytest
 from tests import oracles
 from tests.conftest import SMALL, run, silent
 from tests.test_scores import layer, of_seed, random_network
+from tests.test_training import start_of
 from train_dynamics import analysis, further_training, results, training
 from train_dynamics.config import InputError
 from train_dynamics.datasets import load_dataset, standardise
@@ -130,15 +131,16 @@ def test_a_private_update_without_noise(arrays, clip):
     """Each example's gradient is shortened on its own; the sum is divided by the size of a full batch."""
     images, labels = arrays
     setup = training.set_up(SMALL, 10)
-    state = training.initial_state(setup, jnp.int32(0), images[0])
+    state = start_of(setup, jnp.int32(0), images[0])
     batch, total = jnp.array([3, 8, -1, 11]), jax.tree.map(jnp.zeros_like, state.parameters)
     lengths = []
+
+    def loss(parameters, image, label):
+        return -jax.nn.log_softmax(setup.model.apply({"params": parameters}, image[None]))[0, label]
+
+    gradient_of = jax.jit(jax.grad(loss))
     for n in (3, 8, 11):
-
-        def loss(parameters, n=n):
-            return -jax.nn.log_softmax(setup.model.apply({"params": parameters}, images[n][None]))[0, labels[n]]
-
-        gradient = jax.jit(jax.grad(loss))(state.parameters)
+        gradient = gradient_of(state.parameters, images[n], labels[n])
         lengths.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))))
         total = jax.tree.map(lambda t, g, by=lengths[-1]: t + g * min(1, clip / by), total, gradient)
     assert min(lengths) > 2  # so that the smaller clip shortens
@@ -153,7 +155,7 @@ def test_the_noise_of_a_private_update(arrays):
     """Weights move by noise of standard deviation learning rate x clip x multiplier / batch size, anew for each key."""
     images, labels = arrays
     setup = training.set_up(SMALL, 10)
-    state = training.initial_state(setup, jnp.int32(0), images[0])
+    state = start_of(setup, jnp.int32(0), images[0])
     arguments = state, jnp.array([3, 8, -1, 11]), images, labels
     step = jax.jit(functools.partial(private_update, setup, 2.0))
     quiet = step(jnp.float32(0), jax.random.key(0), *arguments).parameters["fc1"]["kernel"]
@@ -187,7 +189,7 @@ def test_further_training_is_training_step_by_step(path):
     images, labels = jnp.asarray(recording.inputs()), jnp.asarray(recording.labels)
     step = jax.jit(functools.partial(private_update, setup, CONFIG.gradient_clip))
     for level, noise in enumerate(CONFIG.noise_multipliers):
-        state = training.initial_state(setup, jnp.int32(1), images[0])
+        state = start_of(setup, jnp.int32(1), images[0])
         for t, batch in enumerate(training.batch_indices(SMALL, 1, 50, 0, 16)):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), 1), t)
             state = step(jnp.float32(noise), key, state, jnp.asarray(batch), images, labels)

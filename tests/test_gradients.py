@@ -23,7 +23,7 @@ def case(request, rng):
     model = MLP(request.param, 10)
     images = jnp.asarray(rng.normal(size=(40, 28, 28, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, 40), jnp.int32)
-    parameters = model.init(jax.random.key(3), images[:1])["params"]
+    parameters = jax.jit(model.init)(jax.random.key(3), images[:1])["params"]
     # Weights away from the start, so that probabilities differ.
     parameters = jax.tree.map(lambda array: 2 * array, parameters)
     return model, parameters, images, labels
@@ -40,13 +40,14 @@ def test_definition_against_one_example_at_a_time(case):
     model, parameters, images, labels = case
     layer = list(parameters)[-1]
     found = gradients.kernel_gradients(model, parameters, images, labels, (layer,))[layer]
+
+    def loss(parameters, image, label):
+        logits = model.apply({"params": parameters}, image[None])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
+
+    gradient = jax.jit(jax.grad(loss))
     for n in range(len(labels)):
-
-        def loss(parameters, n=n):
-            logits = model.apply({"params": parameters}, images[n : n + 1])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[n : n + 1])[0]
-
-        close(found[n], jax.grad(loss)(parameters)[layer]["kernel"])
+        close(found[n], gradient(parameters, images[n], labels[n])[layer]["kernel"])
 
 
 def test_definition_against_the_closed_form_in_float64(case):

@@ -9,7 +9,7 @@ from train_dynamics.models import MLP
 
 @pytest.mark.parametrize("sizes", [(), (8,), (32, 16, 10)])
 def test_layers_are_named_and_start_uniformly_within_fan_in(sizes):
-    parameters = MLP(sizes, 10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    parameters = jax.jit(MLP(sizes, 10).init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
     widths = (784, *sizes, 10)
     assert list(parameters) == [f"fc{k + 1}" for k in range(len(sizes) + 1)]
     for k, layer in enumerate(parameters.values()):
@@ -26,7 +26,7 @@ def test_layers_are_named_and_start_uniformly_within_fan_in(sizes):
 def test_forward_is_relu_between_affine_layers(rng):
     images = jnp.asarray(rng.normal(size=(3, 4, 4, 1)), jnp.float32)
     model = MLP((6, 5), 3)
-    variables = model.init(jax.random.key(1), images[:1])
+    variables = jax.jit(model.init)(jax.random.key(1), images[:1])
     expected = [
         oracles.forward(jax.tree.map(np.asarray, variables["params"]), image)[1] for image in np.asarray(images)
     ]

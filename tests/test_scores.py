@@ -127,7 +127,7 @@ def test_gradient_scores_against_one_example_at_a_time(small, found):
     whole = np.zeros((3, 50))
     for t in found.study.looks:
         for s in range(3):
-            norms = [whole_norm(small, s, int(t), n) for n in range(50)]
+            norms = whole_norms(small, s, int(t))
             whole[s] += rate * np.square(norms)
             if t == 2:
                 np.testing.assert_allclose(found.of_seeds["grand"][s], norms, rtol=1e-5)
@@ -138,17 +138,21 @@ def of_seed(recording: Recording, s: int, t: int) -> dict[str, dict[str, np.ndar
     return {name: {part: v[s] for part, v in of.items()} for name, of in recording.parameters(t).items()}
 
 
-def whole_norm(recording: Recording, s: int, t: int, n: int) -> float:
+def whole_norms(recording: Recording, s: int, t: int) -> list[float]:
+    parameters, images = of_seed(recording, s, t), recording.inputs()
+    return [whole_norm(parameters, image, label) for image, label in zip(images, recording.labels, strict=True)]
+
+
+def whole_norm(parameters: dict[str, dict[str, np.ndarray]], image: np.ndarray, label: int) -> float:
     """Of kernels by the chain rule; a bias is a kernel whose input is always 1."""
-    parameters, image = of_seed(recording, s, t), recording.inputs()[n]
     inputs, _ = oracles.forward(parameters, image)
-    kernels = oracles.backward(parameters, image, int(recording.labels[n]))
+    kernels = oracles.backward(parameters, image, label)
     total = 0.0
     for a, gradient in zip(inputs, (kernels[name] for name in sorted(kernels)), strict=True):
         largest = np.abs(a).argmax()
         bias = gradient[largest] / a[largest] if a[largest] else None
         if bias is None:  # no input is active: the output's bias alone has a gradient
-            bias = oracles.softmax(oracles.forward(parameters, image)[1]) - np.eye(10)[recording.labels[n]]
+            bias = oracles.softmax(oracles.forward(parameters, image)[1]) - np.eye(10)[label]
         total += np.sum(gradient**2) + np.sum(bias**2)
     return float(np.sqrt(total))
 
@@ -451,8 +455,7 @@ def test_options(small):
     assert scoring.study_of(small, ScoreOptions(looks=100)).looks.tolist() == list(range(1, 17))
     one = results.compute(small, ScoreOptions(iteration=0, looks=1)).scores
     assert one.study.looks.tolist() == [16] and set(one.missing) == {"vog", *NEED_TRAINING}
-    norms = [whole_norm(small, 1, 0, n) for n in range(50)]
-    np.testing.assert_allclose(one.of_seeds["grand"][1], norms, rtol=1e-5)
+    np.testing.assert_allclose(one.of_seeds["grand"][1], whole_norms(small, 1, 0), rtol=1e-5)
 
 
 def test_the_score_of_the_documentation_works(small):

@@ -103,57 +103,58 @@ class StudyConfig:
     )
 
     def __post_init__(self) -> None:
-        def require(name: str, holds: bool, expected: str) -> None:
-            if not holds:
-                raise InputError.flag(flag_name(name), getattr(self, name), expected)
-
-        def require_int(name: str, least: int, most: int | float = math.inf) -> None:
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            bound = f"{least} or more" if most == math.inf else f"between {least} and {most}"
-            require(name, whole and least <= value <= most, f"must be a whole number, {bound}")
-
-        def require_float(name: str, holds: Callable[[float], bool], expected: str) -> None:
-            value = getattr(self, name)
-            require(name, math.isfinite(value) and holds(value), expected)
-            with np.errstate(over="ignore"):
-                rounded = float(np.float32(value))  # which training computes with
-            require(name, math.isfinite(rounded) and holds(rounded), f"{expected} in float32, where it is {rounded:g}")
-
-        require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
-        require("split", bool(self.split), "must name a split, for example train or test")
+        self._require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
+        self._require("split", bool(self.split), "must name a split, for example train or test")
         for name in ("batch_size", "epochs", "num_seeds", "record_every"):
-            require_int(name, 1)
+            self._require_int(name, 1)
         for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
             if getattr(self, name) is not None:
-                require_int(name, 1)
+                self._require_int(name, 1)
         for name in ("subset_seed", "first_seed"):
-            require_int(name, 0, 2**31 - 1)
-        require("num_seeds", self.first_seed + self.num_seeds <= 2**31, "the last seed must be below 2147483648")
-        require(
+            self._require_int(name, 0, 2**31 - 1)
+        self._require("num_seeds", self.first_seed + self.num_seeds <= 2**31, "the last seed must be below 2147483648")
+        self._require(
             "hidden_sizes",
             all(isinstance(size, int) and size > 0 for size in self.hidden_sizes),
             "must be positive whole numbers, comma separated, for example 32,16",
         )
-        require("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
-        require_float("pixel_mean", math.isfinite, "must be a finite number")
-        require_float("pixel_std", lambda value: value > 0, "must be a positive number")
-        require_float("learning_rate", lambda value: value > 0, "must be a positive number")
-        require_float("momentum", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-        require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
+        self._require("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
+        self._require_float("pixel_mean", math.isfinite, "must be a finite number")
+        self._require_float("pixel_std", lambda value: value > 0, "must be a positive number")
+        self._require_float("learning_rate", lambda value: value > 0, "must be a positive number")
+        self._require_float("momentum", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
         known = ", ".join(self.layer_names)
-        require(
+        self._require(
             "layers",
             bool(self.layers) and set(self.layers) <= set(self.layer_names),
             f"must be one or more of {known}, comma separated",
         )
-        require("layers", len(set(self.layers)) == len(self.layers), "names a layer twice")
-        require(
+        self._require("layers", len(set(self.layers)) == len(self.layers), "names a layer twice")
+        self._require(
             "records_per_doubling",
             self.records_per_doubling is None or self.record_every == 1,
             "is a schedule of its own; leave out --record_every",
         )
-        require("gradient_layout", self.gradient_layout in ("factored", "dense"), "must be factored or dense")
+        self._require("gradient_layout", self.gradient_layout in ("factored", "dense"), "must be factored or dense")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError.flag(flag_name(name), getattr(self, name), expected)
+
+    def _require_int(self, name: str, least: int, most: int | float = math.inf) -> None:
+        value = getattr(self, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        bound = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+        self._require(name, whole and least <= value <= most, f"must be a whole number, {bound}")
+
+    def _require_float(self, name: str, holds: Callable[[float], bool], expected: str) -> None:
+        value = getattr(self, name)
+        self._require(name, math.isfinite(value) and holds(value), expected)
+        with np.errstate(over="ignore"):
+            rounded = float(np.float32(value))  # which training computes with
+        within = math.isfinite(rounded) and holds(rounded)
+        self._require(name, within, f"{expected} in float32, where it is {rounded:g}")
 
     @property
     def layer_names(self) -> tuple[str, ...]:

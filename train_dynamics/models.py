@@ -1,5 +1,6 @@
 """Networks, as Flax Linen modules."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,13 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
-def uniform_within(bound: float) -> nn.initializers.Initializer:
-    """Make an initialiser that draws uniformly from -bound to bound."""
-
-    def start(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return start
+def uniform_within(bound: float, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draw uniformly from -bound to bound: with its bound, an initialiser."""
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class MLP(nn.Module):
@@ -42,7 +39,7 @@ class MLP(nn.Module):
         x = images.reshape(len(images), -1)
         sizes = (*self.hidden_sizes, self.num_classes)
         for k, size in enumerate(sizes):
-            start = uniform_within(x.shape[-1] ** -0.5)
+            start = functools.partial(uniform_within, x.shape[-1] ** -0.5)
             x = nn.Dense(size, kernel_init=start, bias_init=start, name=f"fc{k + 1}")(x)
             if k < len(self.hidden_sizes):
                 x = nn.relu(x)
