@@ -103,11 +103,11 @@ def test_too_short_a_recording_decides_nothing_about_later_iterations():
 
 
 def test_the_interval_is_that_of_a_mean_over_seeds(rng):
-    starts = rng.normal(0.1, 0.02, 200)
-    accuracy = np.repeat(curve(lambda t, g: 0 * t)[:1], 200, axis=0) + starts[:, None, None]
-    changes = {metric: np.repeat(values[:1], 200, axis=0) for metric, values in results().curves.items()}
+    starts = rng.normal(0.1, 0.02, 100)
+    accuracy = np.repeat(curve(lambda t, g: 0 * t)[:1], 100, axis=0) + starts[:, None, None]
+    changes = {metric: np.repeat(values[:1], 100, axis=0) for metric, values in results().curves.items()}
     claim = claims(results(**{**changes, "accuracy": accuracy}), ("fc2",), 10)[0]
-    error = starts.std() / 200**0.5
+    error = starts.std() / 100**0.5
     # A 95 % interval of a mean of many values; its ends are estimated from 1,000 draws, to about a tenth of the error.
     assert claim.low == pytest.approx(starts.mean() - 1.96 * error, abs=0.3 * error)
     assert claim.high == pytest.approx(starts.mean() + 1.96 * error, abs=0.3 * error)

@@ -20,12 +20,12 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, sealed
 from train_dynamics.verification import verify
 
-# Each case is a command as `python -m` runs it, in a process of its own; what any of them imports, but for JAX, is
-# imported once.
+# Each case is a command as `python -m` runs it, in a process of its own; what any of them imports is imported once.
 FORKING = """
 import json, os, runpy, sys
 import absl.app, tensorflow_datasets
-import train_dynamics.analysis, train_dynamics.plots.film, train_dynamics.verification
+import train_dynamics.analysis, train_dynamics.plots.film, train_dynamics.plots.score_figures
+import train_dynamics.sweep, train_dynamics.verification
 cases = json.load(sys.stdin)
 for k, (module, arguments) in enumerate(cases):
     child = os.fork()
