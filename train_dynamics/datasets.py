@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import os
 import urllib.parse
 from pathlib import Path
@@ -157,7 +156,6 @@ def _text(value: Any) -> Any:
 
 def _builder(config: StudyConfig) -> Any:
     """Find the data set where it lies prepared, or have TFDS prepare it."""
-    logging.getLogger("absl").addFilter(_unless_about_opencv)
     import tensorflow_datasets as tfds  # seconds to import, and needed by nothing else here
 
     directory = config.data_dir
@@ -193,11 +191,6 @@ def _builder(config: StudyConfig) -> Any:
             f"--file_format=array_record`, and give its --data_dir",
         ) from error
     return builder
-
-
-def _unless_about_opencv(record: logging.LogRecord) -> bool:
-    """Drop the advice to install OpenCV, which would come with every command; images are read once."""
-    return "OpenCV" not in record.getMessage()
 
 
 def _probe(builder: Any) -> None:
