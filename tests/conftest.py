@@ -21,20 +21,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from train_dynamics import analysis, sweep
 from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import StudyConfig
-from train_dynamics.datasets import Dataset, load_dataset
-from train_dynamics.plots import scores as score_plots
-from train_dynamics.plots import style
-from train_dynamics.recording import Recording
+
+# What takes seconds to import is imported where it is used: the process that deals the tests out needs none of it.
+if TYPE_CHECKING:
+    import jax
+
+    from train_dynamics.datasets import Dataset
+    from train_dynamics.recording import Recording
 
 seldom_collect_garbage()  # as the commands do
 
@@ -69,26 +69,34 @@ def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def device() -> list[jax.Device]:
+def device() -> list["jax.Device"]:
+    import jax
+
     return jax.local_devices()[:1]
 
 
 @pytest.fixture(scope="session")
-def small_dataset() -> Dataset:
+def small_dataset() -> "Dataset":
+    from train_dynamics.datasets import load_dataset
+
     return load_dataset(SMALL)
 
 
 @contextmanager
-def blocks_of(length: int, dataset: Dataset) -> Iterator[None]:
+def blocks_of(length: int, dataset: "Dataset") -> Iterator[None]:
     """Record the small study in blocks of so many iterations."""
+    from train_dynamics import sweep
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "BLOCK_BYTES", length * sweep.plan(SMALL, dataset).record_bytes)
         yield
 
 
 @pytest.fixture(scope="session")
-def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device], small_dataset: Dataset) -> Path:
+def small_path(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Device"], small_dataset: "Dataset") -> Path:
     """A finished recording of the small study: 16 updates, 17 records, in blocks of three and a last one of two."""
+    from train_dynamics import sweep
+
     path = tmp_path_factory.mktemp("small") / "recording"
     with blocks_of(3, small_dataset):
         sweep.train(SMALL, path, device, say=silent)
@@ -96,7 +104,9 @@ def small_path(tmp_path_factory: pytest.TempPathFactory, device: list[jax.Device
 
 
 @pytest.fixture
-def small(small_path: Path) -> Recording:
+def small(small_path: Path) -> "Recording":
+    from train_dynamics.recording import Recording
+
     return Recording(small_path)
 
 
@@ -134,6 +144,13 @@ def sketching(blank: bool = False) -> Iterator[None]:
 
     Blank ones in place of the two dozen that have the same layout, 64 images at either end of a score, or of all.
     """
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from train_dynamics import analysis
+    from train_dynamics.plots import scores as score_plots
+    from train_dynamics.plots import style
 
     def sketch(figure: Figure, path: Path) -> None:
         if blank:
