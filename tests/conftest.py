@@ -112,17 +112,21 @@ def small(small_path: Path) -> "Recording":
 
 @pytest.fixture(scope="session")
 def analysed(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the small recording with a whole analysis by the command, which takes long: one for all processes."""
+    """A copy of the small recording with a whole analysis by the command, which takes long: one for all processes.
+
+    No test may change it. What the command said is beside it. The small recordings of all processes are the same.
+    """
     of_this_process = tmp_path_factory.getbasetemp()
     place = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
     with (place / "analysed.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "analysed").exists():
-            shutil.copytree(small_path, place / "new" / "copy")
-            done = run("analyze", "--recording=copy", cwd=place / "new")
+            new = tmp_path_factory.mktemp("new")
+            shutil.copytree(small_path, new / "copy")
+            done = run("analyze", "--recording=copy", cwd=new)
             assert (done.returncode, done.stderr) == (0, "")
-            (place / "new" / "said").write_text(done.stdout)
-            (place / "new").rename(place / "analysed")
+            (new / "said").write_text(done.stdout)
+            new.rename(place / "analysed")
     return place / "analysed" / "copy"
 
 
@@ -142,9 +146,8 @@ class Here(nullcontext):
 def sketching(blank: bool = False) -> Iterator[None]:
     """Analyse in this process, and save small pictures in place of figures, which take most time.
 
-    Blank ones in place of the two dozen that have the same layout, 64 images at either end of a score, or of all.
+    The two dozen figures of 64 images at either end of a score, all laid out alike, are blank; with `blank`, all are.
     """
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

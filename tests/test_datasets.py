@@ -169,6 +169,21 @@ def test_any_prepared_set_reads_without_tensorflow(tmp_path, rng):
     assert "tensorflow" not in sys.modules
 
 
+def test_colours_are_in_their_order(tmp_path, rng):
+    images = rng.integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    features = {"image": tfds.features.Image(shape=(3, 4, 3)), "label": tfds.features.ClassLabel(num_classes=2)}
+    dataset = load_dataset(prepare(tmp_path, features, [{"image": png(image), "label": 0} for image in images]))
+    np.testing.assert_array_equal(dataset.images, images)
+
+
+def test_a_damaged_image_is_told(tmp_path, rng):
+    whole = png(rng.integers(0, 256, (3, 3, 1)).astype(np.uint8)).getvalue()
+    features = {"image": IMAGE, "label": tfds.features.ClassLabel(num_classes=2)}
+    config = prepare(tmp_path, features, [{"image": io.BytesIO(whole[:-20]), "label": 0}] * 2)
+    with pytest.raises(InputError, match=r"--dataset=toy: cannot be read in .*: an image in it is damaged$"):
+        load_dataset(config)
+
+
 @pytest.mark.parametrize(
     ("features", "row"),
     [

@@ -207,7 +207,7 @@ def test_devices_do_not_matter(path):
     assert np.mean(found.private != recording.further.private) < 0.01
 
 
-def test_they_become_scores(path, tmp_path, small, blanks):
+def test_they_become_scores(path, tmp_path, small, sketches):
     recording = Recording(path)
     found = results.compute(recording).scores
     assert found.missing == {}

@@ -161,7 +161,7 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
         ("/caches", "/home/me", "/caches/train_dynamics"),
         ("", "/home/me", "/home/me/.cache/train_dynamics"),
         ("relative", "/home/me", "/home/me/.cache/train_dynamics"),
-        ("relative", "nowhere", ""),  # of which JAX keeps nothing
+        ("relative", "nowhere", ""),
     ],
 )
 def test_where_programs_are_kept(monkeypatch, caches, home, kept):
@@ -174,6 +174,14 @@ def test_where_programs_are_kept(monkeypatch, caches, home, kept):
         assert jax.config.jax_compilation_cache_dir == kept
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_without_a_home_no_program_is_kept(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(KEPT)}
+    environment |= {"XDG_CACHE_HOME": "relative", "HOME": "nowhere"}
+    program = "import jax; from train_dynamics.sweep import keep_programs; keep_programs(); jax.jit(lambda x: x + 1)(1)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"") and not list(tmp_path.iterdir())
 
 
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,9 @@ def arrays(small_dataset):
     return jnp.asarray(images), jnp.asarray(small_dataset.labels)
 
 
-start_of, record_of, step = (
-    jax.jit(function, static_argnums=0) for function in (training.initial_state, training.record, training.step)
+start_of, record_of, step, update = (
+    jax.jit(function, static_argnums=0)
+    for function in (training.initial_state, training.record, training.step, training.update)
 )
 
 
@@ -54,14 +54,14 @@ def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov)
         logits = setup.model.apply({"params": parameters}, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    gradient_of, update = jax.jit(jax.grad(loss)), jax.jit(functools.partial(training.update, setup))
+    gradient_of = jax.jit(jax.grad(loss))
     for batch in ([4, 7, 9, 1], [2, -1, -1, -1], [0, 30, 40, -1]):
         chosen = np.array([n for n in batch if n >= 0])
         gradient = gradient_of(expected, images[chosen], labels[chosen])
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
         descent = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient) if nesterov else velocity
         expected = jax.tree.map(lambda p, d: p - 0.1 * d, expected, descent)
-        state = update(state, jnp.array(batch), images, labels)
+        state = update(setup, state, jnp.array(batch), images, labels)
     # Three updates: float32 rounding, of weights below 1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.parameters, expected)
 

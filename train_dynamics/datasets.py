@@ -117,8 +117,9 @@ def load_dataset(config: StudyConfig) -> Dataset:
     try:
         rows = builder.as_data_source(split=config.split).__getitems__(indices.tolist())
     except Exception as error:
-        reason = f"cannot be read in {builder.data_dir}: {_line(error)}"
-        raise InputError.flag("dataset", config.dataset, reason) from error
+        # OpenCV gives None for an image that it cannot decode, of which TFDS asks for more.
+        why = "an image in it is damaged" if isinstance(error, AttributeError) else _line(error)
+        raise InputError.flag("dataset", config.dataset, f"cannot be read in {builder.data_dir}: {why}") from error
 
     shapes = {row["image"].shape for row in rows}
     if len(shapes) > 1:
@@ -156,6 +157,7 @@ def _text(value: Any) -> Any:
 
 def _builder(config: StudyConfig) -> Any:
     """Find the data set where it lies prepared, or have TFDS prepare it."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # load_dataset says what is wrong
     import tensorflow_datasets as tfds  # seconds to import, and needed by nothing else here
 
     directory = config.data_dir
