@@ -37,7 +37,7 @@ made_from=$(cat pyproject.toml setup.cfg constraints.txt)
 if [ "$made_from" != "$(cat .venv/made_from 2>/dev/null)" ]; then
   echo "Installing into .venv; this takes a minute and a network, once"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-  # As pip does with what it copies; where PYTHONDONTWRITEBYTECODE is set, every process would do it anew.
+  # Where PYTHONDONTWRITEBYTECODE is set, every process would compile the package anew: pip compiles only what it copies.
   .venv/bin/python -m compileall -q train_dynamics
   echo "$made_from" >.venv/made_from
 fi

@@ -111,13 +111,13 @@ def small(small_path: Path) -> "Recording":
 
 
 @pytest.fixture(scope="session")
-def analysed(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def analysed(request: pytest.FixtureRequest, small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the small recording with a whole analysis by the command, which takes long: one for all processes.
 
-    No test may change it. What the command said is beside it. The small recordings of all processes are the same.
+    No test may change it. What the command said is beside it.
     """
     of_this_process = tmp_path_factory.getbasetemp()
-    place = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
+    place = of_this_process.parent if hasattr(request.config, "workerinput") else of_this_process
     with (place / "analysed.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "analysed").exists():
@@ -127,6 +127,8 @@ def analysed(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             assert (done.returncode, done.stderr) == (0, "")
             (new / "said").write_text(done.stdout)
             new.rename(place / "analysed")
+    found = {name: data for name, data in contents(place / "analysed" / "copy").items() if name[:9] != "analysis/"}
+    assert found == contents(small_path)  # that of any other process, too
     return place / "analysed" / "copy"
 
 

@@ -221,11 +221,12 @@ def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     assert lines[-1] == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser"
     assert json.loads((analysed / "analysis" / "analysis.json").read_text())["recording"] == "copy"
     before = contents(analysed)
-    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=")
+    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=motion")
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "other" / "report.html").is_file()
     assert contents(analysed) == before
     whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")
-    alike = {"claims.json", "curves.csv", *(f"figures/{name}{kind}" for name in FIGURES[:8] for kind in analysis.KINDS)}
+    alike = {f"figures/{name}{kind}" for name in (*FIGURES[:8], "scatter") for kind in analysis.KINDS}
+    alike |= {"claims.json", "curves.csv", "scatter.mp4"}
     assert alike <= set(study) and {name: study[name] for name in alike} == {name: whole[name] for name in alike}
 
 

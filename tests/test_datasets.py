@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import subprocess
 import sys
@@ -176,12 +177,25 @@ def test_colours_are_in_their_order(tmp_path, rng):
     np.testing.assert_array_equal(dataset.images, images)
 
 
-def test_a_damaged_image_is_told(tmp_path, rng):
-    whole = png(rng.integers(0, 256, (3, 3, 1)).astype(np.uint8)).getvalue()
-    features = {"image": IMAGE, "label": tfds.features.ClassLabel(num_classes=2)}
-    config = prepare(tmp_path, features, [{"image": io.BytesIO(whole[:-20]), "label": 0}] * 2)
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_image_is_told(tmp_path, rng, capfd, kind, damage):
+    whole, image = io.BytesIO(), rng.integers(0, 256, (32, 32)).astype(np.uint8)
+    Image.fromarray(image).save(whole, kind)
+    content = bytearray(whole.getvalue())
+    if damage == "flipped":
+        content[len(content) // 2 if kind == "png" else 0] ^= 4
+    content = content[: {"cut": len(content) // 2, "flipped": len(content), "empty": 0}[damage]]
+    image = tfds.features.Image(shape=(32, 32, 1), encoding_format=kind)
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=2)}
+    rows = [{"image": io.BytesIO(content), "label": 0} for _ in range(2)]
+    config = prepare(tmp_path, features, rows)
+    capfd.readouterr()
     with pytest.raises(InputError, match=r"--dataset=toy: cannot be read in .*: an image in it is damaged$"):
         load_dataset(config)
+    assert capfd.readouterr().err == ""
+    os.write(2, b"here again")
+    assert capfd.readouterr().err == "here again"
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def test_fewer_examples_than_chunks(tmp_path, device, sketches, examples, seeds)
     assert {claim["reason"] for claim in claims} == {"needs 10 examples or more"}
 
 
-def test_one_record_after_the_start(tmp_path, device, blanks):
+def test_one_record_after_the_start(tmp_path, device, sketches):
     """The shortest recording there is."""
     recording = recorded(tmp_path / "short", device, epochs=1, batch_size=50, record_every=99)
     assert recording.iterations.tolist() == [0, 1]
@@ -356,7 +356,7 @@ def test_extremes_show_images_and_labels(rng, count, side, channels):
 @pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
 def test_extremes_can_show_what_each_score_is(rng, score):
     images = rng.integers(0, 256, (1, 28, 28, 1)).astype(np.uint8)
-    figure = score_plots.extremes(images, images, (["0"], ["1"]), ("easy", "hard"), f"{score.name}: {score.formula}")
+    figure = score_plots.extremes(images, images, (["0"], ["1"]), ("easy", "hard"), score_figures.extremes_title(score))
     FigureCanvasAgg(figure).draw()
     assert any(score.name in text.get_text() for text in figure.findobj(Text))
 

@@ -167,13 +167,15 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
 def test_where_programs_are_kept(monkeypatch, caches, home, kept):
     monkeypatch.setenv("XDG_CACHE_HOME", caches)
     monkeypatch.setenv("HOME", home)
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         keep_programs()
         assert jax.config.jax_compilation_cache_dir == kept
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_without_a_home_no_program_is_kept(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,12 @@ def load_dataset(config: StudyConfig) -> Dataset:
         raise InputError.flag("batch_size", config.batch_size, f"must be at most the {len(indices)} examples")
     class_names = _class_names(config, builder)
     try:
-        rows = builder.as_data_source(split=config.split).__getitems__(indices.tolist())
+        with _silent_libraries():
+            rows = builder.as_data_source(split=config.split).__getitems__(indices.tolist())
     except Exception as error:
-        # OpenCV gives None for an image that it cannot decode, of which TFDS asks for more.
-        why = "an image in it is damaged" if isinstance(error, AttributeError) else _line(error)
+        # OpenCV returns None for an image that it cannot decode, and TFDS then uses an attribute of it; or it raises.
+        damaged = "'NoneType' object has no attribute" in str(error) or type(error).__module__ == "cv2"
+        why = "an image in it is damaged" if damaged else _line(error)
         raise InputError.flag("dataset", config.dataset, f"cannot be read in {builder.data_dir}: {why}") from error
 
     shapes = {row["image"].shape for row in rows}
@@ -151,13 +154,29 @@ def load_dataset(config: StudyConfig) -> Dataset:
     )
 
 
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Drop what the libraries that decode images write about damaged ones, past Python; an error is raised as well."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _builder(config: StudyConfig) -> Any:
     """Find the data set where it lies prepared, or have TFDS prepare it."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # load_dataset says what is wrong
     import tensorflow_datasets as tfds  # seconds to import, and needed by nothing else here
 
     directory = config.data_dir

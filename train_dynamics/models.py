@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 def uniform_within(bound: float, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draw uniformly from -bound to bound: with its bound, an initialiser."""
+    """Draw uniformly from -bound to bound; an initialiser once its bound is given."""
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 

@@ -105,9 +105,14 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
                 recording.images[hard],
                 labels,
                 titles,
-                f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)",
+                extremes_title(score),
             ),
         )
+
+
+def extremes_title(score: Score) -> str:
+    """Say what a score is, and which end of it is hard."""
+    return f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)"
 
 
 def _label(recording: Recording, n: int) -> str:
