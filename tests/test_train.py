@@ -158,21 +158,21 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
 @pytest.mark.parametrize(
     ("caches", "home", "kept"),
     [
-        ("/caches", "/home/me", "/caches/train_dynamics"),
-        ("", "/home/me", "/home/me/.cache/train_dynamics"),
-        ("relative", "/home/me", "/home/me/.cache/train_dynamics"),
+        ("{here}/caches", "{here}/home", "{here}/caches/train_dynamics"),
+        ("", "{here}/home", "{here}/home/.cache/train_dynamics"),
+        ("relative", "{here}/home", "{here}/home/.cache/train_dynamics"),
         ("relative", "nowhere", ""),
     ],
 )
-def test_where_programs_are_kept(monkeypatch, caches, home, kept):
-    monkeypatch.setenv("XDG_CACHE_HOME", caches)
-    monkeypatch.setenv("HOME", home)
+def test_where_programs_are_kept(monkeypatch, tmp_path, caches, home, kept):
+    monkeypatch.setenv("XDG_CACHE_HOME", caches.format(here=tmp_path))
+    monkeypatch.setenv("HOME", home.format(here=tmp_path))
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         keep_programs()
-        assert jax.config.jax_compilation_cache_dir == kept
+        assert jax.config.jax_compilation_cache_dir == kept.format(here=tmp_path)
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

@@ -156,10 +156,10 @@ def load_dataset(config: StudyConfig) -> Dataset:
 
 @contextlib.contextmanager
 def _silent_libraries() -> Iterator[None]:
-    """Drop what the libraries that decode images write about damaged ones, past Python; an error is raised as well."""
+    """Drop what libraries write about damaged images, past Python's `sys.stderr`; what is wrong is raised as well."""
     try:
         kept = os.dup(2)
-    except OSError:  # closed
+    except OSError:  # it is closed: nothing is written
         yield
         return
     try:
