@@ -2,9 +2,10 @@
 
     python -m benchmarks.scaling [--data_dir=DIR] [--output=docs/figures] [--directory=recordings]
 
-Every point is a process of its own, so that its peak memory is its own. All but the last row start from the default
-study and time update and record of a few iterations, nothing stored; iterations are whole `train` commands of one seed
-and 1,500 examples, stored. Examples beyond 6,000 need --data_dir, where MNIST lies as TFDS prepares it.
+Every point is a process of its own, so that its peak memory is its own; on a GPU it is the GPU's. All but the last row
+start from the default study and time update and record of a few iterations, nothing stored; iterations are whole
+`train` commands of one seed and 1,500 examples, stored. Examples beyond 6,000 need --data_dir, where MNIST lies as TFDS
+prepares it.
 """
 
 import csv
@@ -37,6 +38,7 @@ AXES = {
 }
 SMALL = {"num_examples": 1500, "num_seeds": 1, "batch_size": 150}  # ten iterations an epoch
 SECONDS, ROUNDS = 3, 5
+LEAST = 0.2  # seconds of one timing: blocks follow each other without waiting, as in a run
 
 
 def settings(axis: str, field: str, value: object) -> dict:
@@ -76,14 +78,24 @@ def measure(point: dict) -> dict:
         length = max(1, min(plan.block_length, 10))
         swept = sweep.Sweep(config, dataset, length, jax.local_devices())
         state, records = swept.initial_state(), swept.empty_records()
-        times = []
-        while len(times) <= ROUNDS and (sum(times) < SECONDS or len(times) < 3):
+
+        def timed(blocks: int) -> float:
+            nonlocal state, records
             began = time.perf_counter()
-            state, records = jax.block_until_ready(swept.run(state, records, 0))
-            times.append(time.perf_counter() - began)
-        found = {"seconds": statistics.median(times[1:]) / length, "megabytes stored": plan.record_bytes / 1e6}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {**found, "gigabytes peak": peak}
+            for _ in range(blocks):
+                state, records = swept.run(state, records, 0)
+            jax.block_until_ready(records)
+            return time.perf_counter() - began
+
+        timed(1)
+        blocks = max(1, round(LEAST / timed(1)))
+        times = []
+        while len(times) < ROUNDS and (sum(times) < SECONDS or len(times) < 2):
+            times.append(timed(blocks) / blocks)
+        found = {"seconds": statistics.median(times) / length, "megabytes stored": plan.record_bytes / 1e6}
+    on_device = jax.local_devices()[0].memory_stats()  # None of a CPU
+    in_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {**found, "gigabytes peak": (on_device["peak_bytes_in_use"] if on_device else in_process) / 1e9}
 
 
 def draw(rows: Sequence[dict], path: Path) -> None:

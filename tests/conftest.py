@@ -8,7 +8,7 @@ import tempfile
 
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # What one process of the tests has compiled, the others need not: they run the same small studies over and over.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -32,6 +32,7 @@ from train_dynamics.config import StudyConfig
 # What takes seconds to import is imported where it is used: the process that deals the tests out needs none of it.
 if TYPE_CHECKING:
     import jax
+    from flax import linen as nn
 
     from train_dynamics.datasets import Dataset
     from train_dynamics.recording import Recording
@@ -66,6 +67,14 @@ def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
         cwd=cwd,
         env=environment,
     )
+
+
+def logits_of(model: "nn.Module", parameters: dict, images: "jax.Array") -> "jax.Array":
+    """For what is compared with, in full float32; left alone, GPUs would multiply in TF32."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        return model.apply({"params": parameters}, images)
 
 
 @pytest.fixture(scope="session")

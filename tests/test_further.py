@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, run, silent
+from tests.conftest import SMALL, logits_of, run, silent
 from tests.test_scores import layer, of_seed, random_network
 from tests.test_training import start_of
 from train_dynamics import analysis, further_training, results, training
@@ -136,7 +136,7 @@ def test_a_private_update_without_noise(arrays, clip):
     lengths = []
 
     def loss(parameters, image, label):
-        return -jax.nn.log_softmax(setup.model.apply({"params": parameters}, image[None]))[0, label]
+        return -jax.nn.log_softmax(logits_of(setup.model, parameters, image[None]))[0, label]
 
     gradient_of = jax.jit(jax.grad(loss))
     for n in (3, 8, 11):
@@ -314,10 +314,10 @@ def test_evaluated_in_slices(path, tmp_path, device):
 
 def test_without_a_device(small_path, tmp_path, monkeypatch):
     copy = shutil.copytree(small_path, tmp_path / "copy")
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     done = run("further", f"--recording={copy}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("further: JAX finds no device with JAX_PLATFORMS=cuda: ")
+    assert done.stderr.startswith("further: JAX finds no device with JAX_PLATFORMS=tpu: ")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tests import oracles
+from tests.conftest import logits_of
 from train_dynamics import gradients, training
 from train_dynamics.models import MLP
 
@@ -42,7 +43,7 @@ def test_definition_against_one_example_at_a_time(case):
     found = gradients.kernel_gradients(model, parameters, images, labels, (layer,))[layer]
 
     def loss(parameters, image, label):
-        logits = model.apply({"params": parameters}, image[None])
+        logits = logits_of(model, parameters, image[None])
         return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
 
     gradient = jax.jit(jax.grad(loss))
@@ -76,7 +77,7 @@ def test_factors_multiply_to_the_definition_in_every_layer(case):
 def test_loss_and_prediction_are_those_of_the_model(case):
     model, parameters, images, labels = case
     found = gradients.evaluate(model, parameters, images, labels, ("fc1",))
-    logits = model.apply({"params": parameters}, images)
+    logits = logits_of(model, parameters, images)
     close(found.loss, optax.softmax_cross_entropy_with_integer_labels(logits, labels))
     np.testing.assert_array_equal(found.prediction, logits.argmax(-1))
     assert found.prediction.dtype == np.uint8
@@ -86,7 +87,7 @@ def test_mean_of_examples_is_the_gradient_of_the_mean_loss(case):
     model, parameters, images, labels = case
 
     def mean_loss(parameters):
-        logits = model.apply({"params": parameters}, images)
+        logits = logits_of(model, parameters, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     expected = jax.grad(mean_loss)(parameters)

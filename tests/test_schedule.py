@@ -99,14 +99,14 @@ def test_evaluation_in_slices_gives_the_same_numbers(tmp_path, small, small_data
 
 def test_slices_bound_the_memory_of_an_evaluation():
     """Of what is needed besides arguments and results, by the compiler's own account."""
-    whole = StudyConfig(hidden_sizes=(100,), num_seeds=1)
+    whole = StudyConfig(hidden_sizes=(1000,), num_seeds=1)
     needed = {}
     for size in (None, 100):
         swept = sweep.Sweep(
             dataclasses.replace(whole, eval_batch_size=size), load_dataset(whole), 1, jax.local_devices()[:1]
         )
         needed[size] = swept._run.memory_analysis().temp_size_in_bytes
-    hidden = 6000 * 100 * 4  # the hidden layer of all examples
+    hidden = 6000 * 1000 * 4  # the hidden layer of all examples
     assert needed[100] < needed[None] - hidden
 
 

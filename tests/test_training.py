@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, logits_of
 from train_dynamics import gradients, training
 from train_dynamics.config import StudyConfig
 from train_dynamics.datasets import standardise
@@ -51,7 +51,7 @@ def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov)
     expected, velocity = state.parameters, jax.tree.map(jnp.zeros_like, state.parameters)
 
     def loss(parameters, images, labels):
-        logits = setup.model.apply({"params": parameters}, images)
+        logits = logits_of(setup.model, parameters, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     gradient_of = jax.jit(jax.grad(loss))
@@ -123,7 +123,7 @@ def test_pixels_that_are_the_same_in_all_images_change_no_record(layout, layers)
     state = start_of(setup, jnp.int32(3), examples.images[0])
     found = record_of(setup, state.parameters, examples)
     truth = gradients.kernel_gradients(setup.model, state.parameters, examples.images, examples.labels, layers)
-    logits = setup.model.apply({"params": state.parameters}, examples.images)
+    logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
     np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=1e-6)  # a few roundings of values near 2.3
     for layer in layers:
@@ -142,6 +142,6 @@ def test_images_may_all_be_the_same():
     examples = training.place_examples(setup, images, labels)
     assert examples.varying is examples.images
     state = start_of(setup, jnp.int32(0), examples.images[0])
-    logits = setup.model.apply({"params": state.parameters}, examples.images)
+    logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
     np.testing.assert_allclose(record_of(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=1e-6)

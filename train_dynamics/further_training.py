@@ -190,7 +190,7 @@ def train_further(
     with bar, enough_memory():
         end = recording.parameters(recording.num_iterations)
         state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
-        # Of all examples at once, which may be more rows than XLA by itself gets right; see CPU_OPTIONS.
+        # Of all examples at once, which may be more rows than XLA by itself gets right; see OPTIONS.
         predict = compiled(predict.lower(state.parameters, images), devices[0].platform)
         for epoch in range(epochs):
             state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)

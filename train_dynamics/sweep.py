@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,21 @@ from train_dynamics.recording import Recording, RecordingError, check_writable, 
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
-CPU_OPTIONS = {
-    # The library that XLA multiplies and sums with on CPUs since jaxlib 0.10.2 gave wrong results for some programs of
-    # more than 32,768 rows, without a word (jax-ml/jax#39103), and is no faster; XLA's own loops and Eigen do without.
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    # What XLA gives straight to LLVM, not by way of MLIR, compiles in two thirds of the time; all that was tried gave
-    # the same bits, as fast within 2 %.
-    "xla_cpu_use_fusion_emitters": False,
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        # The library that XLA multiplies and sums with on CPUs since jaxlib 0.10.2 gave wrong results for some programs
+        # of more than 32,768 rows, without a word (jax-ml/jax#39103), and is no faster; XLA's own loops and Eigen do
+        # without.
+        "xla_cpu_experimental_ynn_fusion_type": "",
+        # What XLA gives straight to LLVM, not by way of MLIR, compiles in two thirds of the time; all that was tried
+        # gave the same bits, as fast within 2 %.
+        "xla_cpu_use_fusion_emitters": False,
+    },
+    "gpu": {
+        # Left alone, XLA tries out kernels while it compiles and takes the fastest, which differs from process to
+        # process, and so do the last bits of what they compute: a run that goes on would not be the one uninterrupted.
+        "xla_gpu_deterministic_ops": True,
+    },
 }
 
 
@@ -144,10 +153,43 @@ class Sweep:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
         return self._run(state, records, *self.batches(first), self._examples)
 
+    def blocks(
+        self, state: training.State, firsts: Sequence[int], wait: Callable[[], object]
+    ) -> Iterator[tuple[int, dict[str, Any], Any]]:
+        """Compute the blocks that begin with some records, each from where the one before ended.
+
+        While the caller does something with a block, the next one is computed and brought to the host.
+
+        Args:
+            state: The state to begin with.
+            firsts: The first record of each block.
+            wait: Called before the memory of the block before the last is used again, of which the caller keeps
+                nothing beyond.
+
+        Yields:
+            The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
+            `[s, ...]`.
+        """
+        rooms = [self.empty_records(), self.empty_records()]
+        with ThreadPoolExecutor(1) as thread:
+
+            def start(state: training.State, first: int) -> tuple[training.State, training.Record, Future]:
+                state, records = self.run(state, rooms.pop(0), first)
+                return state, records, thread.submit(collect, (records, state), self.config.num_seeds)
+
+            ahead = start(state, firsts[0])
+            for first, following in itertools.zip_longest(firsts, firsts[1:]):
+                state, records, coming = ahead
+                if following is not None:
+                    wait()
+                    ahead = start(state, following)
+                yield first, *coming.result()
+                rooms.append(records)
+
 
 def compiled(program: jax.stages.Lowered, platform: str, **options: Any) -> jax.stages.Compiled:
-    """Compile a program for a platform; with `CPU_OPTIONS` too where that is "cpu", as far as XLA has those."""
-    ours = dict(CPU_OPTIONS) if platform == "cpu" else {}
+    """Compile a program for a platform, with the `OPTIONS` for it too, as far as XLA has those."""
+    ours = dict(OPTIONS.get(platform, {}))
     while True:
         try:
             return program.compile({**ours, **options})
@@ -280,23 +322,16 @@ def train(
         if done:
             like = collect(state, config.num_seeds)
             state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
-        rooms = [sweep.empty_records(), sweep.empty_records()]
-        ahead = sweep.run(state, rooms.pop(0), done)
-        for first in range(done, todo.num_records, todo.block_length):
-            state, records = ahead
-            if first + todo.block_length < todo.num_records:
-                # The next block computes while this one is brought to the host and stored.
-                recorder.wait()  # until the memory of the block before is free
-                ahead = sweep.run(state, rooms.pop(0), first + todo.block_length)
+        firsts = range(done, todo.num_records, todo.block_length)
+        for first, record, ending in sweep.blocks(state, firsts, recorder.wait):
             iterations = todo.iterations[first : first + todo.block_length]
             length = len(iterations)
-            record = jax.tree.map(lambda array, stop=length: array[:, :stop], collect(records, config.num_seeds))
+            record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
             _check_finite(record["loss"], config.seeds, iterations)
-            recorder.save(int(iterations[0]), record, collect(state, config.num_seeds))
-            rooms.append(records)
+            recorder.save(int(iterations[0]), record, ending)
             bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
             bar.update(length)
-            del records, record
+            del record  # whose memory is used again
             if stop():
                 break
     if first + length < todo.num_records:
