@@ -33,6 +33,7 @@ from train_dynamics.recorder import Recorder
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
 BLOCKS = 6  # of our recorder in a round, where it stores nothing
+DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 LOOPED = 300  # examples of one seed that the naive loop is timed on
 
 
@@ -40,12 +41,12 @@ class Peers:
     """What others offer, each as a function that gives `[s, n, 8, 10]`."""
 
     def __init__(self, weights: dict, images: np.ndarray, labels: np.ndarray) -> None:
-        self.images = torch.tensor(images)
-        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.images = torch.tensor(images, device=DEVICE)
+        self.labels = torch.tensor(labels, dtype=torch.long, device=DEVICE)
         self.seeds = len(weights["fc1"]["kernel"])
         self.stacked = {
             f"{name}.{part}": torch.tensor(
-                np.swapaxes(weights[name][ours], -1, -2) if ours == "kernel" else weights[name][ours]
+                np.swapaxes(weights[name][ours], -1, -2) if ours == "kernel" else weights[name][ours], device=DEVICE
             ).contiguous()
             for name in ("fc1", "fc2")
             for part, ours in (("weight", "kernel"), ("bias", "bias"))
@@ -60,7 +61,7 @@ class Peers:
         network.load_state_dict({name: value[s] for name, value in self.stacked.items()})
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name == "fc2.weight")
-        return network
+        return network.to(DEVICE)
 
     def functional(self) -> Callable[..., torch.Tensor]:
         """`torch.func`: vmap of grad over the examples, of one seed."""
@@ -131,7 +132,7 @@ class Peers:
 def seconds(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     jax.block_until_ready(run())
-    if torch.get_default_device().type == "cuda":
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
@@ -139,7 +140,6 @@ def seconds(run: Callable[[], object]) -> float:
 def main(_) -> None:
     logging.set_verbosity(logging.FATAL)
     warnings.simplefilter("ignore")  # of hooks that see no gradient for the images
-    torch.set_default_device("cuda" if jax.default_backend() == "gpu" else "cpu")
     config = StudyConfig()
     dataset = load_dataset(config)
     plan = sweep.plan(config, dataset)
