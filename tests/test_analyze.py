@@ -290,7 +290,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     strengths = [float(row["strength"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
     report = (tmp_path / "out" / "report.html").read_text()
-    assert f"{len(found)} pairs were found" in report and "in contention: " in report
+    assert f"{len(found)} pairs turned up" in report and "in contention: " in report
     drawn = set((tmp_path / "out" / "figures").glob("contention_*.png"))
     assert 1 <= len(drawn) <= 3
     (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
@@ -348,6 +348,15 @@ def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, blan
     means = [[float(row["cumulative_loss"]) for row in table] for table in (some, whole)]
     np.testing.assert_allclose(*means, rtol=1e-6)  # sums in float64 and in float32
     assert {row["agr"] for row in some} == {""}
+
+
+def test_dead_networks_are_told(tmp_path, device, blanks):
+    # Steps this large kill the units of two of the three networks.
+    sweep.train(dataclasses.replace(SMALL, learning_rate=5.0), tmp_path / "dead", device, say=silent)
+    said = []
+    analysis.analyze(Recording(tmp_path / "dead"), tmp_path / "out", parts=(), say=said.append)
+    assert "Dead networks, which at the end tell no example from another and rank nothing: 2 of 3 seeds" in said
+    assert "3, 2 of them dead" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, tmp_path, monkeypatch, blanks):

@@ -27,8 +27,8 @@ def results(**changes) -> Results:
         "alignment": curve(lambda t, g: 1 - g / 20),
         "gradient_norm": curve(lambda t, g: 1 + g),
     } | changes
-    empty = np.zeros(0)
-    return Results(np.arange(T + 1), empty, empty, empty.astype(int), empty.astype(int), Forgetting(SEEDS, 1), curves)
+    empty, none, dead = np.zeros(0), np.zeros(0, int), np.zeros(len(curves["accuracy"]), bool)
+    return Results(np.arange(T + 1), empty, empty, none, none, dead, Forgetting(SEEDS, 1), curves)
 
 
 def verdicts(found: Results) -> dict[str, bool | None]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from train_dynamics.dynamics.agreement import agreement, chunks, entropy, ranks
+from train_dynamics.dynamics.agreement import agreement, chunks, entropy, indifferent, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
@@ -15,6 +15,13 @@ def test_agreement_by_hand():
     # (1/2, 1/2) against (1, 0): H(3/4, 1/4) - H(1/2, 1/2) / 2.
     half = np.array([[[0.5, 0.5]], [[1.0, 0.0]]])
     np.testing.assert_allclose(agreement(half), [-0.75 * np.log(0.75) - 0.25 * np.log(0.25) - np.log(2) / 2])
+
+
+def test_a_dead_network_tells_no_example_from_another(rng):
+    p = np.repeat(rng.dirichlet(np.ones(3), size=(4, 1)), 5, axis=1).astype(np.float32)
+    p[1, 2] = rng.dirichlet(np.ones(3))  # one example of five is another
+    p[3, 2, 0] = np.nextafter(p[3, 2, 0], np.float32(1))  # rounding
+    assert indifferent(p).tolist() == [True, False, True, True]
 
 
 def test_agreement_against_its_definition(rng):

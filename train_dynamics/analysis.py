@@ -15,7 +15,7 @@ from tqdm import tqdm
 from train_dynamics import __version__, tables
 from train_dynamics.claims import Claim, claims
 from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned, shown_seed
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, counted
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
 from train_dynamics.recording import Recording, locked
@@ -75,9 +75,8 @@ def analyze(
         }
         check_finished(recording)
         check_options(recording, cone_options)
-        num_seeds = len(recording.seeds)
-        seeds = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"
-        say(f"Reading {recording.num_records:,} records of {seeds} in {recording.path}")
+        records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
+        say(f"Reading {records} of {seeds} in {recording.path}")
         with Helpers() as helpers, contextlib.ExitStack() as writing:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
@@ -85,6 +84,8 @@ def analyze(
                 results = compute(
                     recording, score_options if "scores" in parts else None, "groups" in parts, bar.update
                 )
+            if dead := np.count_nonzero(results.indifferent):
+                say(f"Dead networks, which at the end tell no example from another and rank nothing: {dead} of {seeds}")
             # Seconds to import, for nothing if the recording will not do or scores are not asked for.
             score_study = None
             if results.scores:

@@ -22,6 +22,16 @@ class InputError(ValueError):
         return cls(f"--{name}={'' if value is None else value}: {expected}")
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are.
+
+    Example:
+        >>> counted(1, "seed"), counted(6000, "example")
+        ('1 seed', '6,000 examples')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _field(default: Any, help: str, **kwargs: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help}, **kwargs)
 

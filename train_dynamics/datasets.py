@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.config import InputError, StudyConfig, counted
 
 EMBEDDED = Path(__file__).parent / "data"
 PROBE_SECONDS = 5.0
@@ -109,11 +109,13 @@ def load_dataset(config: StudyConfig) -> Dataset:
         raise InputError.flag(
             "num_examples",
             config.num_examples,
-            f"{config.dataset} has {available} examples in split {config.split}",
+            f"{config.dataset} has {counted(available, 'example')} in split {config.split}",
         )
     indices = subset(available, config.num_examples, config.subset_seed)
     if len(indices) < config.batch_size:
-        raise InputError.flag("batch_size", config.batch_size, f"must be at most the {len(indices)} examples")
+        raise InputError.flag(
+            "batch_size", config.batch_size, f"must be at most the {counted(len(indices), 'example')}"
+        )
     class_names = _class_names(config, builder)
     try:
         with _silent_libraries():

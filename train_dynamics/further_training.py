@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from train_dynamics import gradients, training
-from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.config import InputError, StudyConfig, counted
 from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recording import FurtherTraining, Recording
 from train_dynamics.sweep import collect, compiled, deal, enough_memory, local_devices
@@ -183,8 +183,9 @@ def train_further(
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
     say(
-        f"Training {study.num_seeds} networks on for {epochs} epochs of {len(held_labels)} examples of split "
-        f"{config.holdout_split}, and {study.num_seeds} anew by DP-SGD at each of {len(levels)} noise levels"
+        f"Training {counted(study.num_seeds, 'network')} on for {counted(epochs, 'epoch')} of "
+        f"{counted(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by DP-SGD "
+        f"at each of {counted(len(levels), 'noise level')}"
     )
     bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
     with bar, enough_memory():

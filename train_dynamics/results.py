@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
-from train_dynamics.dynamics.agreement import agreement, chunks, ranks
+from train_dynamics.dynamics.agreement import agreement, chunks, indifferent, ranks
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
@@ -39,6 +39,7 @@ class Results:
         ranking: What the examples are ranked by, in nats: `agr`, or of a single seed the mean loss over all records.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
+        indifferent: Which seeds' networks tell no example from another after the last update.
         forgetting: When each example was learned and forgotten, for each seed.
         curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
             `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
@@ -53,6 +54,7 @@ class Results:
     ranking: Float[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
+    indifferent: Bool[np.ndarray, " s"]
     forgetting: Forgetting
     curves: Curves
     scores: Scores | None = None
@@ -129,8 +131,9 @@ def compute(
     check_finished(recording)
     labels = recording.labels
     score_pass = ScorePass(recording, options) if options is not None else None
+    probabilities = recording.probabilities(recording.num_iterations)
     if len(recording.seeds) > 1:
-        ranking = agr = agreement(recording.probabilities(recording.num_iterations))
+        ranking = agr = agreement(probabilities)
     else:
         agr = None
         losses = (block.read("loss")[0].sum(axis=0, dtype=np.float64) for block in recording.blocks())
@@ -191,7 +194,18 @@ def compute(
         study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
     )
     scores = score_pass and score_pass.finish()
-    return Results(recording.iterations, agr, ranking, rank, chunk, forgetting, curves, scores, group_dynamics)
+    return Results(
+        recording.iterations,
+        agr,
+        ranking,
+        rank,
+        chunk,
+        indifferent(probabilities),
+        forgetting,
+        curves,
+        scores,
+        group_dynamics,
+    )
 
 
 def _in_order(

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from train_dynamics import training
-from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.config import InputError, StudyConfig, counted
 from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recorder import Recorder
 from train_dynamics.recording import Recording, RecordingError, check_writable, existing, is_begun
@@ -294,7 +294,8 @@ def train(
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
-        say(f"{path} already holds all {recording.num_records} records of {config.num_seeds} seeds; nothing to do")
+        records, seeds = counted(recording.num_records, "record"), counted(config.num_seeds, "seed")
+        say(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
@@ -307,8 +308,8 @@ def train(
     devices = list(devices or local_devices())
     say(
         f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
-        f"{len(dataset.labels)} examples of {config.dataset}, {config.num_seeds} seeds, "
-        f"{todo.num_records} records on {len(devices)} {devices[0].platform} device(s)"
+        f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
+        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].platform} device')}"
     )
     _check_free(path, todo, done, say)
     if done:

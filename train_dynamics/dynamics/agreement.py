@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " n"]:
@@ -30,6 +30,22 @@ def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " 
     if len(probabilities) < 2:
         raise ValueError("agreement needs at least two seeds")
     return resampled_agreement(probabilities, np.ones((1, len(probabilities))))[0]
+
+
+def indifferent(probabilities: Float[np.ndarray, "s n c"]) -> Bool[np.ndarray, " s"]:
+    """Tell which networks give all examples the same class probabilities, to rounding of float32.
+
+    Such a network has died (none of its units answers any example) or was never more than its biases; among others, it
+    adds the same to the divergence of every example that they are alike on.
+
+    Args:
+        probabilities: As of `agreement`.
+
+    Example:
+        >>> indifferent(np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8]]]))
+        array([ True, False])
+    """
+    return np.ptp(probabilities, axis=1).max(axis=-1) < 1e-6
 
 
 def resampled_agreement(

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from train_dynamics.cone_study import Cones
+from train_dynamics.config import counted
 from train_dynamics.contention_study import Contention, Fight, window
 from train_dynamics.motion import frames, nearest, reach
 from train_dynamics.plots import cones as cone_plots
@@ -197,7 +198,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
             "The examples are those of the largest cone when it was found, followed before and after. Look "
             "whether they are learned together, and whether their gradients then fall silent together.",
             cone_plots.cone_tracks(
-                cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {len(groups[0])} examples"
+                cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {counted(len(groups[0]), 'example')}"
             ),
         )
 
@@ -232,7 +233,8 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
                 metric_name(layers, layer, "label_opposition").replace("/", "_"),
                 f"How much each label fights each other label in {layer}",
                 "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
-                f"below {-contention.options.cosine:g}, averaged over seeds and {len(contention.looks)} iterations.",
+                f"below {-contention.options.cosine:g}, averaged over seeds and "
+                f"{counted(len(contention.looks), 'iteration')}.",
                 contention_plots.label_matrix(share, recording.class_names, f"Opposed pairs of examples in {layer}, %"),
             )
 
@@ -241,9 +243,9 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     """Say how many examples a group has, and of which labels."""
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
-        return f"{len(group)} examples of label {recording.class_names[recording.labels[group[0]]]}"
+        return f"{counted(len(group), 'example')} of label {recording.class_names[recording.labels[group[0]]]}"
     rest = f", {len(counts) - 3} more" if len(counts) > 3 else ""
-    return f"{len(group)} examples (labels {', '.join(counts[:3])}{rest})"
+    return f"{counted(len(group), 'example')} (labels {', '.join(counts[:3])}{rest})"
 
 
 def _verdict(fight: Fight) -> str:

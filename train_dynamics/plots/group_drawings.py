@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from train_dynamics.cone_study import half_learned
+from train_dynamics.config import counted
 from train_dynamics.group_dynamics import MOST_BATCHES, mean_cosine, strongest_update
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
@@ -46,7 +47,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
         "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
-        f"dotted line, {batch} examples, the batch that was trained with: its step turns from "
+        f"dotted line, {counted(batch, 'example')}, the batch that was trained with: its step turns from "
         "signal into noise." + gap,
         figure,
     )

@@ -72,12 +72,13 @@ def page(
 def _summary(recording: Recording, results: Results) -> dict[str, str]:
     accuracy = results.curves["accuracy"][..., 0]
     learned = reaches(accuracy.mean(axis=0), LEARNED)
+    dead = np.count_nonzero(results.indifferent)  # and their accuracy counts in the mean
     gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
     return {
         "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
         + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
         "first at 80 % after": "never" if learned is None else f"{learned:,} updates",
-        "seeds": f"{len(recording.seeds)}",
+        "seeds": f"{len(recording.seeds)}" + (f", {dead} of them dead" if dead else ""),
         "examples": f"{len(recording.labels):,}",
         "records of each seed": f"{recording.num_records:,}",
         "gradients recorded": f"{gradients:,}",
