@@ -45,6 +45,8 @@ def test_it_says_what_was_found(output, small):
         assert claim["holds"] is not None or claim["reason"] in text
     start = claims[0]
     assert f">{start['value']:.1%}<" in text and f">{start['low']:.1%} to {start['high']:.1%}<" in text
+    # Three seeds drawn three times: all alike, two and one, or one each: 3 + 6 + 1.
+    assert "Of 3 seeds there are only 10 different resamples" in text
     # Sixteen updates decide nothing about iteration 50 or 100.
     assert {claim["name"] for claim in claims if claim["holds"] is None} >= {"learns_fast", "typical_learned_early"}
     assert "--num_examples=50 --hidden_sizes=5 --batch_size=16 --epochs=4 --seeds=3 --recording=DIR" in text

@@ -168,7 +168,15 @@ def train_further(
     seeds = deal(study.seeds, len(devices))
 
     def over_seeds(of_seed: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
-        return jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
+        program = jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
+        ready: list[jax.stages.Compiled] = []  # at the first call, which has the shapes of all
+
+        def call(*arguments: Any) -> Any:
+            if not ready:
+                ready.append(compiled(program.lower(*arguments), devices[0].platform))
+            return ready[0](*arguments)
+
+        return call
 
     begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0)
     draw = over_seeds(functools.partial(training.initial_state, setup), 0, None)
@@ -191,8 +199,6 @@ def train_further(
     with bar, enough_memory():
         end = recording.parameters(recording.num_iterations)
         state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
-        # Of all examples at once, which may be more rows than XLA by itself gets right; see OPTIONS.
-        predict = compiled(predict.lower(state.parameters, images), devices[0].platform)
         for epoch in range(epochs):
             state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
             bar.update()

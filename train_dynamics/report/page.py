@@ -1,6 +1,7 @@
 """The page: one self-contained HTML file."""
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from train_dynamics.results import Results, metric_name
 from train_dynamics.scoring import ScoreOptions
 from train_dynamics.tables import PARTS, files_of_parts
 
+FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {
     ConeOptions: {"cosine": "cone_cosine", "cover": "cone_cover", "seed": "cone_seed", "iteration": "cone_iteration"},
     ContentionOptions: {"opposed_to": "opposed_to", "smallest": "smallest_group", "looks": "contention_looks"},
@@ -51,6 +53,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    num_seeds = len(recording.seeds)
     return environment.get_template("page.html.j2").render(
         recording=recording,
         summary=_summary(recording, results),
@@ -58,6 +61,7 @@ def page(
         rows=list(zip(*table.values(), strict=True)),
         claims=claims,
         resamples=RESAMPLES,
+        distinct=math.comb(2 * num_seeds - 1, num_seeds) if 1 < num_seeds < FEW_SEEDS else None,
         sure=SURE,
         ranked_by=results.ranked_by_words,
         number=_number,
