@@ -62,9 +62,9 @@ CASES = [
     ("train", ["--eval_batch_size=0"], "--eval_batch_size=0: must be a whole number, 1 or more"),
     ("train", ["--records_per_doubling=x"], "--records_per_doubling=x: must be a whole number"),
     ("train", ["--records_per_doubling=9", "--record_every=2"], "is a schedule of its own; leave out --record_every"),
-    ("train", ["--batch_size=6001"], "--batch_size=6001: must be at most the 6000 examples"),
+    ("train", ["--batch_size=6001"], "--batch_size=6001: must be at most the 6,000 examples"),
     ("train", ["--num_examples=0"], "--num_examples=0: must be"),
-    ("train", ["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6000 examples"),
+    ("train", ["--num_examples=60000"], "--num_examples=60000: mini_mnist has 6,000 examples"),
     ("train", ["--num_examples=100"], "--batch_size=128: must be at most the 100 examples"),
     ("train", ["--learning_rate=0"], "--learning_rate=0.0: must be"),
     ("train", ["--learning_rate=-1"], "--learning_rate=-1.0: must be"),
@@ -149,6 +149,7 @@ CASES = [
     ("analyze", ["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
     ("analyze", ["--recording=unfinished"], "--recording=unfinished: is unfinished: it holds 15 of 17 records"),
     ("analyze", ["--recording=alone"], "--recording=alone: has one example, and there is nothing to compare it with"),
+    ("further", ["--recording=alone"], "--recording=alone: has one example, and there is nothing to compare it with"),
     ("analyze", ["--recording=good", "--score_iteration=17"], "--score_iteration=17: must be a recorded iteration"),
     ("analyze", ["--recording=good", "--score_iteration=x"], "flag --score_iteration=x: must be a whole number"),
     ("analyze", ["--recording=good", "--score_looks=0"], "--score_looks=0: must be 1 or more"),
@@ -252,7 +253,8 @@ def place(tmp_path_factory, small_path, device):
 
 
 def test_there_are_enough():
-    assert len(CASES) >= 60 and {module for module, _, _ in CASES} == {"train", "analyze", "animate", "verify"}
+    assert len(CASES) >= 60
+    assert {module for module, _, _ in CASES} == {"train", "further", "analyze", "animate", "verify"}
 
 
 def test_every_mistake_gets_one_clear_line(place, tmp_path):

@@ -19,11 +19,33 @@ from train_dynamics import recording as recording_module
 from train_dynamics.config import InputError
 from train_dynamics.models import MLP
 from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Block, Recording, RecordingError, sealed
+from train_dynamics.recording import Block, Recording, RecordingError, sealed, written_whole
 
 
 def host(parameters, seed):
     return jax.tree.map(lambda array: array[seed], parameters)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("names", [["found"], ["found", "found/part"]], ids=["file", "directory"])
+def test_a_file_or_directory_is_whole_or_absent(tmp_path, names, error):
+    path = tmp_path / "found"
+
+    def begin(new):
+        if len(names) > 1:
+            new.mkdir()
+        (new / "part" if len(names) > 1 else new).write_text("half")
+
+    begin(tmp_path / "found.incomplete")  # as a killed run leaves it
+    with pytest.raises(error), written_whole(path) as new:
+        assert not new.exists()
+        begin(new)
+        raise error
+    assert not list(tmp_path.iterdir())
+    with written_whole(path) as new:
+        begin(new)
+        assert not path.exists()
+    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*")) == names
 
 
 def test_it_is_complete(small):

@@ -18,7 +18,7 @@ from train_dynamics.cone_study import ConeOptions, check_options, find_cones, ha
 from train_dynamics.config import InputError, counted
 from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
 from train_dynamics.helpers import Helpers
-from train_dynamics.recording import Recording, locked
+from train_dynamics.recording import Recording, locked, written_whole
 from train_dynamics.results import Results, check_finished, compute
 from train_dynamics.scoring import ScoreOptions
 from train_dynamics.tables import PARTS
@@ -169,7 +169,8 @@ def analyze(
             for saved in saving:
                 saved.result()
             options = (cone_options, contention_options, score_options)
-            (output / "report.html").write_text(page(recording, results, found, laid_out, options, about["parts"]))
+            with written_whole(output / "report.html") as new:
+                new.write_text(page(recording, results, found, laid_out, options, about["parts"]))
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error}") from error
 
@@ -227,6 +228,5 @@ def _files_of(output: Path) -> list[str]:
 
 
 def _write_json(value: object, path: Path) -> None:
-    new = path.with_name(path.name + ".incomplete")
-    new.write_text(json.dumps(value, indent=2) + "\n")
-    new.replace(path)
+    with written_whole(path) as new:
+        new.write_text(json.dumps(value, indent=2) + "\n")

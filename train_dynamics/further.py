@@ -41,6 +41,8 @@ def main() -> None:
     recording = Recording(RECORDING.value)
     if not recording.finished:
         raise InputError.flag("recording", recording.path, "is unfinished; let train_dynamics.train finish it first")
+    if len(recording.labels) < 2:
+        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
     if not os.access(recording.path, os.W_OK):
         raise InputError.flag("recording", recording.path, "cannot be written to, and further/ belongs into it")
     try:

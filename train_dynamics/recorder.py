@@ -30,7 +30,7 @@ from train_dynamics.recording import (
     sealed,
     versions,
     whole_blocks,
-    write_whole,
+    written_whole,
 )
 from train_dynamics.storage import write_array
 
@@ -98,7 +98,8 @@ class Recorder:
     def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
         """Write what comes before the first block, as far as it is not there."""
         if not (self.path / "config.json").exists():
-            write_whole(self.path / "config.json", lambda new: new.write_text(json.dumps(header, indent=2) + "\n"))
+            with written_whole(self.path / "config.json") as new:
+                new.write_text(json.dumps(header, indent=2) + "\n")
         found = read_header(self.path)
         same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
         if not same or found["block_length"] != header["block_length"]:
@@ -110,7 +111,8 @@ class Recorder:
         if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
             raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
         if not (self.path / "dataset").exists():
-            write_whole(self.path / "dataset", lambda new: save_arrays(new, files))
+            with written_whole(self.path / "dataset") as new:
+                save_arrays(new, files)
         (self.path / "blocks").mkdir(exist_ok=True)
         check_writable(self.path / "blocks")
         self._header = found

@@ -283,12 +283,10 @@ class Recording:
             "versions": versions(),
         }
 
-        def write(path: Path) -> None:
-            save_arrays(path, files)
-            (path / "further.json").write_text(json.dumps(sealed(header), indent=2) + "\n")
-
         try:
-            write_whole(self._root / "further", write)
+            with written_whole(self._root / "further") as new:
+                save_arrays(new, files)
+                (new / "further.json").write_text(json.dumps(sealed(header), indent=2) + "\n")
         except OSError as error:
             raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
 
@@ -596,13 +594,24 @@ def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0.0) -> int:
         return fd
 
 
-def write_whole(path: Path, write: Any) -> None:
-    """Write a file or directory under another name first, so that it is whole or absent."""
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give another name to write a file or a new directory under first, so that it is whole or absent."""
     new = path.with_name(path.name + ".incomplete")
-    if new.is_dir():
-        shutil.rmtree(new)  # left by a run that was killed, and never more than that
-    write(new)
-    new.rename(path)
+    _remove(new)  # left by a run that was killed, and never more than that
+    try:
+        yield new
+        new.rename(path)
+    except BaseException:
+        _remove(new)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

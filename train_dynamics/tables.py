@@ -13,7 +13,7 @@ from train_dynamics.cone_study import Cones
 from train_dynamics.contention_study import Contention
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.group_dynamics import quartiles
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, written_whole
 from train_dynamics.results import Results
 from train_dynamics.scoring import ScoreOptions, study_of
 
@@ -109,9 +109,8 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
         arrays.append(pa.array(_texts(values) if text else values, from_pandas=values.dtype.kind == "f"))
         metadata = {key: value for key, value in (about.get(name) or {"about": ABOUT[name]}).items() if value}
         fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
-    new = path.with_name(path.name + ".incomplete")
-    parquet.write_table(pa.table(arrays, pa.schema(fields, metadata={"key": "id"})), new)
-    new.replace(path)
+    with written_whole(path) as new:
+        parquet.write_table(pa.table(arrays, pa.schema(fields, metadata={"key": "id"})), new)
 
 
 def write_correlations(results: Results, study: "ScoreStudy", path: Path) -> None:
@@ -321,9 +320,7 @@ def _texts(values: np.ndarray) -> list[Any]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[tuple]) -> None:
-    new = path.with_name(path.name + ".incomplete")
-    with new.open("w", newline="") as file:
+    with written_whole(path) as new, new.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    new.replace(path)

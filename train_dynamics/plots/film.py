@@ -18,7 +18,7 @@ from tqdm import tqdm
 from train_dynamics.motion import frames, reach
 from train_dynamics.plots import scatter
 from train_dynamics.plots.style import GREEN, ORANGE, styled
-from train_dynamics.recording import Recording
+from train_dynamics.recording import Recording, written_whole
 
 SAMPLES = 24  # iterations from which the axes are found
 AHEAD = 4  # items that are prepared while one is used
@@ -127,15 +127,12 @@ def save(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """Give another name to write a file under, so that it is whole or absent."""
-    new = path.with_name(path.name + ".incomplete")
+    """As `written_whole`; what the encoder cannot write is an `OSError` too."""
     try:
-        yield new
-        new.rename(path)
+        with written_whole(path) as new:
+            yield new
     except av.FFmpegError as error:
         raise OSError(error.errno, error.strerror) from error
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _mp4(pictures: Iterable[UInt8[np.ndarray, "height width rgba"]], path: Path, fps: int) -> None:
