@@ -227,7 +227,7 @@ def test_images_of_several_sizes_are_refused(tmp_path):
     [
         ({"dataset": "no_such_set"}, "--dataset=no_such_set: is neither prepared in .* nor known to TFDS"),
         ({"split": "validation"}, "--split=validation: mini_mnist has the splits test, train"),
-        ({"num_examples": 6001}, "--num_examples=6001: mini_mnist has 6000 examples in split train"),
+        ({"num_examples": 6001}, "--num_examples=6001: mini_mnist has 6,000 examples in split train"),
         ({"num_examples": 100}, "--batch_size=128: must be at most the 100 examples"),
         ({"dataset": "mnist", "data_dir": "no/such/place"}, "--data_dir=no/such/place: must be a directory"),
     ],
