@@ -192,7 +192,7 @@ def test_without_a_home_no_program_is_kept(tmp_path):
 def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
     done = run("train", *ON_LITTLE, "--host_devices=2", "--recording=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "records on 2 cpu device(s)" in done.stdout
+    assert "records on 2 cpu devices" in done.stdout
     one, two = (Recording(path) for path in (recorded[0], tmp_path / "out"))
     # The same operations on arrays of another shape: rounding, of losses near 2.
     np.testing.assert_allclose(two.loss(two.num_iterations), one.loss(one.num_iterations), rtol=1e-5)

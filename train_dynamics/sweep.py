@@ -309,7 +309,7 @@ def train(
     say(
         f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
         f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
-        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].platform} device')}"
+        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
     )
     _check_free(path, todo, done, say)
     if done:
