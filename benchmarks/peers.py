@@ -6,7 +6,8 @@
 All are asked for the same: the gradient of the 8x10 kernel of fc2 for each of 6,000 examples, for ten seeds. Ours also
 updates the weights, and in its second line stores everything to the disk that --directory is on; the others only
 evaluate, and store nothing. Ours multiplies only the pixels that differ between images, the floor and the others all of
-them. First all are checked to agree. A way that does one seed at a time is timed on all ten. On a GPU, all do.
+them. First all are checked to agree. A way that does one seed at a time is timed on all ten. Where JAX finds a GPU, all
+compute there.
 
 Two parts of ours, that product and the update, are timed alone as well: what they take together is what ours would take
 if softmax, the second layer and the writing of records cost nothing.

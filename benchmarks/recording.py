@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 from train_dynamics import sweep
-from train_dynamics.config import StudyConfig
+from train_dynamics.config import StudyConfig, counted
 from train_dynamics.datasets import load_dataset, standardise
 
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that floor and compute take turns.", lower_bound=1)
@@ -84,7 +84,8 @@ def main(_) -> None:
             anew = train(Path(DIRECTORY.value), JAX_ENABLE_COMPILATION_CACHE="false")
             runs.append((own, kept, anew))
     floors, computes = ([1000 * t / plan.block_length for t in column] for column in zip(*rounds, strict=True))
-    print(f"{len(devices)} {devices[0].device_kind} device(s), jax {jax.__version__}, {config.num_seeds} seeds")
+    kind = f"{devices[0].device_kind} device"
+    print(f"{counted(len(devices), kind)}, jax {jax.__version__}, {counted(config.num_seeds, 'seed')}")
     print(f"{'ms an iteration':30} {'median':>8} {'min':>8} {'max':>8}")
     for name, values in (("floor: one matrix product", floors), ("compute: update and record", computes)):
         print(f"{name:30} {statistics.median(values):8.2f} {min(values):8.2f} {max(values):8.2f}")

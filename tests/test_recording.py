@@ -19,7 +19,7 @@ from train_dynamics import recording as recording_module
 from train_dynamics.config import InputError
 from train_dynamics.models import MLP
 from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Block, Recording, RecordingError, sealed, written_whole
+from train_dynamics.recording import Block, Recording, RecordingError, save_arrays, sealed, written_whole
 
 
 def host(parameters, seed):
@@ -27,25 +27,38 @@ def host(parameters, seed):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("names", [["found"], ["found", "found/part"]], ids=["file", "directory"])
-def test_a_file_or_directory_is_whole_or_absent(tmp_path, names, error):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, error):
     path = tmp_path / "found"
+    (tmp_path / "found.incomplete").write_text("of a run that was killed")
+    for before, now in ((None, "one"), ("one", "two")):
+        with pytest.raises(error), written_whole(path) as new:
+            new.write_text("half")
+            raise error
+        assert [found.read_text() for found in tmp_path.iterdir()] == ([before] if before else [])
+        with written_whole(path) as new:
+            new.write_text(now)
+        assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("found", now)]
 
-    def begin(new):
-        if len(names) > 1:
-            new.mkdir()
-        (new / "part" if len(names) > 1 else new).write_text("half")
 
-    begin(tmp_path / "found.incomplete")  # as a killed run leaves it
-    with pytest.raises(error), written_whole(path) as new:
-        assert not new.exists()
-        begin(new)
-        raise error
-    assert not list(tmp_path.iterdir())
+def test_a_directory_is_written_whole_or_not_at_all(tmp_path):
+    path, files = tmp_path / "found", {"images": b"images", "labels": b"labels"}
+    with pytest.raises(TypeError), written_whole(path) as new:
+        save_arrays(new, {"left": b"", "broken": 0})
+    assert not path.exists()
     with written_whole(path) as new:
-        begin(new)
-        assert not path.exists()
-    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*")) == names
+        save_arrays(new, files)
+    assert {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.rglob("*.npy")} == {
+        "found/images.npy": b"images",
+        "found/labels.npy": b"labels",
+    }
+
+
+def test_nothing_of_the_user_s_is_removed(tmp_path):
+    (tmp_path / "film.mp4.incomplete").mkdir()
+    (tmp_path / "film.mp4.incomplete" / "notes").write_text("mine")
+    with pytest.raises(IsADirectoryError), written_whole(tmp_path / "film.mp4") as new:
+        new.write_text("a film")
+    assert (tmp_path / "film.mp4.incomplete" / "notes").read_text() == "mine"
 
 
 def test_it_is_complete(small):

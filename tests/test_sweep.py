@@ -87,6 +87,28 @@ def test_the_step_compiles_once(small_dataset, device, resumed):
     assert not compiled  # all of it was, before the first block
 
 
+def test_a_block_is_on_the_host_before_the_next_begins_and_memory_is_used_again(small_dataset, device, monkeypatch):
+    swept = sweep.Sweep(SMALL, small_dataset, 3, device)
+    done, places, kept = [], [], []
+    for owner, name in ((sweep, "collect"), (sweep.Sweep, "batches"), (swept, "_run")):
+        call = getattr(owner, name)
+        noted = lambda *arguments, call=call, name=name: done.append(name) or call(*arguments)  # noqa: E731
+        monkeypatch.setattr(owner, name, noted)
+    blocks = swept.blocks(swept.initial_state(), range(0, 15, 3), lambda: done.append("wait"))
+    for first, record, state in blocks:
+        done.append(first)
+        places.append(record["loss"].ctypes.data)
+        kept.append(jax.tree.map(np.copy, (record, state)))
+        del record
+    begin, again = ["batches", "_run"], ["batches", "collect", "wait", "_run"]
+    assert done == [*begin, *again, 0, *again, 3, *again, 6, *again, 9, "collect", 12]
+    assert places[0] != places[1] and places == [*places[:2] * 2, places[0]]
+    state, records = swept.initial_state(), swept.empty_records()
+    for k, (record, ending) in enumerate(kept):
+        state, records = swept.run(state, records, 3 * k)
+        jax.tree.map(np.testing.assert_array_equal, (record, ending), sweep.collect((records, state), SMALL.num_seeds))
+
+
 ROWS = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]
 
 
@@ -117,6 +139,8 @@ def test_xla_may_not_know_our_options(monkeypatch):
             sweep.compiled(program, "cpu", **mistake)
     sweep.compiled(program, "another")
     assert asked[-1] == {}
+    sweep.compiled(program, "gpu")  # here too, XLA knows the options of GPUs
+    assert asked[-1] == {"xla_gpu_deterministic_ops": True}
 
 
 @pytest.mark.parametrize("num_examples", [32_769, 40_001])

@@ -85,7 +85,7 @@ def analyze(
                     recording, score_options if "scores" in parts else None, "groups" in parts, bar.update
                 )
             if dead := np.count_nonzero(results.indifferent):
-                say(f"Dead networks, which at the end tell no example from another and rank nothing: {dead} of {seeds}")
+                say(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
             # Seconds to import, for nothing if the recording will not do or scores are not asked for.
             score_study = None
             if results.scores:

@@ -596,22 +596,15 @@ def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0.0) -> int:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give another name to write a file or a new directory under first, so that it is whole or absent."""
+    """Give another name to write a file or directory under first, so that it is whole or absent."""
     new = path.with_name(path.name + ".incomplete")
-    _remove(new)  # left by a run that was killed, and never more than that
     try:
         yield new
         new.rename(path)
     except BaseException:
-        _remove(new)
+        with contextlib.suppress(OSError):  # a directory stays; `save_arrays` writes over it
+            new.unlink()
         raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:
@@ -632,6 +625,8 @@ def npy(array: np.ndarray) -> bytes:
 
 def save_arrays(path: Path, files: dict[str, bytes]) -> None:
     """Write the contents of files of NumPy's, by name, into a new directory."""
+    if path.is_dir():
+        shutil.rmtree(path)  # left by a run that was killed or failed, and never more than that
     path.mkdir()
     for name, content in files.items():
         (path / f"{name}.npy").write_bytes(content)

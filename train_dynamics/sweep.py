@@ -10,7 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,33 +158,28 @@ class Sweep:
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """Compute the blocks that begin with some records, each from where the one before ended.
 
-        While the caller does something with a block, the next one is computed and brought to the host.
+        While the caller stores a block, the next one is computed and brought to the host.
 
         Args:
             state: The state to begin with.
-            firsts: The first record of each block.
-            wait: Called before the memory of the block before the last is used again, of which the caller keeps
-                nothing beyond.
+            firsts: The first record of each block; at least one.
+            wait: Called before the memory of a block is used for the next but one; returns when nothing reads it any
+                more. By then, the caller has dropped its own arrays of that block.
 
         Yields:
             The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
-            `[s, ...]`.
+            `[s, ...]`; on one CPU device these are the device's own memory.
         """
         rooms = [self.empty_records(), self.empty_records()]
-        with ThreadPoolExecutor(1) as thread:
-
-            def start(state: training.State, first: int) -> tuple[training.State, training.Record, Future]:
-                state, records = self.run(state, rooms.pop(0), first)
-                return state, records, thread.submit(collect, (records, state), self.config.num_seeds)
-
-            ahead = start(state, firsts[0])
-            for first, following in itertools.zip_longest(firsts, firsts[1:]):
-                state, records, coming = ahead
-                if following is not None:
-                    wait()
-                    ahead = start(state, following)
-                yield first, *coming.result()
-                rooms.append(records)
+        state, records = self.run(state, rooms.pop(0), firsts[0])
+        for first, following in itertools.zip_longest(firsts, firsts[1:]):
+            batches = None if following is None else self.batches(following)  # while the device computes
+            on_host = collect((records, state), self.config.num_seeds)
+            rooms.append(records)
+            if batches is not None:
+                wait()
+                state, records = self._run(state, rooms.pop(0), *batches, self._examples)
+            yield first, *on_host
 
 
 def compiled(program: jax.stages.Lowered, platform: str, **options: Any) -> jax.stages.Compiled:

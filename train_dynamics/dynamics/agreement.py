@@ -35,11 +35,10 @@ def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " 
 def indifferent(probabilities: Float[np.ndarray, "s n c"]) -> Bool[np.ndarray, " s"]:
     """Tell which networks give all examples the same class probabilities, to rounding of float32.
 
-    Such a network has died (none of its units answers any example) or was never more than its biases; among others, it
-    adds the same to the divergence of every example that they are alike on.
+    Such a network has died: none of its units answers any example, and only the biases after them are left.
 
     Args:
-        probabilities: As of `agreement`.
+        probabilities: As of `agreement`, of at least two examples.
 
     Example:
         >>> indifferent(np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8]]]))
