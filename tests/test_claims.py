@@ -154,6 +154,16 @@ def test_a_ranking_by_how_examples_were_learned_decides_nothing_about_how_they_a
     assert {claim.reason for claim in found} == {"", "needs two seeds or more, whose agreement ranks the examples"}
 
 
+@pytest.mark.parametrize(("dead", "decided"), [(2, True), (3, False), (4, False)])
+def test_dead_networks_agree_on_nothing(dead, decided):
+    found = claims(dataclasses.replace(results(), indifferent=np.arange(SEEDS) < dead), ("fc2",), 10)
+    open_claims = [claim for claim in found if claim.holds is None]
+    assert SEEDS == 4 and len(open_claims) == (0 if decided else len(found) - 2)
+    assert {claim.reason for claim in open_claims} <= {
+        "needs two networks or more that tell examples apart, whose agreement ranks the examples"
+    }
+
+
 def test_layers_have_claims_of_their_own():
     found = results()
     for layer in ("fc2", "fc3"):

@@ -86,7 +86,7 @@ def test_frames_against_one_example_at_a_time(small_path, layout):
 
 
 def test_frames_of_what_was_not_recorded(small):
-    with pytest.raises(InputError, match=r"--seed=3: was not recorded; .* has seed 0 to 2"):
+    with pytest.raises(InputError, match=r"--seed=3: was not recorded; .* has seeds 0 to 2"):
         motion.frames(small, 3, [0])
     for layers in (["fc1"], ["fc2", "fc2"], []):
         with pytest.raises(InputError, match=r"--layers=.*: must be one or more of those recorded, each once: fc2"):

@@ -172,7 +172,7 @@ def analyze(
             with written_whole(output / "report.html") as new:
                 new.write_text(page(recording, results, found, laid_out, options, about["parts"]))
     except OSError as error:
-        raise InputError.flag("output", output, f"cannot be written: {error}") from error
+        raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
 
 
 def _write_study(recording: Recording, results: Results, output: Path) -> list[Claim]:

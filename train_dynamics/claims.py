@@ -105,6 +105,9 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
         return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
     if results.agr is None:
         definitions, left = of_all, _undecided(of_chunks, "needs two seeds or more, whose agreement ranks the examples")
+    elif np.count_nonzero(~results.indifferent) < 2:
+        few = "needs two networks or more that tell examples apart, whose agreement ranks the examples"
+        definitions, left = of_all, _undecided(of_chunks, few)
     else:
         definitions, left = [*of_all, *of_chunks], []
     curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}

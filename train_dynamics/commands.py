@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from train_dynamics.config import InputError
 
@@ -102,6 +102,7 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
 
 def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
     """Call a command whose flags are parsed."""
+    logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too; others likewise
     try:
         if len(argv) > 1:
             raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")

@@ -9,7 +9,7 @@ holds the gradients of a batch of every seed on a device at once: seeds x batch 
 import os
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from train_dynamics.commands import NumberParser, run, say, stop_on_signals
 from train_dynamics.config import InputError
@@ -51,7 +51,6 @@ def main() -> None:
         raise InputError.flag(
             "noise_multipliers", tuple(NOISE_MULTIPLIERS.value), "must be numbers, comma separated, for example 1,4,16"
         ) from None
-    logging.set_verbosity(logging.FATAL)
     import jax  # takes seconds to import, which a typing error should not
 
     from train_dynamics.further_training import FurtherConfig, held_out, train_further

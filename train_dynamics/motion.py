@@ -60,8 +60,8 @@ def frames(
     layers = recording.config.layers if layers is None else tuple(layers)
     if seed not in recording.seeds:
         first, last = recording.seeds[[0, -1]]
-        known = str(first) if first == last else f"{first} to {last}"
-        raise InputError.flag("seed", seed, f"was not recorded; {recording.path} has seed {known}")
+        known = f"seed {first}" if first == last else f"seeds {first} to {last}"
+        raise InputError.flag("seed", seed, f"was not recorded; {recording.path} has {known}")
     if not layers or not set(layers) <= set(recording.config.layers) or len(set(layers)) < len(layers):
         known = ", ".join(recording.config.layers)
         raise InputError.flag("layers", layers, f"must be one or more of those recorded, each once: {known}")

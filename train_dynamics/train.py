@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from train_dynamics.commands import NumberParser, SwitchParser, run, say, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
@@ -76,7 +76,6 @@ def main() -> None:
     begun = is_begun(path, config)
     if not begun:
         check_writable(path)  # before anything is downloaded
-    logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too
     # A recording that is begun holds its examples. Reading others takes as long as importing JAX, and is done in a
     # process of its own, since in a thread both would wait for the one interpreter.
     with contextlib.ExitStack() as stack:

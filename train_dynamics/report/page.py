@@ -12,7 +12,7 @@ import numpy as np
 from train_dynamics import __version__
 from train_dynamics.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
 from train_dynamics.cone_study import ConeOptions
-from train_dynamics.config import flag_name
+from train_dynamics.config import counted, flag_name
 from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.recording import Recording
 from train_dynamics.report.sections import Section
@@ -81,7 +81,7 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
     return {
         "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
         + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
-        "first at 80 % after": "never" if learned is None else f"{learned:,} updates",
+        "first at 80 % after": "never" if learned is None else counted(int(learned), "update"),
         "seeds": f"{len(recording.seeds)}" + (f", {dead} of them dead" if dead else ""),
         "examples": f"{len(recording.labels):,}",
         "records of each seed": f"{recording.num_records:,}",
