@@ -42,11 +42,12 @@ class Drawing:
 def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves and examples of the study, one figure after the other."""
     found = results.curves
+    band = " The band is one standard deviation over seeds: what a run owes to its start and the order of its batches."
     yield Drawing(
         "accuracy",
         "Training accuracy over iterations",
-        "Share of all training examples classified correctly after each update. The band is one standard deviation "
-        "over seeds: how much a run owes to its start and the order of its batches.",
+        "Share of all training examples classified correctly after each update."
+        + (band if len(recording.seeds) > 1 else ""),
         curves.accuracy(results.iterations, found["accuracy"][..., 0]),
     )
     yield Drawing(
