@@ -87,26 +87,28 @@ def test_the_step_compiles_once(small_dataset, device, resumed):
     assert not compiled  # all of it was, before the first block
 
 
-def test_a_block_is_on_the_host_before_the_next_begins_and_memory_is_used_again(small_dataset, device, monkeypatch):
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_blocks_overlap_and_their_memory_is_used_again(small_dataset, device, monkeypatch, on_cpu):
     swept = sweep.Sweep(SMALL, small_dataset, 3, device)
+    monkeypatch.setattr(swept, "_on_cpu", on_cpu)
     done, places, kept = [], [], []
-    for owner, name in ((sweep, "collect"), (sweep.Sweep, "batches"), (swept, "_run")):
+    for owner, name in ((sweep, "collect"), (swept, "run")):
         call = getattr(owner, name)
-        noted = lambda *arguments, call=call, name=name: done.append(name) or call(*arguments)  # noqa: E731
-        monkeypatch.setattr(owner, name, noted)
+        monkeypatch.setattr(owner, name, lambda *of, call=call, name=name: done.append(name) or call(*of))
     blocks = swept.blocks(swept.initial_state(), range(0, 15, 3), lambda: done.append("wait"))
     for first, record, state in blocks:
         done.append(first)
         places.append(record["loss"].ctypes.data)
         kept.append(jax.tree.map(np.copy, (record, state)))
         del record
-    begin, again = ["batches", "_run"], ["batches", "collect", "wait", "_run"]
-    assert done == [*begin, *again, 0, *again, 3, *again, 6, *again, 9, "collect", 12]
+    again = [*(["wait"] if on_cpu else []), "run", "collect"]
+    assert done == ["run", *again, 0, *again, 3, *again, 6, *again, 9, "collect", 12]
     assert places[0] != places[1] and places == [*places[:2] * 2, places[0]]
+    monkeypatch.undo()
     state, records = swept.initial_state(), swept.empty_records()
-    for k, (record, ending) in enumerate(kept):
+    for k, block in enumerate(kept):
         state, records = swept.run(state, records, 3 * k)
-        jax.tree.map(np.testing.assert_array_equal, (record, ending), sweep.collect((records, state), SMALL.num_seeds))
+        jax.tree.map(np.testing.assert_array_equal, block, sweep.collect((records, state), SMALL.num_seeds))
 
 
 ROWS = np.arange(32_769, dtype=np.float32)[:, None] * np.eye(3, dtype=np.float32)[0]

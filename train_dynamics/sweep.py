@@ -92,6 +92,7 @@ class Sweep:
         # A last, shorter block is filled up with iterations beyond the end.
         self._iterations = np.append(recorded, recorded[-1] + 1 + np.arange(block_length))
         devices = list(devices)[: config.num_seeds]
+        self._on_cpu = devices[0].platform == "cpu"
         self.seeds = deal(config.seeds, len(devices))
         setup = training.set_up(config, dataset.num_classes)
         images = standardise(dataset.images, config.pixel_mean, config.pixel_std)
@@ -158,28 +159,28 @@ class Sweep:
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """Compute the blocks that begin with some records, each from where the one before ended.
 
-        While the caller stores a block, the next one is computed and brought to the host.
+        The next block is computed while one is brought to the host, and both while the caller stores the one before.
 
         Args:
             state: The state to begin with.
             firsts: The first record of each block; at least one.
-            wait: Called before the memory of a block is used for the next but one; returns when nothing reads it any
-                more. By then, the caller has dropped its own arrays of that block.
+            wait: Returns when nothing reads a block that was handed out any more. Called on a CPU, whose memory they
+                are, before it is used again; by then, the caller has dropped its own arrays of that block.
 
         Yields:
             The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
-            `[s, ...]`; on one CPU device these are the device's own memory.
+            `[s, ...]`.
         """
         rooms = [self.empty_records(), self.empty_records()]
-        state, records = self.run(state, rooms.pop(0), firsts[0])
+        ahead = self.run(state, rooms.pop(0), firsts[0])
         for first, following in itertools.zip_longest(firsts, firsts[1:]):
-            batches = None if following is None else self.batches(following)  # while the device computes
-            on_host = collect((records, state), self.config.num_seeds)
+            state, records = ahead
+            if following is not None:
+                if self._on_cpu:
+                    wait()
+                ahead = self.run(state, rooms.pop(0), following)
+            yield first, *collect((records, state), self.config.num_seeds)
             rooms.append(records)
-            if batches is not None:
-                wait()
-                state, records = self._run(state, rooms.pop(0), *batches, self._examples)
-            yield first, *on_host
 
 
 def compiled(program: jax.stages.Lowered, platform: str, **options: Any) -> jax.stages.Compiled:

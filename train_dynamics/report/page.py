@@ -76,7 +76,7 @@ def page(
 def _summary(recording: Recording, results: Results) -> dict[str, str]:
     accuracy = results.curves["accuracy"][..., 0]
     learned = reaches(accuracy.mean(axis=0), LEARNED)
-    dead = np.count_nonzero(results.indifferent)  # and their accuracy counts in the mean
+    dead = np.count_nonzero(results.indifferent)
     gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
     return {
         "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
