@@ -161,9 +161,9 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
 @pytest.mark.parametrize(
     ("caches", "home", "kept"),
     [
-        ("{here}/caches", "{here}/home", "{here}/caches/train_dynamics"),
-        ("", "{here}/home", "{here}/home/.cache/train_dynamics"),
-        ("relative", "{here}/home", "{here}/home/.cache/train_dynamics"),
+        ("{here}/caches", "{here}/user", "{here}/caches/train_dynamics"),
+        ("", "{here}/user", "{here}/user/.cache/train_dynamics"),
+        ("relative", "{here}/user", "{here}/user/.cache/train_dynamics"),
         ("relative", "nowhere", ""),
     ],
 )

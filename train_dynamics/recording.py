@@ -602,7 +602,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield new
         new.rename(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # a directory stays; `save_arrays` writes over it
+        with contextlib.suppress(OSError):  # a directory stays until `save_arrays` removes it
             new.unlink()
         raise
 

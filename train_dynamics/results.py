@@ -194,18 +194,8 @@ def compute(
         study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
     )
     scores = score_pass and score_pass.finish()
-    return Results(
-        recording.iterations,
-        agr,
-        ranking,
-        rank,
-        chunk,
-        indifferent(probabilities),
-        forgetting,
-        curves,
-        scores,
-        group_dynamics,
-    )
+    dead = indifferent(probabilities)
+    return Results(recording.iterations, agr, ranking, rank, chunk, dead, forgetting, curves, scores, group_dynamics)
 
 
 def _in_order(
