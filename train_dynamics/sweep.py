@@ -34,15 +34,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         # of more than 32,768 rows, without a word (jax-ml/jax#39103), and is no faster; XLA's own loops and Eigen do
         # without.
         "xla_cpu_experimental_ynn_fusion_type": "",
-        # What XLA gives straight to LLVM, not by way of MLIR, compiles in two thirds of the time; all that was tried
-        # gave the same bits, as fast within 2 %.
-        "xla_cpu_use_fusion_emitters": False,
+        # Vectors of 256 bits, which XLA prefers even where processors have longer ones, are up to a tenth slower.
+        "xla_cpu_prefer_vector_width": 512,
     },
     "gpu": {
         # Left alone, XLA tries out kernels while it compiles and takes the fastest, which differs from process to
         # process, and so do the last bits of what they compute: a run that goes on would not be the one uninterrupted.
         "xla_gpu_deterministic_ops": True,
     },
+}
+OPTIONS_ONCE: dict[str, Any] = {
+    "xla_backend_optimization_level": 1,
+    # What XLA gives straight to LLVM, not by way of MLIR, compiles in two thirds of the time, but may run slower.
+    "xla_cpu_use_fusion_emitters": False,
 }
 
 
@@ -118,8 +122,8 @@ class Sweep:
         compile_here = functools.partial(compiled, platform=devices[0].platform)
         with ThreadPoolExecutor(1) as thread:  # a program compiles on one core
             draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._image)
-            of_seeds = thread.submit(compile_here, draw, xla_backend_optimization_level=1)  # it runs once
-            of_records = thread.submit(compile_here, empty.lower(np.zeros(len(self.seeds))))
+            of_seeds = thread.submit(compile_here, draw, once=True)
+            of_records = thread.submit(compile_here, empty.lower(np.zeros(len(self.seeds))), once=True)
             arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
             self._run = compile_here(run.lower(*arguments))
             self._initial, self._empty = of_seeds.result(), of_records.result()
@@ -183,17 +187,17 @@ class Sweep:
             rooms.append(records)
 
 
-def compiled(program: jax.stages.Lowered, platform: str, **options: Any) -> jax.stages.Compiled:
-    """Compile a program for a platform, with the `OPTIONS` for it too, as far as XLA has those."""
-    ours = dict(OPTIONS.get(platform, {}))
+def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> jax.stages.Compiled:
+    """Compile a program for a platform with our options, as far as XLA has those; quickly, if it hardly ever runs."""
+    options = {**OPTIONS.get(platform, {}), **(OPTIONS_ONCE if once else {})}
     while True:
         try:
-            return program.compile({**ours, **options})
+            return program.compile(options)
         except jax.errors.JaxRuntimeError as error:
-            unknown = [name for name in ours if f"No such compile option: '{name}'" in str(error)]
+            unknown = [name for name in options if f"No such compile option: '{name}'" in str(error)]
             if not unknown:
                 raise
-            del ours[unknown[0]]
+            del options[unknown[0]]
 
 
 def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
