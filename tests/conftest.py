@@ -9,7 +9,7 @@ import tempfile
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A seventh of the time went into optimising what runs for milliseconds. The installed package is tested as it is.
+# A seventh of the time went into optimising what runs for milliseconds; tests that need it ask for it (`optimised`).
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 # What one process of the tests has compiled, the others need not: they run the same small studies over and over.
@@ -84,6 +84,14 @@ def device() -> list["jax.Device"]:
     import jax
 
     return jax.local_devices()[:1]
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have blocks compiled as they are outside the tests."""
+    from train_dynamics import sweep
+
+    monkeypatch.setitem(sweep.OPTIONS, "cpu", {**sweep.OPTIONS["cpu"], "xla_backend_optimization_level": 3})
 
 
 @pytest.fixture(scope="session")

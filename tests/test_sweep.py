@@ -131,7 +131,7 @@ def test_xla_may_not_know_our_options(monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, o: asked.append(dict(o)) or compile_(self, o))
     sweep.compiled(program, "cpu")
     known, tried = asked[-1], len(asked)
-    assert known.items() <= sweep.OPTIONS["cpu"].items()
+    assert known.items() <= sweep.OPTIONS["cpu"].items() and "xla_cpu_prefer_vector_width" in known
     monkeypatch.setitem(sweep.OPTIONS, "cpu", {**of_others, **sweep.OPTIONS["cpu"]})
     found = sweep.compiled(program, "cpu")(ROWS)
     np.testing.assert_array_equal(found, ROWS[:, 0] ** 2)
@@ -148,7 +148,7 @@ def test_xla_may_not_know_our_options(monkeypatch):
 
 
 @pytest.mark.parametrize("num_examples", [32_769, 40_001])
-def test_records_of_many_examples_are_right_to_the_last(num_examples, device, rng):
+def test_records_of_many_examples_are_right_to_the_last(num_examples, device, rng, optimised):
     images = rng.integers(0, 256, (num_examples, 3, 3, 1), np.uint8)
     labels = rng.integers(0, 3, num_examples, np.int32)
     dataset = Dataset(images, labels, np.arange(num_examples), ("a", "b", "c"))
@@ -194,7 +194,7 @@ def same_records(one: Recording, other: Recording) -> None:
 
 
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, momentum=0.9, nesterov=True)], ids=["sgd", "nag"])
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, blocks_of_three, config):
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, blocks_of_three, optimised, config):
     whole = record(config, tmp_path / "whole", device)
     save, saved = Recorder.save, []
 

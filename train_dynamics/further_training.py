@@ -167,19 +167,19 @@ def train_further(
     devices = list(devices or local_devices())[: study.num_seeds]
     seeds = deal(study.seeds, len(devices))
 
-    def over_seeds(of_seed: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
+    def over_seeds(of_seed: Callable[..., Any], *axes: int | None, once: bool = False) -> Callable[..., Any]:
         program = jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
         ready: list[jax.stages.Compiled] = []  # at the first call, which has the shapes of all
 
         def call(*arguments: Any) -> Any:
             if not ready:
-                ready.append(compiled(program.lower(*arguments), devices[0].platform))
+                ready.append(compiled(program.lower(*arguments), devices[0].platform, once))
             return ready[0](*arguments)
 
         return call
 
-    begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0)
-    draw = over_seeds(functools.partial(training.initial_state, setup), 0, None)
+    begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0, once=True)
+    draw = over_seeds(functools.partial(training.initial_state, setup), 0, None, once=True)
     fit = over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
     fit_privately = functools.partial(train_privately, setup, config.gradient_clip)
     fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
