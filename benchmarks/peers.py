@@ -168,8 +168,8 @@ def main(_) -> None:
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "torch.func, one seed at a time": peers.one_seed(functional),
         "torch.func, all seeds": peers.all_seeds(over_seeds),
-        "torch.compile of that, one seed at a time": peers.one_seed(torch.compile(functional)),
-        "torch.compile of that, all seeds": peers.all_seeds(torch.compile(over_seeds)),
+        "torch.compile of that, one seed at a time": peers.one_seed(torch.compile(functional, dynamic=False)),
+        "torch.compile of that, all seeds": peers.all_seeds(torch.compile(over_seeds, dynamic=False)),
         "Opacus": peers.opacus(),
         "BackPACK": peers.backpack(),
     }

@@ -83,6 +83,16 @@ def test_loss_and_prediction_are_those_of_the_model(case):
     assert found.prediction.dtype == np.uint8
 
 
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_cross_entropy_is_that_of_optax(rng, scale):
+    logits, labels = jnp.asarray(scale * rng.normal(size=(30, 5)), jnp.float32), jnp.arange(30) % 5
+    found, theirs = (
+        jax.vmap(jax.value_and_grad(loss))(logits, labels)
+        for loss in (gradients.cross_entropy, optax.softmax_cross_entropy_with_integer_labels)
+    )
+    jax.tree.map(close, found, theirs)
+
+
 def test_mean_of_examples_is_the_gradient_of_the_mean_loss(case):
     model, parameters, images, labels = case
 

@@ -103,7 +103,8 @@ def test_blocks_overlap_and_their_memory_is_used_again(small_dataset, device, mo
         del record
     again = [*(["wait"] if on_cpu else []), "run", "collect"]
     assert done == ["run", *again, 0, *again, 3, *again, 6, *again, 9, "collect", 12]
-    assert places[0] != places[1] and places == [*places[:2] * 2, places[0]]
+    if device[0].platform == "cpu":  # of others, the records are copied
+        assert places[0] != places[1] and places == [*places[:2] * 2, places[0]]
     monkeypatch.undo()
     state, records = swept.initial_state(), swept.empty_records()
     for k, block in enumerate(kept):

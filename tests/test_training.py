@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,14 @@ def test_a_record_is_of_the_state_before_the_update(arrays):
     after, record = step(setup, state, jnp.arange(16)[None], jnp.int32(1), examples)
     jax.tree.map(np.testing.assert_array_equal, record["parameters"], state.parameters)
     assert (after.parameters["fc1"]["bias"] != state.parameters["fc1"]["bias"]).any()
+
+
+def test_no_sum_needs_an_order_that_gpus_would_sort_for(arrays):
+    setup = training.set_up(SMALL, 10)
+    examples = training.place_examples(setup, *map(np.asarray, arrays))
+    state = start_of(setup, jnp.int32(0), examples.images[0])
+    program = step.lower(setup, state, jnp.arange(16)[None], jnp.int32(1), examples).as_text()
+    assert re.findall(r'"stablehlo.scatter".* unique_indices = (\w+)', program) == ["true", "true"]
 
 
 def test_the_start_depends_on_the_seed_alone(arrays):

@@ -113,7 +113,7 @@ def update(
 
     def mean_loss(transposed: Parameters) -> Float[Array, ""]:
         logits = gradients.forward(setup.model, _transposed(transposed), images[batch])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
+        losses = jax.vmap(gradients.cross_entropy)(logits, labels[batch])
         return jnp.sum(jnp.where(batch >= 0, losses, 0)) / jnp.sum(batch >= 0)
 
     gradient = _transposed(jax.grad(mean_loss)(_transposed(state.parameters)))
