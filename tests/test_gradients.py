@@ -91,6 +91,7 @@ def test_cross_entropy_is_that_of_optax(rng, scale):
         for loss in (gradients.cross_entropy, optax.softmax_cross_entropy_with_integer_labels)
     )
     jax.tree.map(close, found, theirs)
+    assert np.isnan(gradients.cross_entropy(logits[0], jnp.int32(5)))
 
 
 def test_mean_of_examples_is_the_gradient_of_the_mean_loss(case):

@@ -103,7 +103,7 @@ def test_blocks_overlap_and_their_memory_is_used_again(small_dataset, device, mo
         del record
     again = [*(["wait"] if on_cpu else []), "run", "collect"]
     assert done == ["run", *again, 0, *again, 3, *again, 6, *again, 9, "collect", 12]
-    if device[0].platform == "cpu":  # of others, the records are copied
+    if device[0].platform == "cpu":  # from others, records are copied to wherever there is room
         assert places[0] != places[1] and places == [*places[:2] * 2, places[0]]
     monkeypatch.undo()
     state, records = swept.initial_state(), swept.empty_records()

@@ -28,13 +28,13 @@ def example_loss(
 
 
 def cross_entropy(logits: Float[Array, " c"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """Compute the softmax cross-entropy of one example from its logits, in nats.
+    """Compute the softmax cross-entropy of one example from its logits, in nats; NaN for a class that there is not.
 
-    The same as `optax.softmax_cross_entropy_with_integer_labels`, but XLA is told that no logit is chosen twice. Not
-    knowing that, it sorts all examples on GPUs to sum their gradients in the same order each time, a fifth of an
-    iteration.
+    The same as `optax.softmax_cross_entropy_with_integer_labels`, but the label's logit is chosen by a single index, of
+    which JAX knows that its gradient adds to each logit once. Of the choice in Optax it does not, so that XLA on GPUs
+    sorts all examples to add in the same order each time, a fifth of an iteration.
     """
-    return jax.nn.logsumexp(logits) - logits.at[label].get(unique_indices=True)
+    return jax.nn.logsumexp(logits) - logits.at[label].get(mode="fill")
 
 
 def kernel_gradients(
