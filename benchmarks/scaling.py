@@ -140,7 +140,8 @@ def main(_) -> None:
     if POINT.value:
         print(json.dumps(measure(json.loads(POINT.value))))
         return
-    Path(DIRECTORY.value).mkdir(parents=True, exist_ok=True)
+    for directory in (DIRECTORY.value, OUTPUT.value):
+        Path(directory).mkdir(parents=True, exist_ok=True)
     rows = []
     print(f"{'':42} {'':>8} {'ms':>9} {'GB peak':>8} {'MB stored':>10}")
     for axis, points in AXES.items():

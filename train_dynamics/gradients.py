@@ -28,11 +28,13 @@ def example_loss(
 
 
 def cross_entropy(logits: Float[Array, " c"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """Compute the softmax cross-entropy of one example from its logits, in nats; NaN for a class that there is not.
+    """Compute the softmax cross-entropy of one example from its logits, in nats.
 
     The same as `optax.softmax_cross_entropy_with_integer_labels`, but the label's logit is chosen by a single index, of
     which JAX knows that its gradient adds to each logit once. Of the choice in Optax it does not, so that XLA on GPUs
-    sorts all examples to add in the same order each time, a fifth of an iteration.
+    sorts all examples to add in the same order each time, a fifth of an iteration where that was measured.
+
+    As in Optax, the loss of a class beyond the last is NaN, but its gradient is not, and -1 is the last class.
 
     Example:
         >>> cross_entropy(jnp.zeros(2), jnp.int32(0))
@@ -58,7 +60,7 @@ def kernel_gradients(
         model: A Linen module that maps a batch of images to logits.
         parameters: Its weights.
         images: Inputs, as the network sees them.
-        labels: Class of each example.
+        labels: Class of each example, from 0 to the number of logits less one; nothing here looks whether they are.
         layers: Names of layers that have a kernel.
         batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
 
