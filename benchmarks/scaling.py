@@ -1,11 +1,11 @@
 """Measure how the cost of recording grows: examples, seeds, width, depth and iterations, each alone.
 
-    python -m benchmarks.scaling [--data_dir=DIR] [--output=docs/figures] [--directory=recordings]
+    python -m benchmarks.scaling [--data_dir=DIR] [--output=recordings/scaling] [--directory=recordings]
 
 Every point is a process of its own, so that its peak memory is its own; on a GPU it is the GPU's. All but the last row
 start from the default study and time update and record of a few iterations, nothing stored; iterations are whole
 `train` commands of one seed and 1,500 examples, stored. Examples beyond 6,000 need --data_dir, where MNIST lies as TFDS
-prepares it.
+prepares it. A point that fails, for want of memory say, is left out, and the program then ends with 1.
 """
 
 import csv
@@ -24,7 +24,7 @@ from absl import app, flags
 
 POINT = flags.DEFINE_string("point", None, "One point, as JSON; used by this program on itself.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory that holds mnist; without it, no more than 6,000 examples.")
-OUTPUT = flags.DEFINE_string("output", "docs/figures", "Directory for scaling.csv, scaling.png and scaling.svg.")
+OUTPUT = flags.DEFINE_string("output", "recordings/scaling", "Directory for scaling.csv, scaling.png and scaling.svg.")
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
 WIDE = {"hidden_sizes": (128, 10), "layers": ("fc3",)}  # what is evaluated is larger than what is recorded
 AXES = {
@@ -136,13 +136,17 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         save(figure, path)
 
 
-def main(_) -> None:
+def main(arguments: Sequence[str]) -> None:
+    if arguments[1:]:
+        raise app.UsageError(f"{' '.join(arguments[1:])}: takes flags only")
     if POINT.value:
         print(json.dumps(measure(json.loads(POINT.value))))
         return
+    if DATA_DIR.value and not Path(DATA_DIR.value, "mnist").is_dir():
+        raise app.UsageError(f"--data_dir={DATA_DIR.value}: holds no mnist, as TFDS prepares it")
     for directory in (DIRECTORY.value, OUTPUT.value):
         Path(directory).mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, failed = [], 0
     print(f"{'':42} {'':>8} {'ms':>9} {'GB peak':>8} {'MB stored':>10}")
     for axis, points in AXES.items():
         for field, value in points:
@@ -154,6 +158,7 @@ def main(_) -> None:
             shown = value if isinstance(value, int) else (value[0] if axis == "hidden width" else len(value))
             shown *= 10 if axis == "iterations" else 1
             if done.returncode:
+                failed += 1
                 print(f"{axis:42} {shown:8} failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:150]}")
                 continue
             row = {"axis": axis, "value": shown, **json.loads(done.stdout.splitlines()[-1])}
@@ -166,6 +171,8 @@ def main(_) -> None:
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, output / "scaling")
+    if failed:
+        raise SystemExit(f"{failed} of {failed + len(rows)} points failed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -305,20 +306,27 @@ def test_a_save_that_fails_ends_the_run(tmp_path, device, monkeypatch, blocks_of
         (".", "was moved or removed while it was written"),
         ("blocks/0", "was moved or removed while it was written"),
         ("config.json", "was moved or removed while it was written"),
+        ("blocks", "was moved or removed while it was written"),
     ],
 )
 def test_a_recording_that_is_moved_while_it_is_written_is_not_called_recorded(
     tmp_path, device, blocks_of_three, what, message
 ):
-    lines = []
+    lines, threads = [], set(threading.enumerate())
 
     def stop():
         if (tmp_path / "out" / "blocks" / "0").exists():
             (tmp_path / "out" / what).rename(tmp_path / "elsewhere")
+            if what == "blocks":
+                (tmp_path / "out" / "blocks").write_text("no directory")
         return False
 
     with pytest.raises(RecordingError, match=message):
         sweep.train(SMALL, tmp_path / "out", device, say=lines.append, stop=stop)
+    for thread in set(threading.enumerate()) - threads:
+        if not thread.daemon:  # a program that imports us could not end before
+            thread.join(timeout=20)
+            assert not thread.is_alive()
     assert not any(line.startswith("Recorded") for line in lines)
     assert not (tmp_path / "out" / "blocks" / "12").exists()  # at once, and not after all was computed
 

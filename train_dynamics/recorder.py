@@ -92,7 +92,9 @@ class Recorder:
                 type_handler_registry=ocp.type_handlers.create_type_handler_registry(
                     (np.ndarray, _ArrayHandler(self._header))
                 ),
-            )
+            ),
+            # Made beside the rest, a directory that cannot be made would leave threads that wait for it for minutes.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
 
     def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
