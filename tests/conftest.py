@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A seventh of the time went into optimising what runs for milliseconds; tests that need it ask for it (`optimised`).
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# A third of the time went into compiling well what runs for milliseconds; tests that need it ask for it (`optimised`).
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+    if version("jaxlib").startswith("0.10."):  # later ones end where they find a flag that they do not know
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
 
 # What one process of the tests has compiled, the others need not: they run the same small studies over and over.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -28,6 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.forks import Fork
 from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import StudyConfig
 
@@ -61,6 +66,14 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    """Run a command, with the environment that the first one had."""
+    fork = Fork(module, *arguments, cwd=cwd)
+    output = fork.communicate()
+    return subprocess.CompletedProcess([module, *arguments], fork.returncode, *output)
+
+
+def run_anew(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    """Run a command in a process of its own, with the environment as it is now."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
     return subprocess.run(
         [sys.executable, "-m", f"train_dynamics.{module}", *arguments],
@@ -91,7 +104,8 @@ def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have blocks compiled as they are outside the tests."""
     from train_dynamics import sweep
 
-    monkeypatch.setitem(sweep.OPTIONS, "cpu", {**sweep.OPTIONS["cpu"], "xla_backend_optimization_level": 3})
+    as_ever = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    monkeypatch.setitem(sweep.OPTIONS, "cpu", {**sweep.OPTIONS["cpu"], **as_ever})
 
 
 @pytest.fixture(scope="session")

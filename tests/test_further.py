@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, logits_of, run, silent
+from tests.conftest import SMALL, logits_of, run, run_anew, silent
 from tests.test_scores import layer, of_seed, random_network
 from tests.test_training import start_of
 from train_dynamics import analysis, further_training, results, training
@@ -278,7 +278,7 @@ def test_the_command(small_path, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     copy = shutil.copytree(small_path, tmp_path / "copy")
     flags = ["--recording=copy", "--noise_multipliers=1", "--holdout_epochs=1"]
-    done = run("further", *flags, cwd=tmp_path)
+    done = run_anew("further", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stored copy/further" in done.stdout
     assert "With noise 1, " in done.stdout
@@ -315,7 +315,7 @@ def test_evaluated_in_slices(path, tmp_path, device):
 def test_without_a_device(small_path, tmp_path, monkeypatch):
     copy = shutil.copytree(small_path, tmp_path / "copy")
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
-    done = run("further", f"--recording={copy}")
+    done = run_anew("further", f"--recording={copy}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("further: JAX finds no device with JAX_PLATFORMS=tpu: ")
     assert len(done.stderr.splitlines()) == 1

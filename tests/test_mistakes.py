@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,30 +12,12 @@ import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SMALL, contents, run, silent
+from tests.conftest import SMALL, contents, run, run_anew, silent
 from tests.test_datasets import png, prepare
 from train_dynamics import sweep
 from train_dynamics.config import StudyConfig
 from train_dynamics.recording import Recording, sealed
 from train_dynamics.verification import verify
-
-# Each case is a command as `python -m` runs it, in a process of its own; what any of them imports is imported once.
-FORKING = """
-import json, os, runpy, sys
-import absl.app, tensorflow_datasets
-import train_dynamics.analysis, train_dynamics.plots.film, train_dynamics.plots.score_figures
-import train_dynamics.sweep, train_dynamics.verification
-cases = json.load(sys.stdin)
-for k, (module, arguments) in enumerate(cases):
-    child = os.fork()
-    if not child:
-        for stream, number in (("out", 1), ("err", 2)):
-            os.dup2(os.open(os.path.join(sys.argv[1], f"{k}.{stream}"), os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = [f"{module}.py", *arguments]
-        runpy.run_module(f"train_dynamics.{module}", run_name="__main__", alter_sys=True)
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
 
 TOY = ["--dataset=toy", "--data_dir=data", "--batch_size=2"]
 CASES = [
@@ -257,27 +238,22 @@ def test_there_are_enough():
     assert {module for module, _, _ in CASES} == {"train", "further", "analyze", "animate", "verify"}
 
 
-def test_every_mistake_gets_one_clear_line(place, tmp_path):
+def test_every_mistake_gets_one_clear_line(place):
     before = contents(place)
-    command = [sys.executable, "-c", FORKING, str(tmp_path)]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    cases = json.dumps([case[:2] for case in CASES])
-    done = subprocess.run(command, input=cases, capture_output=True, text=True, cwd=place, env=environment)
-    assert done.returncode == 0, done.stderr
     unclear = []
-    for k, (case, status) in enumerate(zip(CASES, done.stdout.split(), strict=True)):
-        module, _, message = case
-        output, errors = ((tmp_path / f"{k}.{stream}").read_text() for stream in ("out", "err"))
-        clear = errors.startswith(f"{module}: ") and message in errors and len(errors.splitlines()) == 1
-        reading = output == "Reading 17 records of 3 seeds in good\n" or "damaged" in message  # what shows the mistake
-        if not clear or status not in ("1", "2") or (output and not reading):
-            unclear.append((case, status, errors, output))
+    for module, arguments, message in CASES:
+        done = run(module, *arguments, cwd=place)
+        clear = done.stderr.startswith(f"{module}: ") and message in done.stderr and len(done.stderr.splitlines()) == 1
+        # What shows the mistake.
+        reading = done.stdout == "Reading 17 records of 3 seeds in good\n" or "damaged" in message
+        if not clear or done.returncode not in (1, 2) or (done.stdout and not reading):
+            unclear.append(done)
     assert not unclear
     assert contents(place) == before
 
 
 def test_the_same_as_a_user_types_it(place):
-    done = run("train", "--flagfile=bad.flags", cwd=place)
+    done = run_anew("train", "--flagfile=bad.flags", cwd=place)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "train: --epochs=0: must be a whole number, 1 or more (in bad.flags)\n"
 

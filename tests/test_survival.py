@@ -1,11 +1,9 @@
 """What happens to long runs: they are killed, their disk fills, they are started twice."""
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,17 +11,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import contents, run
+from tests.forks import Fork
 from train_dynamics.recording import Recording
 
 LONG = ["--num_examples=500", "--batch_size=50", "--epochs=300", "--seeds=2"]  # 3,001 records in 61 blocks
-
-
-def start(*arguments, cwd):
-    command = [sys.executable, "-m", "train_dynamics.train", *arguments]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def blocks(path):
@@ -36,7 +27,7 @@ def blocks(path):
 
 def wait_for(condition, process):
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.returncode is None, process.communicate()
         time.sleep(0.001)
 
 
@@ -56,7 +47,7 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
     starting = 1.0  # seconds, until it has been seen
     for round in range(20):
         before = blocks(path)[0]
-        process = start(*LONG, "--recording=out", cwd=tmp_path)
+        process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
         began = time.monotonic()
         if round % 5 == 4:  # before anything is recorded, while it starts
             time.sleep(chance.uniform(0.3, 0.9) * starting)
@@ -66,7 +57,7 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
             wait_for(lambda now=before: blocks(path)[0] > now, process)
             starting = time.monotonic() - began
             time.sleep(chance.uniform(0, 0.02))
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         whole, partial = blocks(path)
@@ -85,14 +76,14 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
 
 
 def test_killed_while_the_examples_are_read_it_leaves_nothing(tmp_path):
-    process = start(*LONG, "--recording=out", cwd=tmp_path)
+    process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
-        process.kill(), process.communicate()
+        process.send_signal(signal.SIGKILL), process.communicate()
         pytest.skip("this system does not list the children of a process")
     wait_for(children.read_text, process)
     helpers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.communicate()
     until = time.monotonic() + 20
     while any(map(running, helpers)) and time.monotonic() < until:
@@ -109,7 +100,7 @@ def running(process):
 
 @pytest.mark.slow
 def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-    first = start(*LONG, "--recording=out", cwd=tmp_path)
+    first = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
     wait_for(lambda: blocks(tmp_path / "out")[0], first)
     first.send_signal(signal.SIGSTOP)  # alive, however long the others take
     second = run("train", *LONG, "--recording=out", cwd=tmp_path)
@@ -118,11 +109,11 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
         "train: --recording=out: is being written by another run; wait for it, or choose another directory\n"
     )
     analysed = run("analyze", "--recording=out", cwd=tmp_path)
-    assert first.poll() is None
+    assert first.returncode is None
     assert analysed.returncode == 1
     assert "--recording=out: is still being written: it holds" in analysed.stderr
     assert len(analysed.stderr.splitlines()) == 1
-    first.kill()
+    first.send_signal(signal.SIGKILL)
     first.communicate()
     assert run("train", *LONG, "--recording=out", cwd=tmp_path).returncode == 0
 
@@ -131,7 +122,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_save_that_fails_ends_the_command_at_once(tmp_path, replaced):
     """And not after five minutes in which threads wait for a directory that will never be made, nor at the end."""
-    process = start(*LONG, "--recording=out", cwd=tmp_path)
+    process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
     wait_for(lambda: blocks(tmp_path / "out")[0], process)
     (tmp_path / "out" / "blocks").rename(tmp_path / "blocks")
     if replaced:
@@ -161,7 +152,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_ends_the_run_and_the_same_command_finishes_it(tmp_path, small_disk, uninterrupted, when):
     """While the first block is being saved, or after it."""
     arguments = [*LONG, "--recording=disk/out"]
-    process = start(*arguments, cwd=tmp_path)
+    process = Fork("train", *arguments, cwd=tmp_path)
     wait_for(lambda: blocks(small_disk / "out")[0] if when else blocks(small_disk / "out")[1], process)
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
