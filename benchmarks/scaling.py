@@ -122,7 +122,7 @@ def draw(rows: Sequence[dict], path: Path) -> None:
                         )
                 axes.set(xscale="log", yscale=("log", "linear")[row])
                 values = sorted({r["value"] for r in rows if r["axis"] == axis})
-                ticks = values[:: -(-len(values) // 3)]
+                ticks = values[:: max(1, -(-len(values) // 3))]
                 axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
                 axes.minorticks_off()
                 if row == 0:

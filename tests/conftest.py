@@ -10,7 +10,8 @@ from importlib.metadata import version
 # Before JAX starts: several devices, so that dealing seeds out to them is tested on any machine.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A third of the time went into compiling well what runs for milliseconds; tests that need it ask for it (`optimised`).
+# A quarter of the time went into compiling well what runs for milliseconds. So most tests see other machine code than
+# users do; those that are about it ask for theirs (`optimised`), and the wheel is tested with it.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
     if version("jaxlib").startswith("0.10."):  # later ones end where they find a flag that they do not know
@@ -66,7 +67,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    """Run a command, with the environment that the first one had."""
+    """Run a command, with the environment as it was when the tests began."""
     fork = Fork(module, *arguments, cwd=cwd)
     output = fork.communicate()
     return subprocess.CompletedProcess([module, *arguments], fork.returncode, *output)

@@ -1,9 +1,12 @@
 """Commands as `python -m` runs them, each a fork of one process that has imported what they import.
 
-Importing takes longer than most commands do here; it was an eighth of all tests.
+Importing takes longer than most commands do here; it was an eighth of all tests. Forks order sets alike, and leave out
+how Python ends: where that matters, `conftest.run_anew` starts a process of its own.
 """
 
-import multiprocessing
+import atexit
+import functools
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -13,20 +16,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}  # as the tests begin
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(
-    [
-        __name__,
-        "absl.app",
-        "tensorflow_datasets",
-        "train_dynamics.analysis",
-        "train_dynamics.further_training",
-        "train_dynamics.plots.film",
-        "train_dynamics.plots.score_figures",
-        "train_dynamics.sweep",
-        "train_dynamics.verification",
-    ]
-)
+IMPORTS = [
+    __name__,
+    "absl.app",
+    "tensorflow_datasets",
+    "train_dynamics.analysis",
+    "train_dynamics.further_training",
+    "train_dynamics.plots.film",
+    "train_dynamics.plots.score_figures",
+    "train_dynamics.sweep",
+    "train_dynamics.verification",
+]
+
+
+@functools.cache
+def _start_server() -> None:
+    FORKING.set_forkserver_preload(IMPORTS)
+    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True):
+        multiprocessing.forkserver.ensure_running()
+
+
+@atexit.register
+def _end_all() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()  # what is stopped would not hear that it is asked to end, and be waited for
 
 
 def _run(module: str, arguments: Sequence[str], cwd: str, streams: Sequence[str]) -> None:
@@ -38,16 +53,14 @@ def _run(module: str, arguments: Sequence[str], cwd: str, streams: Sequence[str]
 
 
 class Fork:
-    """A command that has begun, with the environment that the first one had."""
+    """A command that has begun, with the environment as it was when the tests began."""
 
     def __init__(self, module: str, *arguments: str, cwd: Path | None = None) -> None:
+        _start_server()
         self._streams = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115
-        names = [stream.name for stream in self._streams]
-        self._process = FORKING.Process(
-            target=_run, args=(module, arguments, str(cwd or Path.cwd()), names), daemon=True
-        )
-        with mock.patch.dict(os.environ, JAX_NUM_CPU_DEVICES="1"):
-            self._process.start()
+        call = module, arguments, str(cwd or Path.cwd()), [stream.name for stream in self._streams]
+        self._process = FORKING.Process(target=_run, args=call, daemon=True)
+        self._process.start()
 
     @property
     def pid(self) -> int:
@@ -58,10 +71,19 @@ class Fork:
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        if self.returncode is None:
+            os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> list[str]:
         """Wait for it, and give what it said on the standard output and the standard error."""
         self._process.join(timeout)
-        assert self.returncode is not None, f"still there after {timeout} s"
-        return [stream.read() for stream in self._streams]
+        late = self.returncode is None
+        if late:
+            self._process.kill()
+            self._process.join()
+        said = []
+        for stream in self._streams:
+            with stream:
+                said.append(stream.read())
+        assert not late, (f"still there after {timeout} s", said)
+        return said

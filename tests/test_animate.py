@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import contents, run
+from tests.conftest import contents, run, run_anew
 from train_dynamics import animate, commands
 from train_dynamics.config import InputError
 from train_dynamics.plots import film
@@ -50,7 +50,7 @@ def test_spans_that_are_none(text):
 
 def test_an_mp4_that_browsers_play(small_path, tmp_path):
     arguments = ["--iterations=2:12:2", "--fps=25", "--seed=1", "--output=out.mp4"]
-    done = run("animate", f"--recording={small_path}", *arguments, cwd=tmp_path)
+    done = run_anew("animate", f"--recording={small_path}", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Wrote out.mp4: 5 frames, iterations 2 to 10 of seed 1, ")
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.mp4"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import contents, run
+from tests.conftest import contents, run, run_anew
 from tests.forks import Fork
 from train_dynamics.recording import Recording
 
@@ -34,7 +34,7 @@ def wait_for(condition, process):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
-    done = run("train", *LONG, "--recording=out", cwd=directory)
+    done = run_anew("train", *LONG, "--recording=out", cwd=directory)
     assert done.returncode == 0, done.stderr
     return contents(directory / "out")
 

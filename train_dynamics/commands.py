@@ -31,7 +31,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     if code and isinstance(code, str):
         print(code, file=sys.stderr, flush=True)
     if code not in (0, None):
-        os._exit(code if isinstance(code, int) else 1)  # an output that broke would break again at the end
+        os._exit(code if isinstance(code, int) else 1)  # to end an output that broke would fail again
     gc.freeze()  # ending would search all modules for garbage first, for half a second
 
 
