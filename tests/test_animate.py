@@ -139,7 +139,10 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
         (["--output=out.avi"], "--output=out.avi: must end in one of .mp4, .gif, .png, .svg"),
         (["--output=out"], "--output=out: must end in one of .mp4"),
         (["--output="], "--output=.: must end in one of .mp4"),
-        (["--output=out.png", "--iterations=0:2"], "--output=out.png: holds one iteration and not 2"),
+        (
+            ["--output=out.png", "--iterations=0:2"],
+            "--output=out.png: holds one iteration and not 2; say --iterations=1",
+        ),
         (["--output=used.mp4"], "--output=used.mp4: exists; choose another name, or say --overwrite"),
         (["--output=folder.mp4", "--overwrite"], "--output=folder.mp4: is a directory; name a file"),
         (["--output=missing/out.mp4"], "--output=missing/out.mp4: there is no directory missing to write into"),

@@ -294,10 +294,10 @@ def test_two_runs_do_not_write_to_one_recording(copy, device):
     with pytest.raises(InputError, match="is being written by another run"):
         sweep.train(SMALL, copy, device, say=silent)
     assert contents(copy) == before
-    with pytest.raises(InputError, match="is still being written: it holds 15 of 17 records"):
+    with pytest.raises(InputError, match="is still being written and holds 15 of 17 records"):
         results.compute(Recording(copy))
     os.close(lock)
-    with pytest.raises(InputError, match="is unfinished: it holds 15 of 17 records"):
+    with pytest.raises(InputError, match="is unfinished and holds 15 of 17 records"):
         results.compute(Recording(copy))
     assert sweep.train(SMALL, copy, device, say=silent)
 

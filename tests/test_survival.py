@@ -111,7 +111,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     analysed = run("analyze", "--recording=out", cwd=tmp_path)
     assert first.returncode is None
     assert analysed.returncode == 1
-    assert "--recording=out: is still being written: it holds" in analysed.stderr
+    assert "--recording=out: is still being written and holds" in analysed.stderr
     assert len(analysed.stderr.splitlines()) == 1
     first.send_signal(signal.SIGKILL)
     first.communicate()

@@ -245,7 +245,7 @@ def test_files_that_are_lost_or_cut_are_found_and_named(copy, damage):
 
 def test_lost_blocks_seeds_and_arrays_are_found(copy):
     last = shutil.move(copy / "blocks" / "15", copy.parent / "15")
-    assert any("is unfinished: it holds 15 of 17 records" in problem for problem in problems(copy))
+    assert any("is unfinished and holds 15 of 17 records" in problem for problem in problems(copy))
     shutil.move(last, copy / "blocks" / "15")
     shutil.rmtree(copy / "blocks" / "6" / "state.parameters.fc2.bias")
     first = next(Recording(copy).blocks())

@@ -153,7 +153,9 @@ def main() -> None:
     iterations = span(ITERATIONS.value, recording.iterations)
     if kind in STILLS and len(iterations) > 1:
         raise InputError.flag(
-            "output", output, f"holds one iteration and not {len(iterations)}; say --iterations=40, or name an .mp4"
+            "output",
+            output,
+            f"holds one iteration and not {len(iterations)}; say --iterations={iterations[-1]}, or name an .mp4",
         )
     animate(recording, output, seed, iterations, LAYERS.value, fps, history)
     shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"

@@ -285,5 +285,5 @@ def check_finished(recording: Recording) -> None:
         raise InputError.flag(
             "recording",
             recording.path,
-            f"{state}: it holds {recording.num_records} of {recording.num_planned} records; {then}",
+            f"{state} and holds {recording.num_records} of {recording.num_planned} records; {then}",
         )

@@ -52,7 +52,7 @@ def verify(
     if not recording.finished:
         state = "is still being written" if is_being_written(recording.path) else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
-        problems.append(f"{recording.path} {state}: it holds {there} of {planned} records")
+        problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
     for name in ("images", "labels", "ids", "true_labels", "further"):
         try:
             getattr(recording, name)

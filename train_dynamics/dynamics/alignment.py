@@ -54,7 +54,7 @@ def factored_alignment(
 
 
 def _dot(a: Float[np.ndarray, "... k"], b: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "..."]:
-    return np.matmul(a * b, np.ones(a.shape[-1], a.dtype))  # faster than einsum where k is small
+    return np.einsum("...k,...k->...", a, b)
 
 
 def _alignment(
