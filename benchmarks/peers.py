@@ -30,7 +30,7 @@ from absl import app, flags, logging
 
 from train_dynamics import gradients, models, sweep, training
 from train_dynamics.config import StudyConfig
-from train_dynamics.datasets import load_dataset, standardise
+from train_dynamics.datasets import Dataset, load_dataset, standardise
 from train_dynamics.recorder import Recorder
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
@@ -140,6 +140,75 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+@jax.jit
+def product(images: jax.Array, kernels: jax.Array) -> jax.Array:
+    return jnp.matmul(images, kernels, precision="highest")
+
+
+def parts_of_ours(swept: sweep.Sweep, dataset: Dataset, images: np.ndarray, kernels: jax.Array) -> dict[str, tuple]:
+    """What ours consists of, each alone: what to call, and how many iterations that is.
+
+    `kernels` [p, s * h] are those of the first layer, of all seeds.
+    """
+    config, length = swept.config, swept.block_length
+    setup = training.set_up(config, dataset.num_classes)
+    examples = training.place_examples(setup, images, dataset.labels)
+    platform = jax.devices()[0].platform
+
+    def repeated(part: Callable[..., tuple], *start: jax.Array) -> Callable[[], object]:
+        """Do a part as often as there are iterations in a block, in memory that is used again, as ours is."""
+        loop = jax.jit(lambda start: jax.lax.fori_loop(0, length, lambda _, carried: part(*carried), start))
+        program = sweep.compiled(loop.lower(start), platform)
+        return lambda: program(start)
+
+    def multiply(images: jax.Array, kernels: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        outputs = product(images, kernels)
+        return images, kernels + 1e-9 * outputs[:1], outputs  # the next differs, or XLA would multiply once
+
+    def softmax(logits: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Cotangent and loss of logits `[s, c, n]`; with examples innermost that takes half the time."""
+        one_hot = jnp.arange(dataset.num_classes)[:, None] == examples.labels
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        total = jnp.exp(shifted).sum(axis=1, keepdims=True)
+        loss = jnp.log(total)[:, 0] - (shifted * one_hot).sum(axis=1)
+        return jnp.exp(shifted) / total - one_hot, loss
+
+    @jax.vmap
+    def updates(state: training.State, batches: jax.Array) -> training.State:
+        def one(state: training.State, batch: jax.Array) -> tuple[training.State, None]:
+            return training.update(setup, state, batch, examples.images, examples.labels), None
+
+        return jax.lax.scan(one, state, batches)[0]
+
+    # Of the first device, which has all seeds.
+    begin = jax.tree.map(lambda array: array[0], swept.initial_state()), swept.batches(0)[0][0, :, :, 0]
+    update = sweep.compiled(jax.jit(updates).lower(*begin), platform)
+
+    @functools.partial(jax.jit, donate_argnums=0, keep_unused=True)  # fresh memory would take four times as long
+    def fill(records: training.Record, value: int) -> training.Record:
+        return jax.tree.map(lambda array: jnp.full_like(array, value), records)
+
+    written = swept.empty_records()
+
+    def write() -> jax.Array:
+        nonlocal written
+        for value in range(BLOCKS):
+            written = fill(written, value)
+        return written["loss"]
+
+    outputs = jnp.zeros((len(images), kernels.shape[1]))
+    logits = jnp.zeros((config.num_seeds, dataset.num_classes, len(images)))
+    return {
+        "part of ours: first product alone": (
+            repeated(multiply, examples.varying, kernels[examples.places], outputs),
+            length,
+        ),
+        "part of ours: update alone": (lambda: update(*begin), length),
+        "part of ours: softmax alone": (repeated(softmax, logits, logits[:, 0]), length),
+        "part of ours: writing as many bytes": (write, BLOCKS * length),
+    }
+
+
 def main(_) -> None:
     logging.set_verbosity(logging.FATAL)
     warnings.simplefilter("ignore")  # of hooks that see no gradient for the images
@@ -191,59 +260,8 @@ def main(_) -> None:
     if errors[worst] >= 1e-5:
         raise SystemExit(f"they do not agree: {errors}")
 
-    product = jax.jit(lambda x, w: jnp.matmul(x, w, precision="highest"))
     kernels = jnp.asarray(np.concatenate(list(weights["fc1"]["kernel"]), axis=1))
     device_images = jnp.asarray(images)
-    setup = training.set_up(config, dataset.num_classes)
-    examples = training.place_examples(setup, images, dataset.labels)
-    varying = examples.varying, kernels[examples.places]
-    platform = jax.devices()[0].platform
-
-    def repeated(part: Callable[..., tuple], *start: jax.Array) -> Callable[[], object]:
-        """Do a part as often as there are iterations in a block, in memory that is used again, as ours is."""
-        loop = jax.jit(lambda start: jax.lax.fori_loop(0, plan.block_length, lambda _, carried: part(*carried), start))
-        program = sweep.compiled(loop.lower(start), platform)
-        return lambda: program(start)
-
-    def multiply(images: jax.Array, kernels: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        outputs = product(images, kernels)
-        return images, kernels + 1e-9 * outputs[:1], outputs  # the next differs, or XLA would multiply once
-
-    product_alone = repeated(multiply, *varying, jnp.zeros((len(images), varying[1].shape[1])))
-    # Of the first device, which has all seeds.
-    begin = jax.tree.map(lambda array: array[0], swept.initial_state()), swept.batches(0)[0][0, :, :, 0]
-
-    @jax.vmap
-    def updates(state: training.State, batches: jax.Array) -> training.State:
-        def one(state: training.State, batch: jax.Array) -> tuple[training.State, None]:
-            return training.update(setup, state, batch, examples.images, examples.labels), None
-
-        return jax.lax.scan(one, state, batches)[0]
-
-    update_alone = sweep.compiled(jax.jit(updates).lower(*begin), platform)
-
-    def softmax(logits: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cotangent and loss of logits `[s, c, n]`; with examples innermost that takes half the time."""
-        one_hot = jnp.arange(dataset.num_classes)[:, None] == examples.labels
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        total = jnp.exp(shifted).sum(axis=1, keepdims=True)
-        loss = jnp.log(total)[:, 0] - (shifted * one_hot).sum(axis=1)
-        return jnp.exp(shifted) / total - one_hot, loss
-
-    shape = (config.num_seeds, dataset.num_classes, len(images))
-    softmax_alone = repeated(softmax, jnp.zeros(shape), jnp.zeros((shape[0], shape[2])))
-
-    @functools.partial(jax.jit, donate_argnums=0, keep_unused=True)  # fresh memory would take four times as long
-    def fill(records: training.Record, value: int) -> training.Record:
-        return jax.tree.map(lambda array: jnp.full_like(array, value), records)
-
-    written = swept.empty_records()
-
-    def write() -> jax.Array:
-        nonlocal written
-        for value in range(BLOCKS):
-            written = fill(written, value)
-        return written["loss"]
 
     def compute() -> jax.Array:
         nonlocal state
@@ -260,15 +278,13 @@ def main(_) -> None:
             del record
         recorder.close()
 
+    parts = parts_of_ours(swept, dataset, images, kernels)
     plain = "jax.vmap(jax.grad), dense"
     timed: dict[str, tuple[Callable[[], object], float]] = {
         "floor: first layer's matrix product": (lambda: [product(device_images, kernels) for _ in range(20)], 20),
         "ours: record and update": (compute, BLOCKS * plan.block_length),
         "ours: record, update and store": (store, plan.num_records),
-        "part of ours: first product alone": (product_alone, plan.block_length),
-        "part of ours: update alone": (lambda: update_alone(*begin), plan.block_length),
-        "part of ours: softmax alone": (softmax_alone, plan.block_length),
-        "part of ours: writing as many bytes": (write, BLOCKS * plan.block_length),
+        **parts,
         plain: (lambda: [dense(*arguments) for _ in range(5)], 5),
         **{name: (way, 1) for name, way in ways.items()},
         "naive loop of backward": (lambda: peers.loop(LOOPED), LOOPED / len(images) / config.num_seeds),
@@ -280,7 +296,7 @@ def main(_) -> None:
             rounds.append({name: seconds(run) / count * 1000 for name, (run, count) in timed.items()})
     del rounds[0]  # the first is a warm-up
     middle = {name: statistics.median(round[name] for round in rounds) for name in timed}
-    floor, computed, stored, *parts = list(middle)[:7]
+    floor, computed, stored = list(middle)[:3]
     print(
         f"ms for all gradients of {config.num_seeds} seeds at one iteration; {ROUNDS.value} rounds; torch "
         f"{torch.__version__}, jax {jax.__version__}, {jax.devices()[0].device_kind}"
