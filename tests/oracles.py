@@ -22,18 +22,23 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum()
 
 
-def backward(parameters: dict, image: np.ndarray, label: int) -> dict[str, np.ndarray]:
-    """Gradient of one example's cross-entropy with respect to every kernel, by the chain rule."""
+def whole_gradient(parameters: dict, image: np.ndarray, label: int) -> dict[str, dict[str, np.ndarray]]:
+    """Gradient of one example's cross-entropy with respect to every kernel and bias, by the chain rule."""
     names = sorted(parameters)
     inputs, logits = forward(parameters, image)
     delta = softmax(logits)
     delta[label] -= 1
     gradients = {}
     for k in reversed(range(len(names))):
-        gradients[names[k]] = np.outer(inputs[k], delta)
+        gradients[names[k]] = {"kernel": np.outer(inputs[k], delta), "bias": delta}
         if k:
             delta = (parameters[names[k]]["kernel"].astype(np.float64) @ delta) * (inputs[k] > 0)
     return gradients
+
+
+def backward(parameters: dict, image: np.ndarray, label: int) -> dict[str, np.ndarray]:
+    """Gradient of one example's cross-entropy with respect to every kernel."""
+    return {name: layer["kernel"] for name, layer in whole_gradient(parameters, image, label).items()}
 
 
 def agreement(probabilities: np.ndarray) -> list[float]:

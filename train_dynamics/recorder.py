@@ -60,7 +60,6 @@ class Recorder:
         self.path = path.absolute()
         self._pending: Path | None = None
         self._last: Path | None = None
-        self._failed = False
         num_examples = len(dataset.labels)
         files = _dataset_files(dataset)
         header = {
@@ -95,6 +94,9 @@ class Recorder:
             ),
             # Made beside the rest, a directory that cannot be made would leave threads that wait for it for minutes.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            # The other store has a thread of its own, which a failed save leaves waiting for work: Orbax then raises
+            # before it ends that thread.
+            checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=True, blocking_write=True),
         )
 
     def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
@@ -162,7 +164,7 @@ class Recorder:
         try:
             yield
         except OSError as error:
-            self._pending, self._failed = None, True
+            self._pending = None
             self._check_there()
             raise RecordingError(
                 f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
@@ -188,12 +190,10 @@ class Recorder:
 
     def close(self) -> None:
         """Wait for what is being saved, let go of the threads, and let others write."""
-        try:
+        with contextlib.ExitStack() as last:
+            last.callback(os.close, self._lock)
+            last.callback(self._checkpointer.close)
             self.wait()
-            with contextlib.suppress(OSError) if self._failed else contextlib.nullcontext():
-                self._checkpointer.close()
-        finally:
-            os.close(self._lock)
 
 
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
