@@ -12,10 +12,10 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A quarter of the time went into compiling well what runs for milliseconds. So most tests see other machine code than
 # users do; those that are about it ask for theirs (`optimised`), and the wheel is tested with it.
-flags = "--xla_backend_optimization_level=1"
-if version("jaxlib").startswith("0.10."):  # later ones end where they find a flag that they do not know
-    flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
-os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"  # of two that say different, the last one counts
+if "--xla_backend_optimization_level" not in os.environ.setdefault("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
+    if version("jaxlib").startswith("0.10."):  # later ones end where they find a flag that they do not know
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2"
 
 # What one process of the tests has compiled, the others need not: they run the same small studies over and over.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
