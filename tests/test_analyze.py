@@ -15,14 +15,17 @@ from pyarrow import parquet
 
 from tests import oracles
 from tests.conftest import SMALL, contents, run, silent, sketching
-from train_dynamics import analysis, contention_study, group_dynamics, results, sweep
-from train_dynamics.cone_study import ConeOptions
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.confusion import fixed_batches
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.plots import film
-from train_dynamics.recording import Recording, locked
+from train_dynamics.recording.locks import locked
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
+from train_dynamics.study import contention, groups, results
+from train_dynamics.study.cones import ConeOptions
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.training import sweep
 
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
@@ -140,8 +143,8 @@ def test_every_measure_of_groups_against_its_definition(small, output):
 
 
 def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch, sketches):
-    monkeypatch.setattr(group_dynamics, "MOST_LOOKS", 4)
-    monkeypatch.setattr(group_dynamics, "MOST_CLASSES", 9)
+    monkeypatch.setattr(groups, "MOST_LOOKS", 4)
+    monkeypatch.setattr(groups, "MOST_CLASSES", 9)
     found = results.compute(small).group_dynamics
     assert found.looks.tolist() == [0, 5, 11, 16]
     assert found.layers["fc2"].stiffness.shape == (3, 4, 0, 0)
@@ -171,7 +174,7 @@ def test_layers_and_layouts(tmp_path, device):
             curves[layout] |= {f"{layer}/{name}": values for name, values in named if name != "stiffness"}
             curves[layout] |= {f"{layer}/stiffness": measures.stiffness.reshape(3, 5, -1)}
     of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm")}
-    of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in group_dynamics.Measures._fields}
+    of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in groups.Measures._fields}
     assert set(curves["dense"]) == {"accuracy", "first_correct", "last_mistake"} | of_layers
     for metric, curve in curves["dense"].items():
         np.testing.assert_allclose(curves["factored"][metric], curve, rtol=1e-4, atol=1e-5)
@@ -254,7 +257,7 @@ def test_cones_are_tables_too(small, output):
 
 def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch, sketches):
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
-    monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
+    monkeypatch.setattr(contention, "FEWEST_CHANGES", 3)
     recording = Recording(small_path)
     wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
     analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide, parts=["contention"])
@@ -274,7 +277,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
         assert float(row["strength"]) == pytest.approx(min(lengths), rel=1e-4)
         assert (row["p"] == "") == (row["reason"] != "")
     opposed = np.zeros((10, 10))
-    looks = contention_study.look_at(small.iterations, 4)
+    looks = contention.look_at(small.iterations, 4)
     for gradients in (gradients for t in looks for gradients in small.gradients("fc2", t)):
         for n, m in itertools.permutations(range(50), 2):
             opposed[small.labels[n], small.labels[m]] += oracles.cosine(gradients[n], gradients[m]) < -0.3

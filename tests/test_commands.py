@@ -10,7 +10,7 @@ import time
 import pytest
 
 from train_dynamics import commands
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
 

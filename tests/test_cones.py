@@ -6,10 +6,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 
 from tests import oracles
-from train_dynamics.cone_study import ConeOptions, cover, find_cones, half_learned
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import ConeOptions, cover, find_cones, half_learned
 
 
 def factors(rng, count, spread=1.0):

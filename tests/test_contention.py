@@ -9,13 +9,12 @@ import pytest
 
 from tests import oracles
 from tests.test_cones import factors, gradients
-from train_dynamics import contention_study
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions, Fight, find_contention, look_at, opposition
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import tiles
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.contention import ContentionOptions, Fight, find_contention, look_at, opposition
 
 
 def pair(left, right, iteration=1, seed=0, layer="fc2", strength=1.0):

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import flip_labels, load_dataset, standardise, subset
+from train_dynamics.data.datasets import flip_labels, load_dataset, standardise, subset
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 needs_mnist = pytest.mark.skipif(not (MNIST / "mnist").is_dir(), reason="no prepared TFDS mnist beside the checkout")

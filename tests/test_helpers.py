@@ -7,11 +7,11 @@ import time
 import pytest
 
 from train_dynamics.config import InputError
-from train_dynamics.helpers import Helpers
+from train_dynamics.processes import Helpers
 
 PARENT = """
 import os, time
-from train_dynamics.helpers import Helpers
+from train_dynamics.processes import Helpers
 with Helpers() as helpers:
     print(*{helpers.submit(os.getpid).result() for _ in range(20)}, flush=True)
     helpers.submit(time.sleep, 600).result()
@@ -47,7 +47,7 @@ def test_calls_are_done_in_other_processes_and_what_they_print_is_no_answer():
 
 def test_what_they_print_appears_on_the_standard_error_and_what_they_log_does_not():
     program = (
-        "from absl import logging; from train_dynamics.helpers import Helpers\n"
+        "from absl import logging; from train_dynamics.processes import Helpers\n"
         "with Helpers(1) as helpers:\n"
         "    helpers.submit(print, 'printed').result(), helpers.submit(logging.error, 'logged').result()"
     )

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import SMALL, contents, run, run_anew, silent
 from tests.test_datasets import png, prepare
-from train_dynamics import sweep
 from train_dynamics.config import StudyConfig
-from train_dynamics.recording import Recording, sealed
-from train_dynamics.verification import verify
+from train_dynamics.recording.format import sealed
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import verify
+from train_dynamics.training import sweep
 
 TOY = ["--dataset=toy", "--data_dir=data", "--batch_size=2"]
 CASES = [

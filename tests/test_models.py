@@ -5,7 +5,7 @@ import pytest
 
 from tests import oracles
 from tests.conftest import logits_of
-from train_dynamics.models import MLP
+from train_dynamics.task.mlp import MLP
 
 
 @pytest.mark.parametrize("sizes", [(), (8,), (32, 16, 10)])

@@ -14,12 +14,16 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, contents, silent
-from train_dynamics import gradients, results, storage, sweep
-from train_dynamics import recording as recording_module
 from train_dynamics.config import InputError
-from train_dynamics.models import MLP
-from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Block, Recording, RecordingError, save_arrays, sealed, written_whole
+from train_dynamics.gradients import per_example
+from train_dynamics.recording import reader as recording_module
+from train_dynamics.recording import storage
+from train_dynamics.recording.format import RecordingError, save_arrays, sealed, written_whole
+from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.study import results
+from train_dynamics.task.mlp import MLP
+from train_dynamics.training import sweep
 
 
 def host(parameters, seed):
@@ -103,7 +107,7 @@ def test_what_is_stored_is_what_the_stored_weights_give(small, t):
 
 def test_a_seed_starts_where_it_should_and_follows_its_batches(small):
     """Replay two updates of seed 2 in float64, from its own start and batch order."""
-    from train_dynamics.training import batch_indices
+    from train_dynamics.training.steps import batch_indices
 
     expected = MLP(SMALL.hidden_sizes, 10).init(jax.random.key(2), jnp.asarray(small.inputs()[:1]))["params"]
     jax.tree.map(np.testing.assert_array_equal, host(small.parameters(0), 2), jax.tree.map(np.asarray, expected))
@@ -144,7 +148,7 @@ def test_layouts_agree_with_each_other_and_the_definition(deep, layer):
         scale = np.abs(dense).max()
         np.testing.assert_allclose(factored, dense, rtol=0, atol=2e-6 * scale)
         for s in range(3):
-            expected = gradients.kernel_gradients(
+            expected = per_example.kernel_gradients(
                 MLP((7, 6), 10),
                 jax.tree.map(jnp.asarray, host(deep["dense"].parameters(t), s)),
                 jnp.asarray(deep["dense"].inputs()),
@@ -172,7 +176,7 @@ def test_the_images_are_not_stored_again_as_activations(deep):
 
 def test_it_opens_without_jax(small_path):
     program = (
-        "import sys; from train_dynamics.recording import Recording;"
+        "import sys; from train_dynamics.recording.reader import Recording;"
         f"r = Recording({str(small_path)!r});"
         "print(r.gradients('fc2', 3).any(), r.parameters(3)['fc1']['bias'].shape);"
         "assert 'jax' not in sys.modules and 'orbax' not in sys.modules"

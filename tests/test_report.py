@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from train_dynamics.claims import Claim
-from train_dynamics.cone_study import ConeOptions, find_cones
 from train_dynamics.report.page import page
 from train_dynamics.report.sections import cones_section
-from train_dynamics.results import compute
+from train_dynamics.study.claims import Claim
+from train_dynamics.study.cones import ConeOptions, find_cones
+from train_dynamics.study.results import compute
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

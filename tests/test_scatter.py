@@ -8,11 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from tests import oracles
-from train_dynamics import motion
 from train_dynamics.config import InputError
 from train_dynamics.plots import scatter
 from train_dynamics.plots.style import GREEN, ORANGE
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import motion
 
 VIEW = scatter.View(("fc2",), np.array([4.0]), "about")
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL, blocks_of, contents, run, silent
-from train_dynamics import analysis, sweep
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import load_dataset
-from train_dynamics.motion import nearest
-from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording
+from train_dynamics.data.datasets import load_dataset
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.report import analysis
+from train_dynamics.study.motion import nearest
+from train_dynamics.training import sweep
 
 SCHEDULES = {
     "every third": ({"record_every": 3}, [0, 3, 6, 9, 12, 15, 16]),

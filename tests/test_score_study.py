@@ -14,18 +14,20 @@ from pyarrow import parquet
 
 from tests import oracles
 from tests.conftest import SMALL, silent, sketching
-from train_dynamics import analysis, results, sweep
-from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.label_noise import auc, precision_at_noise_rate, roc
 from train_dynamics.dynamics.rank_correlation import families, spearman, spearman_matrix
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.score import FurtherScore
 from train_dynamics.plots import score_figures
 from train_dynamics.plots import scores as score_plots
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
 from train_dynamics.report.score_section import scores_section
-from train_dynamics.score_study import stability_rows, study_scores, summary
-from train_dynamics.scoring import ScoreOptions
+from train_dynamics.study import results
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.score_agreement import stability_rows, study_scores, summary
+from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.training import sweep
 
 FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label"]
 COMPUTED = [score for score in SCORES if not isinstance(score, FurtherScore)]  # what needs no further training

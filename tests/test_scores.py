@@ -10,9 +10,8 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, silent
-from train_dynamics import results, scoring, sweep
-from train_dynamics.batches import batch_indices
 from train_dynamics.config import InputError
+from train_dynamics.data.batches import batch_indices
 from train_dynamics.dynamics.agreement import agreement, resampled_agreement
 from train_dynamics.dynamics.scores import cartography, cumulative, forgetting, learned, vog
 from train_dynamics.dynamics.scores.curvature import CURVATURE, curvature
@@ -31,8 +30,10 @@ from train_dynamics.dynamics.scores.score import (
     Study,
 )
 from train_dynamics.dynamics.scores.tracin import TRACIN
-from train_dynamics.recording import Recording
-from train_dynamics.scoring import ScoreOptions, ScorePass
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import results, scores
+from train_dynamics.study.scores import ScoreOptions, ScorePass
+from train_dynamics.training import sweep
 
 ROOT = Path(__file__).parents[1]
 BY_NAME = {score.name: score for score in SCORES}
@@ -452,7 +453,7 @@ def test_options(small):
         ScoreOptions(looks=0)
     with pytest.raises(InputError, match=r"--score_iteration=17: must be a recorded iteration, from 0 to 16"):
         results.compute(small, ScoreOptions(iteration=17))
-    assert scoring.study_of(small, ScoreOptions(looks=100)).looks.tolist() == list(range(1, 17))
+    assert scores.study_of(small, ScoreOptions(looks=100)).looks.tolist() == list(range(1, 17))
     one = results.compute(small, ScoreOptions(iteration=0, looks=1)).scores
     assert one.study.looks.tolist() == [16] and set(one.missing) == {"vog", *NEED_TRAINING}
     np.testing.assert_allclose(one.of_seeds["grand"][1], whole_norms(small, 1, 0), rtol=1e-5)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import contents, run, run_anew
 from tests.forks import Fork
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 LONG = ["--num_examples=500", "--batch_size=50", "--epochs=300", "--seeds=2"]  # 3,001 records in 61 blocks
 

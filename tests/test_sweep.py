@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL, blocks_of, contents, silent
-from train_dynamics import sweep
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import Dataset, standardise
-from train_dynamics.models import MLP
-from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording, RecordingError
-from train_dynamics.verification import replay
+from train_dynamics.data.datasets import Dataset, standardise
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import replay
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.task.mlp import MLP
+from train_dynamics.training import sweep
 
 
 def record(config: StudyConfig, path, devices) -> Recording:

@@ -19,8 +19,8 @@ import pytest
 
 from tests.conftest import SMALL, contents, run
 from train_dynamics.config import StudyConfig, flag_name
-from train_dynamics.recording import Recording
-from train_dynamics.sweep import keep_programs
+from train_dynamics.recording.reader import Recording
+from train_dynamics.training.sweep import keep_programs
 
 KEPT = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")  # where the tests keep programs, which these tests do not
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
@@ -184,7 +184,10 @@ def test_where_programs_are_kept(monkeypatch, tmp_path, caches, home, kept):
 def test_without_a_home_no_program_is_kept(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(KEPT)}
     environment |= {"XDG_CACHE_HOME": "relative", "HOME": "nowhere"}
-    program = "import jax; from train_dynamics.sweep import keep_programs; keep_programs(); jax.jit(lambda x: x + 1)(1)"
+    program = (
+        "import jax; from train_dynamics.training.sweep import keep_programs\n"
+        "keep_programs(); jax.jit(lambda x: x + 1)(1)"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"") and not list(tmp_path.iterdir())
 

@@ -7,16 +7,16 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from train_dynamics.cone_study import Cones
 from train_dynamics.config import counted
-from train_dynamics.contention_study import Contention, Fight, window
-from train_dynamics.motion import frames, nearest, reach
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
 from train_dynamics.plots import curves, film, grids, scatter
-from train_dynamics.recording import Recording
-from train_dynamics.results import NUM_CHUNKS, Results, metric_name
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import Cones
+from train_dynamics.study.contention import Contention, Fight, window
+from train_dynamics.study.motion import frames, nearest, reach
+from train_dynamics.study.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.study.tables import label_counts
 
 NUM_CONES = 6
 NUM_FIGHTS = 3

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.cone_study import half_learned
 from train_dynamics.config import counted
-from train_dynamics.group_dynamics import MOST_BATCHES, mean_cosine, strongest_update
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
 from train_dynamics.plots.figures import Drawing
 from train_dynamics.plots.style import of_seeds
-from train_dynamics.recording import Recording
-from train_dynamics.results import Results, metric_name
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import half_learned
+from train_dynamics.study.groups import MOST_BATCHES, mean_cosine, strongest_update
+from train_dynamics.study.results import Results, metric_name
+from train_dynamics.study.tables import label_counts
 
 
 def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:

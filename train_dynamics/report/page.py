@@ -10,15 +10,15 @@ import jinja2
 import numpy as np
 
 from train_dynamics import __version__
-from train_dynamics.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
-from train_dynamics.cone_study import ConeOptions
 from train_dynamics.config import counted, flag_name
-from train_dynamics.contention_study import ContentionOptions
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 from train_dynamics.report.sections import Section
-from train_dynamics.results import Results, metric_name
-from train_dynamics.scoring import ScoreOptions
-from train_dynamics.tables import PARTS, files_of_parts
+from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
+from train_dynamics.study.cones import ConeOptions
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.results import Results, metric_name
+from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.study.tables import PARTS, files_of_parts
 
 FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {

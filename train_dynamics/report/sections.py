@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.config import counted
-from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
-from train_dynamics.group_dynamics import quartiles
-from train_dynamics.recording import Recording
-from train_dynamics.results import Results
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import ConeOptions, Cones
+from train_dynamics.study.contention import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
+from train_dynamics.study.groups import quartiles
+from train_dynamics.study.results import Results
+from train_dynamics.study.tables import label_counts
 
 LISTED = 10
 

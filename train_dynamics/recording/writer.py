@@ -13,16 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import Dataset
-from train_dynamics.recording import (
+from train_dynamics.data.datasets import Dataset
+from train_dynamics.recording.format import (
     FORMAT,
-    PATIENCE,
-    Block,
     RecordingError,
-    busy,
-    check_writable,
     checksum_of,
-    lock,
     npy,
     place_of,
     read_header,
@@ -32,7 +27,9 @@ from train_dynamics.recording import (
     whole_blocks,
     written_whole,
 )
-from train_dynamics.storage import write_array
+from train_dynamics.recording.locks import PATIENCE, busy, check_writable, lock
+from train_dynamics.recording.reader import Block
+from train_dynamics.recording.storage import write_array
 
 PIECE_BYTES = 64 * 1024
 

@@ -16,12 +16,13 @@ import optax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from train_dynamics import gradients, training
 from train_dynamics.config import InputError, StudyConfig, counted
-from train_dynamics.datasets import Dataset, load_dataset, standardise
-from train_dynamics.recording import FurtherTraining, Recording
-from train_dynamics.sweep import collect, compiled, deal, enough_memory, local_devices
-from train_dynamics.training import Setup, State
+from train_dynamics.data.datasets import Dataset, load_dataset, standardise
+from train_dynamics.gradients import per_example
+from train_dynamics.recording.reader import FurtherTraining, Recording
+from train_dynamics.training import steps
+from train_dynamics.training.steps import Setup, State
+from train_dynamics.training.sweep import collect, compiled, deal, enough_memory, local_devices
 
 SMALLEST, LARGEST = 1e-6, 1e6
 NOISE = 1  # apart from the draw of the weights, which has the seed alone
@@ -72,7 +73,7 @@ def train_on(
     """Take the updates of some batches, and record nothing."""
 
     def step(state: State, batch: Int[Array, " b"]) -> tuple[State, None]:
-        return training.update(setup, state, batch, images, labels), None
+        return steps.update(setup, state, batch, images, labels), None
 
     return jax.lax.scan(step, state, batches)[0]
 
@@ -104,8 +105,8 @@ def private_update(
         labels: Class of each example.
     """
 
-    def of_one(n: Int[Array, ""]) -> gradients.Parameters:
-        loss = functools.partial(gradients.example_loss, setup.model)
+    def of_one(n: Int[Array, ""]) -> per_example.Parameters:
+        loss = functools.partial(per_example.example_loss, setup.model)
         found = jax.grad(loss)(state.parameters, images[n], labels[n])
         return jax.tree.map(lambda gradient: jnp.where(n >= 0, gradient, 0), found)
 
@@ -163,7 +164,7 @@ def train_further(
     """
     study, num_examples = recording.config, len(recording.labels)
     holdout = holdout or held_out(study, config)
-    setup = training.set_up(study, len(recording.class_names))
+    setup = steps.set_up(study, len(recording.class_names))
     devices = list(devices or local_devices())[: study.num_seeds]
     seeds = deal(study.seeds, len(devices))
 
@@ -179,7 +180,7 @@ def train_further(
         return call
 
     begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0, once=True)
-    draw = over_seeds(functools.partial(training.initial_state, setup), 0, None, once=True)
+    draw = over_seeds(functools.partial(steps.initial_state, setup), 0, None, once=True)
     fit = over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
     fit_privately = functools.partial(train_privately, setup, config.gradient_clip)
     fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
@@ -224,10 +225,10 @@ def train_further(
 
 
 def _probabilities(
-    setup: Setup, parameters: gradients.Parameters, images: Float[Array, "n ..."]
+    setup: Setup, parameters: per_example.Parameters, images: Float[Array, "n ..."]
 ) -> Float[Array, "n c"]:
     def of_one(image: Float[Array, "..."]) -> Float[Array, " c"]:
-        return jax.nn.softmax(gradients.forward(setup.model, parameters, image[None])[0])
+        return jax.nn.softmax(per_example.forward(setup.model, parameters, image[None])[0])
 
     return jax.lax.map(of_one, images, batch_size=setup.eval_batch_size or len(images))
 
@@ -251,7 +252,7 @@ def _batches(
     """Give the first iteration of an epoch and the batches of all its updates."""
     per_epoch = study.iterations_per_epoch(num_examples)
     first = epoch * per_epoch
-    found = [training.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
+    found = [steps.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
     return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.batch_size)
 
 

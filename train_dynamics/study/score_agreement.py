@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from train_dynamics.dynamics.label_noise import auc, precision_at_noise_rate
 from train_dynamics.dynamics.rank_correlation import families, spearman, spearman_matrix
-from train_dynamics.scoring import Scores
+from train_dynamics.study.scores import Scores
 
 NUM_DRAWS = 20
 SIZES = (1, 2, 3, 5, 10, 20, 50, 100)

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.recording import Block, Recording, RecordingError, is_being_written
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.locks import is_being_written
+from train_dynamics.recording.reader import Block, Recording
 
 TOLERANCE = 1e-4  # a hundred times what float32 leaves; products in TF32 or a lost layer leave ten times as much
 EXAMPLES = 64

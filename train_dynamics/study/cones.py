@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.tiles import ROUNDING, apart, tiles
-from train_dynamics.motion import Frame, frames
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.motion import Frame, frames
 
 COVERS = {"clique": cones.clique_cover, "star": cones.star_cover}
 HALF_LEARNED = 0.5

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from train_dynamics.config import InputError, StudyConfig, counted
 
-EMBEDDED = Path(__file__).parent / "data"
+EMBEDDED = Path(__file__).parent
 PROBE_SECONDS = 5.0
 
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.cone_study import Cones
-from train_dynamics.contention_study import Contention
 from train_dynamics.dynamics.scores.registry import SCORES
-from train_dynamics.group_dynamics import quartiles
-from train_dynamics.recording import Recording, written_whole
-from train_dynamics.results import Results
-from train_dynamics.scoring import ScoreOptions, study_of
+from train_dynamics.recording.format import written_whole
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import Cones
+from train_dynamics.study.contention import Contention
+from train_dynamics.study.groups import quartiles
+from train_dynamics.study.results import Results
+from train_dynamics.study.scores import ScoreOptions, study_of
 
 if TYPE_CHECKING:
-    from train_dynamics.score_study import ScoreStudy
+    from train_dynamics.study.score_agreement import ScoreStudy
 
 PARTS = {
     "scores": ("score_correlations.csv", "score_stability.csv", "label_noise.csv"),
@@ -121,7 +122,7 @@ def write_correlations(results: Results, study: "ScoreStudy", path: Path) -> Non
 
 def write_stability(results: Results, study: "ScoreStudy", path: Path) -> None:
     """Write how far the ranking of fewer seeds, or of a shorter recording, agrees with that of all of it."""
-    from train_dynamics.score_study import stability_rows  # half a second to import
+    from train_dynamics.study.score_agreement import stability_rows  # half a second to import
 
     rows = (
         (name, against, value, *_decimal(correlations), draws)

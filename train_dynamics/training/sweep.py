@@ -20,11 +20,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics import training
 from train_dynamics.config import InputError, StudyConfig, counted
-from train_dynamics.datasets import Dataset, load_dataset, standardise
-from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording, RecordingError, check_writable, existing, is_begun
+from train_dynamics.data.datasets import Dataset, load_dataset, standardise
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.locks import check_writable, existing, is_begun
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.training import steps
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -98,18 +100,18 @@ class Sweep:
         devices = list(devices)[: config.num_seeds]
         self._on_cpu = devices[0].platform == "cpu"
         self.seeds = deal(config.seeds, len(devices))
-        setup = training.set_up(config, dataset.num_classes)
+        setup = steps.set_up(config, dataset.num_classes)
         images = standardise(dataset.images, config.pixel_mean, config.pixel_std)
         self._image = images[0].copy()  # and not a view, which would keep them all
-        self._examples = training.place_examples(setup, images, dataset.labels)
+        self._examples = steps.place_examples(setup, images, dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
 
-        def initial(seeds: jax.Array, image: jax.Array) -> training.State:
+        def initial(seeds: jax.Array, image: jax.Array) -> steps.State:
             # One seed after the other: random draws of all at once take three times as long to compile.
-            return jax.lax.map(lambda seed: training.initial_state(setup, seed, image), seeds)
+            return jax.lax.map(lambda seed: steps.initial_state(setup, seed, image), seeds)
 
         self._place = pmap(lambda state: state)
-        block = functools.partial(training.run_block, setup)
+        block = functools.partial(steps.run_block, setup)
         shared = (0, 0, 0, None, None)
         run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
         state, record = shapes(config, dataset)
@@ -128,15 +130,15 @@ class Sweep:
             self._run = compile_here(run.lower(*arguments))
             self._initial, self._empty = of_seeds.result(), of_records.result()
 
-    def initial_state(self) -> training.State:
+    def initial_state(self) -> steps.State:
         """Draw the weights of all seeds."""
         return self._initial(self.seeds, self._image)
 
-    def restored_state(self, state: training.State) -> training.State:
+    def restored_state(self, state: steps.State) -> steps.State:
         """Deal a state from the host out to the devices."""
         return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
-    def empty_records(self) -> training.Record:
+    def empty_records(self) -> steps.Record:
         """Make a buffer for the records of a block, `[device, s, t, ...]`."""
         return self._empty(np.zeros(len(self.seeds)))
 
@@ -146,20 +148,18 @@ class Sweep:
         gaps = np.diff(iterations).astype(np.int32)
         found = np.full((*self.seeds.shape, len(gaps), self._longest, self.config.batch_size), -1, np.int32)
         for place, seed in np.ndenumerate(self.seeds):
-            of_seed = training.batch_indices(
+            of_seed = steps.batch_indices(
                 self.config, int(seed), len(self._examples.labels), *map(int, iterations[[0, -1]])
             )
             found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
         return found, gaps
 
-    def run(
-        self, state: training.State, records: training.Record, first: int
-    ) -> tuple[training.State, training.Record]:
+    def run(self, state: steps.State, records: steps.Record, first: int) -> tuple[steps.State, steps.Record]:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
         return self._run(state, records, *self.batches(first), self._examples)
 
     def blocks(
-        self, state: training.State, firsts: Sequence[int], wait: Callable[[], object]
+        self, state: steps.State, firsts: Sequence[int], wait: Callable[[], object]
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """Compute the blocks that begin with some records, each from where the one before ended.
 
@@ -200,17 +200,17 @@ def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> 
             del options[unknown[0]]
 
 
-def shapes(config: StudyConfig, dataset: Dataset) -> tuple[training.State, training.Record]:
+def shapes(config: StudyConfig, dataset: Dataset) -> tuple[steps.State, steps.Record]:
     """Give shape and type of everything in one seed's state and its record of one iteration."""
-    setup = training.set_up(config, dataset.num_classes)
+    setup = steps.set_up(config, dataset.num_classes)
     images = jax.ShapeDtypeStruct(dataset.images.shape, np.float32)
     labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
 
-    def start(images: jax.Array, labels: jax.Array) -> tuple[training.State, training.Record]:
-        state = training.initial_state(setup, jnp.int32(0), images[0])
+    def start(images: jax.Array, labels: jax.Array) -> tuple[steps.State, steps.Record]:
+        state = steps.initial_state(setup, jnp.int32(0), images[0])
         size = dataset.images[0].size
-        examples = training.Examples(images, labels, images, jnp.arange(size), jnp.zeros(size))
-        return state, training.record(setup, state.parameters, examples)
+        examples = steps.Examples(images, labels, images, jnp.arange(size), jnp.zeros(size))
+        return state, steps.record(setup, state.parameters, examples)
 
     return jax.eval_shape(start, images, labels)
 

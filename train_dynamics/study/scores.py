@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from train_dynamics.batches import batch_indices
 from train_dynamics.config import InputError
+from train_dynamics.data.batches import batch_indices
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.score import (
     EnsembleScore,
@@ -23,8 +23,8 @@ from train_dynamics.dynamics.scores.score import (
     Study,
     Weights,
 )
-from train_dynamics.motion import nearest
-from train_dynamics.recording import Block, Recording
+from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.study.motion import nearest
 
 EARLY = 0.1  # of the run, as epoch 20 of 200 in the paper of EL2N and GraNd
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.study.results import NUM_CHUNKS, Results, metric_name
 
 ALL, TOP, MIDDLE, BOTTOM = 0, 1, 6, NUM_CHUNKS  # columns of a curve: all examples, chunk 0, chunk 5, chunk 9
 CHUNKS = slice(1, None)

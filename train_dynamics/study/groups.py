@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.cone_study import read_factors
 from train_dynamics.dynamics.alignment import Alignment
 from train_dynamics.dynamics.coherence import m_coherence
 from train_dynamics.dynamics.confusion import confusion, fixed_batches
@@ -15,7 +14,8 @@ from train_dynamics.dynamics.groups import Groups, gradient_sums
 from train_dynamics.dynamics.noise_scale import noise_scale
 from train_dynamics.dynamics.opposing import OpposingSignals, extremes
 from train_dynamics.dynamics.stiffness import stiffness, within_and_between
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import read_factors
 
 MOST_LOOKS = 500
 MOST_CLASSES = 20

@@ -11,39 +11,36 @@ A block appears under its name when it is whole, and not before. docs/RECORDING.
 """
 
 import contextlib
-import fcntl
 import functools
 import io
 import json
 import operator
 import os
-import platform
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
-import google_crc32c
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 
-from train_dynamics import __version__
-from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import Dataset, standardise
-from train_dynamics.storage import StoredArray, read_whole
+from train_dynamics.config import StudyConfig
+from train_dynamics.data.datasets import Dataset, standardise
+from train_dynamics.recording.format import (
+    RecordingError,
+    checksum_of,
+    npy,
+    place_of,
+    read_header,
+    save_arrays,
+    sealed,
+    versions,
+    whole_blocks,
+    written_whole,
+)
+from train_dynamics.recording.locks import PATIENCE, busy, locked
+from train_dynamics.recording.storage import StoredArray, read_whole
 
-FORMAT = 4
 FURTHER = ("retrained", "private")
-SIZES = ("num_examples", "num_iterations", "block_length")
-PATIENCE = 0.2
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-
-
-class RecordingError(InputError):
-    """A directory that is not the recording it should be."""
 
 
 class Block:
@@ -381,52 +378,6 @@ class Recording:
         return self._dataset[name]
 
 
-def _load(path: Path, checksum: str | None) -> np.ndarray:
-    """Read an array from a file of NumPy's whose checksum is known."""
-    try:
-        content = read_whole(path)
-        if checksum_of(content) != checksum:
-            raise ValueError("it was changed after it was written: its checksum differs")
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{path} is damaged or missing: {error}") from error
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Read and check `config.json`.
-
-    Raises:
-        RecordingError: If it is not there, not readable or of a newer format.
-    """
-    if not path.is_dir():
-        raise RecordingError(f"{path} is not a directory")
-    try:
-        header = json.loads(read_whole(path.resolve() / "config.json"))
-        if not isinstance(header["format"], int):
-            raise ValueError("its format is no number")
-        if header["format"] != FORMAT:
-            other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
-            raise RecordingError(
-                f"{path} has format {header['format']}, and this version reads format {FORMAT}: use {other}"
-            )
-        if header["checksum"] != sealed(header)["checksum"]:
-            raise ValueError("it was changed after it was written: its checksum differs")
-        StudyConfig.from_dict(header["config"])
-        whole = all(isinstance(header[name], int) and header[name] > 0 for name in SIZES)
-        kinds = {"class_names": list, "versions": dict, "dataset": dict}
-        if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
-            raise ValueError("sizes, class names, versions or checksums are malformed")
-    except RecordingError:
-        raise
-    except FileNotFoundError:
-        raise RecordingError(f"{path} is not a recording: it has no config.json") from None
-    except KeyError as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
-    return header
-
-
 def _names(config: StudyConfig) -> list[str]:
     """List the arrays that every block has."""
     names = [
@@ -449,184 +400,12 @@ def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
     return row
 
 
-def place_of(header: dict[str, Any], start: int | str) -> str:
-    """Name a block, so that its arrays read in no other block and in no other recording."""
-    return f"{header['checksum']}/{start}"
-
-
-def sealed(header: dict[str, Any]) -> dict[str, Any]:
-    """Add the checksum of everything else in a header to it."""
-    rest = {name: value for name, value in header.items() if name != "checksum"}
-    return {**rest, "checksum": checksum_of(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
-
-
-def checksum_of(content: bytes) -> str:
-    """Compute the CRC-32C of a file's content, as written into headers."""
-    return f"{google_crc32c.value(content):08x}"
-
-
-def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
-    """List the first iterations of the blocks that are whole, in order.
-
-    Raises:
-        RecordingError: If one is missing before the last, or there is one that does not belong.
-    """
-    blocks = path / "blocks"
+def _load(path: Path, checksum: str | None) -> np.ndarray:
+    """Read an array from a file of NumPy's whose checksum is known."""
     try:
-        found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
-    except OSError as error:
-        raise RecordingError(f"{blocks} cannot be read: {error.strerror}") from error
-    iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
-    possible = iterations[:: header["block_length"]].tolist()
-    if odd := found - set(possible):
-        raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
-    expected = possible[: len(found)]
-    if missing := set(expected) - found:
-        raise RecordingError(
-            f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
-            "or record again into another directory"
-        )
-    return expected
-
-
-def is_begun(path: Path, config: StudyConfig) -> bool:
-    """Tell whether `path` holds a recording of this configuration, finished or not, or nothing yet.
-
-    Raises:
-        InputError: If something else is there, or a recording that another run is writing.
-    """
-    if "\\" in str(path) or "gs:" in path.parts:
-        raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
-    try:
-        found = {entry.name for entry in path.iterdir()} if path.is_dir() else None
-        exists = path.exists()
-    except OSError as error:
-        raise InputError.flag("recording", path, f"cannot be read: {error.strerror}") from error
-    if not exists or (found is not None and found <= {"config.json.incomplete"}):  # of a run killed at its start
-        return False
-    if found is None:
-        raise InputError.flag("recording", path, "exists and is not a directory; choose another")
-    if "config.json" not in found:
-        raise InputError.flag("recording", path, "holds other files and is not a recording; choose another directory")
-    if is_being_written(path):
-        raise busy(path)
-    header = read_header(path)
-    differences = config.differences(StudyConfig.from_dict(header["config"]))
-    if differences:
-        raise InputError.flag(
-            "recording",
-            path,
-            f"holds a recording of another configuration ({'; '.join(differences)}); choose another directory",
-        )
-    return True
-
-
-def check_writable(path: Path) -> None:
-    """See whether a directory, or one to be made, can be written.
-
-    Raises:
-        InputError: If not.
-    """
-    try:
-        tempfile.TemporaryFile(dir=existing(path)).close()
-    except OSError as error:
-        raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
-
-
-def existing(path: Path) -> Path:
-    """Find the directory that a path lies in, as far as it exists."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-
-
-def busy(path: Path) -> InputError:
-    """Make the error for a recording that another process writes to."""
-    return InputError.flag(
-        "recording", path, "is being written by another run; wait for it, or choose another directory"
-    )
-
-
-def is_being_written(path: Path) -> bool:
-    """Tell whether a run is writing to a recording at the moment."""
-    try:
-        os.close(lock(path, fcntl.LOCK_SH))
-    except BlockingIOError:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def locked(path: Path, taken: InputError, patience: float = 0.0) -> Iterator[None]:
-    """Let no other process write to a directory meanwhile; `taken` is the error if another one does."""
-    try:
-        fd = lock(path, patience=patience)
-    except BlockingIOError:
-        raise taken from None
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0.0) -> int:
-    """Lock a directory for as long as the returned file descriptor is open.
-
-    Args:
-        path: The directory.
-        kind: `fcntl.LOCK_EX` to write, `fcntl.LOCK_SH` to see whether one could.
-        patience: Seconds to wait for others, who may only look.
-
-    Raises:
-        BlockingIOError: If it is locked by another.
-    """
-    fd = os.open(path, os.O_RDONLY)
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < until:
-                time.sleep(0.02)
-                continue
-            os.close(fd)
-            raise
-        except OSError:
-            pass  # some network file systems have no locks, and recording into them is still better than not
-        return fd
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give another name to write a file or directory under first, so that it is whole or absent."""
-    new = path.with_name(path.name + ".incomplete")
-    try:
-        yield new
-        new.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # a directory stays until `save_arrays` removes it
-            new.unlink()
-        raise
-
-
-def versions() -> dict[str, str]:
-    """List the versions of everything that a recording is made with."""
-    return {
-        "train-dynamics": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in LIBRARIES},
-    }
-
-
-def npy(array: np.ndarray) -> bytes:
-    """Make the contents of a file of NumPy's."""
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
-
-
-def save_arrays(path: Path, files: dict[str, bytes]) -> None:
-    """Write the contents of files of NumPy's, by name, into a new directory."""
-    if path.is_dir():
-        shutil.rmtree(path)  # left by a run that was killed or failed, and never more than that
-    path.mkdir()
-    for name, content in files.items():
-        (path / f"{name}.npy").write_bytes(content)
+        content = read_whole(path)
+        if checksum_of(content) != checksum:
+            raise ValueError("it was changed after it was written: its checksum differs")
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"{path} is damaged or missing: {error}") from error

@@ -10,11 +10,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from train_dynamics import gradients
-from train_dynamics.batches import batch_indices as batch_indices  # part of training; the analysis needs it too
 from train_dynamics.config import StudyConfig
-from train_dynamics.gradients import Parameters
-from train_dynamics.models import MLP
+from train_dynamics.data.batches import batch_indices as batch_indices  # part of training; the analysis needs it too
+from train_dynamics.gradients import per_example
+from train_dynamics.gradients.per_example import Parameters
+from train_dynamics.task.mlp import MLP
 
 Record = dict[str, Any]
 """What is written down at one iteration, by name: see `record`."""
@@ -112,8 +112,8 @@ def update(
     """Take one optimizer step down the mean loss over the batch."""
 
     def mean_loss(transposed: Parameters) -> Float[Array, ""]:
-        logits = gradients.forward(setup.model, _transposed(transposed), images[batch])
-        losses = jax.vmap(gradients.cross_entropy)(logits, labels[batch])
+        logits = per_example.forward(setup.model, _transposed(transposed), images[batch])
+        losses = jax.vmap(per_example.cross_entropy)(logits, labels[batch])
         return jnp.sum(jnp.where(batch >= 0, losses, 0)) / jnp.sum(batch >= 0)
 
     gradient = _transposed(jax.grad(mean_loss)(_transposed(state.parameters)))
@@ -145,14 +145,14 @@ def record(setup: Setup, parameters: Parameters, examples: Examples) -> Record:
     factored = () if setup.dense else setup.layers
     layers, size = tuple(dict.fromkeys((*factored, setup.output_layer))), setup.eval_batch_size
     arguments = setup.model, _with_common(setup, parameters, examples), examples.varying, examples.labels
-    found = gradients.evaluate(*arguments, layers, size)
+    found = per_example.evaluate(*arguments, layers, size)
     return {
         "parameters": parameters,
         "loss": found.loss,
         "prediction": found.prediction,
         "cotangent": found.cotangent,
         "activation": {name: found.activation[name] for name in factored if name != setup.input_layer},
-        "gradient": gradients.kernel_gradients(*arguments, setup.layers, size) if setup.dense else {},
+        "gradient": per_example.kernel_gradients(*arguments, setup.layers, size) if setup.dense else {},
     }
 
 

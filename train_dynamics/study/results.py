@@ -19,9 +19,10 @@ from train_dynamics.dynamics.groups import group_weights
 from train_dynamics.dynamics.opposing import OpposingSignals
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.dynamics.scores.score import Records
-from train_dynamics.group_dynamics import GroupDynamics, GroupStudy, Measures
-from train_dynamics.recording import Block, Recording, is_being_written
-from train_dynamics.scoring import ScoreOptions, ScorePass, Scores, batches
+from train_dynamics.recording.locks import is_being_written
+from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
+from train_dynamics.study.scores import ScoreOptions, ScorePass, Scores, batches
 
 NUM_CHUNKS = 10
 Curves = dict[str, Float[np.ndarray, "s t group"]]

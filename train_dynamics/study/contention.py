@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
-from train_dynamics.cone_study import COVERS, read_factors
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.alignment import alignment, factored_alignment
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import ROUNDING, Tiles, apart, opposed_blocks, tiles
-from train_dynamics.motion import Frame, frames, nearest
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import COVERS, read_factors
+from train_dynamics.study.motion import Frame, frames, nearest
 
 NUM_CONTROLS = 999
 WINDOW = 300

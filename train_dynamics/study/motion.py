@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.alignment import Alignment, alignment, factored_alignment
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 QUANTILE = 0.995
 

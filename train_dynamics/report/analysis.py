@@ -12,16 +12,19 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from train_dynamics import __version__, tables
-from train_dynamics.claims import Claim, claims
-from train_dynamics.cone_study import ConeOptions, check_options, find_cones, half_learned, shown_seed
+from train_dynamics import __version__
 from train_dynamics.config import InputError, counted
-from train_dynamics.contention_study import Contention, ContentionOptions, find_contention
-from train_dynamics.helpers import Helpers
-from train_dynamics.recording import Recording, locked, written_whole
-from train_dynamics.results import Results, check_finished, compute
-from train_dynamics.scoring import ScoreOptions
-from train_dynamics.tables import PARTS
+from train_dynamics.processes import Helpers
+from train_dynamics.recording.format import written_whole
+from train_dynamics.recording.locks import locked
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import tables
+from train_dynamics.study.claims import Claim, claims
+from train_dynamics.study.cones import ConeOptions, check_options, find_cones, half_learned, shown_seed
+from train_dynamics.study.contention import Contention, ContentionOptions, find_contention
+from train_dynamics.study.results import Results, check_finished, compute
+from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.study.tables import PARTS
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
@@ -91,7 +94,7 @@ def analyze(
             if results.scores:
                 from train_dynamics.plots import score_figures
                 from train_dynamics.report.score_section import scores_section
-                from train_dynamics.score_study import study_scores
+                from train_dynamics.study.score_agreement import study_scores
 
                 score_study = study_scores(results.scores, recording.noisy)
             cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0]) if "cones" in parts else []

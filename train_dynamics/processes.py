@@ -20,7 +20,7 @@ from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import InputError
 
 MOST = 4
-START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.helpers import serve; serve()"
+START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.processes import serve; serve()"
 
 
 class Helpers:
