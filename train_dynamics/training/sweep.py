@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, counted
-from train_dynamics.data.datasets import Dataset, load_dataset, standardise
+from train_dynamics.data.datasets import Dataset, load_dataset
+from train_dynamics.data.scaling import check_flat, network_inputs
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
@@ -101,7 +102,7 @@ class Sweep:
         self._on_cpu = devices[0].platform == "cpu"
         self.seeds = deal(config.seeds, len(devices))
         setup = steps.set_up(config, dataset.num_classes)
-        images = standardise(dataset.images, config.pixel_mean, config.pixel_std)
+        images = network_inputs(dataset, config)
         self._image = images[0].copy()  # and not a view, which would keep them all
         self._examples = steps.place_examples(setup, images, dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
@@ -118,7 +119,8 @@ class Sweep:
         leading = (self.seeds.shape[1], block_length)
         empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
-        batch = jax.ShapeDtypeStruct((block_length, self._longest, config.batch_size), np.int32)
+        self._batch_size = config.examples_per_batch(len(dataset.labels))
+        batch = jax.ShapeDtypeStruct((block_length, self._longest, self._batch_size), np.int32)
         gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         compile_here = functools.partial(compiled, platform=devices[0].platform)
@@ -146,7 +148,7 @@ class Sweep:
         """List the batches of the updates after each record of a block, from record `first` on, and count them."""
         iterations = self._iterations[first : first + self.block_length + 1]
         gaps = np.diff(iterations).astype(np.int32)
-        found = np.full((*self.seeds.shape, len(gaps), self._longest, self.config.batch_size), -1, np.int32)
+        found = np.full((*self.seeds.shape, len(gaps), self._longest, self._batch_size), -1, np.int32)
         for place, seed in np.ndenumerate(self.seeds):
             of_seed = steps.batch_indices(
                 self.config, int(seed), len(self._examples.labels), *map(int, iterations[[0, -1]])
@@ -203,12 +205,12 @@ def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> 
 def shapes(config: StudyConfig, dataset: Dataset) -> tuple[steps.State, steps.Record]:
     """Give shape and type of everything in one seed's state and its record of one iteration."""
     setup = steps.set_up(config, dataset.num_classes)
-    images = jax.ShapeDtypeStruct(dataset.images.shape, np.float32)
+    images = jax.ShapeDtypeStruct(dataset.inputs.shape, np.float32)
     labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
 
     def start(images: jax.Array, labels: jax.Array) -> tuple[steps.State, steps.Record]:
         state = steps.initial_state(setup, jnp.int32(0), images[0])
-        size = dataset.images[0].size
+        size = dataset.inputs[0].size
         examples = steps.Examples(images, labels, images, jnp.arange(size), jnp.zeros(size))
         return state, steps.record(setup, state.parameters, examples)
 
@@ -258,7 +260,8 @@ def plan(config: StudyConfig, dataset: Dataset) -> Plan:
         config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in shapes(config, dataset)
     )
-    batch_bytes = config.num_seeds * config.batch_size * int(np.diff(iterations).max()) * np.dtype(np.int32).itemsize
+    in_batches = config.examples_per_batch(num_examples) * int(np.diff(iterations).max())
+    batch_bytes = config.num_seeds * in_batches * np.dtype(np.int32).itemsize
     most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
     most = max(1, min(most, BLOCK_BYTES // max(record_bytes, batch_bytes)))
     num_blocks = math.ceil(len(iterations) / most)
@@ -299,9 +302,10 @@ def train(
         return True
     check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
-        dataset = recording.dataset()
+        dataset = recording.data
     elif dataset is None:
         dataset = load_dataset(config)
+    check_flat(dataset, config)
     todo, done = plan(config, dataset), 0
     if recording is not None:
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
@@ -401,7 +405,7 @@ def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterat
 
 
 def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
-    return (dataset.images[0].size, *config.hidden_sizes, dataset.num_classes)
+    return (dataset.inputs[0].size, *config.hidden_sizes, dataset.num_classes)
 
 
 def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
