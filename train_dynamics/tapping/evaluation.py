@@ -1,0 +1,193 @@
+"""Every example's loss, outputs and gradients: the definition, and what is kept of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from train_dynamics.config import InputError
+from train_dynamics.tapping.cut import cut
+from train_dynamics.tapping.examples import over_examples, shape_of_one
+from train_dynamics.tapping.layers import Factors, Layer
+from train_dynamics.tapping.parameters import check_loss, in_float32, named
+from train_dynamics.tapping.products import Convolution, Plain, Term
+
+Loss = Callable[[Any, Any], tuple[Any, Any]]
+"""`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""
+
+Form = Literal["factored", "dense", "measures", "sketch"]
+"""What is kept of a layer's gradients: exact factors where they are smaller, gradients, measures, or a projection."""
+
+
+class Evaluation(NamedTuple):
+    """What one pass over the examples gives.
+
+    Attributes:
+        loss: Loss of each example.
+        outputs: What else the loss function returns, each leaf with a first axis of examples.
+        kept: What is kept of the gradients, by `KIND.NAME` with the name of the parameter: see `evaluate`.
+    """
+
+    loss: Float[Array, " n"]
+    outputs: Any
+    kept: dict[str, Array]
+
+
+def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
+    """Find every parameter, and which of them have gradients with exact factors smaller than themselves.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters, arrays or `jax.ShapeDtypeStruct`.
+        example: One example, likewise.
+
+    Returns:
+        Layers by name, in the order of `jax.tree.leaves(params)`.
+
+    Raises:
+        InputError: If the loss returns no pair of a scalar and outputs, or the parameters are not real numbers.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> find_layers(loss, {"w": jnp.ones((8, 9))}, jnp.ones(8))["w"].factors.i
+        8
+    """
+    layers = []
+
+    def look(params: Any, example: Any) -> tuple:
+        params = in_float32(params)
+        check_loss(loss, params, example)
+        layers.extend(_layers(params, cut(loss, params, example).terms).values())
+        return ()
+
+    jax.eval_shape(look, params, example)
+    return {layer.name: layer for layer in layers}
+
+
+def evaluate(
+    loss: Loss, params: Any, examples: Any, layouts: Mapping[str, Form], batch_size: int | None = None
+) -> Evaluation:
+    """Evaluate every example, and keep its gradient at each chosen layer in the form that `layouts` says.
+
+    All of it is exact, up to rounding in float32: gradients are what `definition` gives.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters; bfloat16 is computed as float32.
+        examples: A pytree of arrays with a first axis of examples.
+        layouts: What to keep, by the name of a parameter.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+
+    Returns:
+        Losses, outputs and, of a layer `NAME`,
+
+        - factored: `activation.NAME` [n, i] and `cotangent.NAME` [n, o], with an axis of positions after n if there are
+          several; `layers.rebuild` multiplies them. A layer without factors is kept dense.
+        - dense: `gradient.NAME` [n, *shape].
+
+    Raises:
+        InputError: As `find_layers` does, or if examples have no common first axis or a name is not a parameter's.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> found = evaluate(loss, {"w": jnp.ones((8, 9))}, jnp.ones((5, 8)), {"w": "factored"})
+        >>> found.kept["activation.w"].shape, found.kept["cotangent.w"].shape
+        ((5, 8), (5, 9))
+    """
+    params = in_float32(params)
+    check_loss(loss, params, shape_of_one(examples))
+    names = list(named(params))
+    if missing := [name for name in layouts if name not in names]:
+        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+
+    def one(example: Any) -> Evaluation:
+        found = cut(loss, params, example)
+        layers, kept = _layers(params, found.terms), {}
+        for name, gradient, terms in zip(names, found.gradients, found.terms, strict=True):
+            if name in layouts:
+                kept.update(_keep(layers[name], layouts[name], gradient, terms))
+        return Evaluation(found.loss, found.outputs, kept)
+
+    return over_examples(one, examples, batch_size)
+
+
+def definition(
+    loss: Loss, params: Any, examples: Any, names: Sequence[str], batch_size: int | None = None
+) -> dict[str, Float[Array, "n ..."]]:
+    """Compute d loss_n / d parameter for every example, the plain way: what everything else is held to.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters; bfloat16 is computed as float32.
+        examples: A pytree of arrays with a first axis of examples.
+        names: Names of parameters.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+
+    Returns:
+        Gradients [n, *shape] by name.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> definition(loss, {"w": jnp.ones((8, 9))}, jnp.ones((5, 8)), ["w"])["w"].shape
+        (5, 8, 9)
+    """
+    params = in_float32(params)
+
+    def one(example: Any) -> dict[str, Array]:
+        gradients = named(jax.grad(loss, has_aux=True)(params, example)[0])
+        return {name: gradients[name] for name in names}
+
+    with jax.default_matmul_precision("highest"):
+        return over_examples(one, examples, batch_size)
+
+
+def _layers(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
+    return {
+        name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
+        for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
+    }
+
+
+def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
+    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
+    found = set()
+    for term in terms:
+        if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
+            return None
+        i, o = term.product.sizes
+        found.add((i, o, term.axes.layout(i, o)))
+    if len(found) != 1:
+        return None
+    i, o, layout = found.pop()
+    positions = sum(term.product.positions for term in terms)
+    return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
+
+
+def _keep(layer: Layer, form: Form, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
+    if form == "factored" and layer.factors is not None:
+        activation, cotangent = join(terms)
+        if layer.factors.positions == 1:
+            activation, cotangent = activation[0], cotangent[0]
+        return {f"activation.{layer.name}": activation, f"cotangent.{layer.name}": cotangent}
+    return {f"gradient.{layer.name}": dense(gradient, terms)}
+
+
+def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
+    """Give the factors of all terms, one after the other."""
+    activations, cotangents = zip(*(term.product.factors() for term in terms), strict=True)
+    return jnp.concatenate(activations), jnp.concatenate(cotangents)
+
+
+def dense(gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, "..."]:
+    """Give a gradient itself: as JAX computed it, unless there is a convolution in it, which is faster by its terms."""
+    if not any(isinstance(term.product, Convolution) for term in terms):
+        return gradient
+
+    def of_term(term: Term) -> Array:
+        if isinstance(term.product, Plain):
+            return term.product.value
+        return term.axes.layout(*term.product.sizes).apply(term.product.product())
+
+    return sum(map(of_term, terms[1:]), of_term(terms[0]))
