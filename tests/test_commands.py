@@ -71,8 +71,8 @@ def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path,
     """Reading them never ends here."""
     program = (
         "import sys, time\n"
-        "from train_dynamics import helpers, train\n"
-        "class Stuck(helpers.Helpers):\n"
+        "from train_dynamics import processes, train\n"
+        "class Stuck(processes.Helpers):\n"
         "    def submit(self, *task): print('reading', flush=True); return super().submit(time.sleep, 1000)\n"
         "train.Helpers = Stuck\n"
         f"sys.argv[1:] = '{TINY}'.split()\n"
@@ -100,7 +100,8 @@ def test_while_held_out_examples_are_read_a_signal_ends_the_command_at_once(smal
     """Reading them never ends here."""
     program = (
         "import sys, time\n"
-        "from train_dynamics import further, further_training\n"
+        "from train_dynamics import further\n"
+        "from train_dynamics.training import further as further_training\n"
         "def read(*_): print('reading', flush=True); time.sleep(1000)\n"
         "further_training.load_dataset = read\n"
         f"sys.argv[1:] = ['--recording={shutil.copytree(small_path, tmp_path / 'copy')}']\n"

@@ -14,6 +14,7 @@ from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import tiles
 from train_dynamics.recording.reader import Recording
+from train_dynamics.study import contention as contention_study
 from train_dynamics.study.contention import ContentionOptions, Fight, find_contention, look_at, opposition
 
 

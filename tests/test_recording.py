@@ -16,9 +16,8 @@ from tests import oracles
 from tests.conftest import SMALL, contents, silent
 from train_dynamics.config import InputError
 from train_dynamics.gradients import per_example
-from train_dynamics.recording import reader as recording_module
-from train_dynamics.recording import storage
-from train_dynamics.recording.format import RecordingError, save_arrays, sealed, written_whole
+from train_dynamics.recording import locks, storage
+from train_dynamics.recording.format import RecordingError, checksum_of, save_arrays, sealed, written_whole
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.recording.writer import Recorder
 from train_dynamics.study import results
@@ -204,7 +203,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(RecordingError, match="has format 99, and this version reads format 4: use a newer version"):
+    with pytest.raises(RecordingError, match="has format 99, and this version reads formats 4 and 5: use a newer"):
         Recording(tmp_path)
 
 
@@ -265,7 +264,7 @@ def test_nothing_in_a_recording_is_executed(copy):
     array = np.array([print], dtype=object)
     np.save(copy / "dataset" / "ids.npy", array, allow_pickle=True)
     header = json.loads((copy / "config.json").read_text())
-    header["dataset"]["ids"] = recording_module.checksum_of((copy / "dataset" / "ids.npy").read_bytes())
+    header["dataset"]["ids"] = checksum_of((copy / "dataset" / "ids.npy").read_bytes())
     (copy / "config.json").write_text(json.dumps(sealed(header)))
     with pytest.raises(RecordingError, match=r"ids\.npy is damaged or missing: .*allow_pickle"):
         _ = Recording(copy).ids
@@ -294,7 +293,7 @@ def test_a_malformed_header_is_refused(copy, change):
 def test_two_runs_do_not_write_to_one_recording(copy, device):
     shutil.rmtree(copy / "blocks" / "15")
     before = contents(copy)
-    lock = recording_module.lock(copy)
+    lock = locks.lock(copy)
     with pytest.raises(InputError, match="is being written by another run"):
         sweep.train(SMALL, copy, device, say=silent)
     assert contents(copy) == before
@@ -309,14 +308,14 @@ def test_two_runs_do_not_write_to_one_recording(copy, device):
 def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, monkeypatch):
     shutil.rmtree(copy / "blocks" / "15")
     with pytest.raises(InputError, match="was written to by another run meanwhile"):
-        Recorder(copy, SMALL, small_dataset, 3, num_records=12)
+        Recorder(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_records=12)
     with pytest.raises(InputError, match="was begun by another run meanwhile"):
         other = dataclasses.replace(SMALL, learning_rate=0.5)
-        Recorder(copy, other, small_dataset, 3, num_records=15)
+        Recorder(copy, other, small_dataset, Recording(copy).contents, 3, num_records=15)
     with pytest.raises(InputError, match="was begun with other examples"):
         other = dataclasses.replace(small_dataset, labels=(small_dataset.labels + 1) % 10)
-        Recorder(copy, SMALL, other, 3, num_records=15)
-    Recorder(copy, SMALL, small_dataset, 3, num_records=15).close()  # no lock was left behind
+        Recorder(copy, SMALL, other, Recording(copy).contents, 3, num_records=15)
+    Recorder(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_records=15).close()  # no lock was left behind
 
 
 def test_training_does_not_start_again_over_a_recording_without_its_data(copy):

@@ -11,6 +11,7 @@ from tests import oracles
 from tests.conftest import SMALL, logits_of
 from train_dynamics.config import StudyConfig
 from train_dynamics.data.datasets import standardise
+from train_dynamics.gradients import per_example
 from train_dynamics.training import steps
 
 

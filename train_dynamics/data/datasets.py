@@ -53,6 +53,11 @@ def standardise(images: UInt8[np.ndarray, "*shape"], mean: float, std: float) ->
         return (images.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
 
 
+def network_inputs(dataset: Dataset, config: StudyConfig) -> Any:
+    """Give the inputs as a network sees them."""
+    return standardise(dataset.images, config.pixel_mean, config.pixel_std)
+
+
 def subset(num_available: int, num_examples: int | None, seed: int) -> Int[np.ndarray, " n"]:
     """Draw indices of `num_examples` examples uniformly without replacement, in ascending order.
 

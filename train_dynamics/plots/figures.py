@@ -68,7 +68,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             share=True,
         ),
     )
-    layers = recording.config.layers
+    layers = recording.layers
     for layer in layers:
         name = metric_name(layers, layer, "alignment")
         yield Drawing(
@@ -171,7 +171,7 @@ def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Draw
 
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
     """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
-    layers = recording.config.layers
+    layers = recording.layers
     for cones in found:
         frame, sizes = cones.frame, cones.sizes
         groups = [cones.members(k) for k in range(min(NUM_CONES, np.count_nonzero(sizes > 1)))]
@@ -227,7 +227,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
                 f"Pair {k}: {where}",
             ),
         )
-    layers = recording.config.layers
+    layers = recording.layers
     if len(contention.looks):
         for layer, share in contention.label_opposition.items():
             yield Drawing(

@@ -110,7 +110,7 @@ def _compare(recording: Recording, samples: int, rng: np.random.Generator) -> tu
         # The last one always: a compiler that divides the examples wrongly among its loops gets those wrong.
         last = len(recording.labels) - 1
         examples = np.append(np.sort(rng.choice(last, min(EXAMPLES - 1, last), replace=False)), last)
-        compared += len(examples) * len(recording.config.layers)
+        compared += len(examples) * len(recording.layers)
         for name, stored, expected in _both(recording, s, t, examples):
             difference = float(np.nan_to_num(np.abs(stored - expected), nan=np.inf).max(initial=0))
             worst[name] = max(worst.get(name, (-1.0, 0, 0)), (difference, s, t))
@@ -128,7 +128,7 @@ def _both(
     decided = np.diff(np.sort(again.logits, axis=1)[:, -2:])[:, 0] > UNDECIDED * np.abs(again.logits).max()
     stored = recording.predictions(t)[s, examples]
     yield "prediction", np.float64(stored == again.logits.argmax(axis=1))[decided], np.ones(np.count_nonzero(decided))
-    for layer in recording.config.layers:
+    for layer in recording.layers:
         if recording.config.gradient_layout == "dense":
             gradient = recording.gradients(layer, t)[s, examples]
         else:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.datasets import Dataset
+from train_dynamics.recording.contents import Contents
 from train_dynamics.recording.format import (
     FORMAT,
     RecordingError,
@@ -44,6 +45,7 @@ class Recorder:
             recording, as `is_begun` checks.
         config: The configuration.
         dataset: The examples; written once.
+        contents: What each record holds.
         block_length: Records in a block.
         num_records: Records that are there already.
 
@@ -52,7 +54,13 @@ class Recorder:
     """
 
     def __init__(
-        self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int, num_records: int = 0
+        self,
+        path: Path,
+        config: StudyConfig,
+        dataset: Dataset,
+        contents: Contents,
+        block_length: int,
+        num_records: int = 0,
     ) -> None:
         self.path = path.absolute()
         self._pending: Path | None = None
@@ -66,6 +74,7 @@ class Recorder:
             "num_iterations": config.num_iterations(num_examples),
             "block_length": block_length,
             "class_names": list(dataset.class_names),
+            "contents": contents.to_json(),
             "dataset": {name: checksum_of(content) for name, content in files.items()},
             "versions": versions(),
         }

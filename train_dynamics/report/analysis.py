@@ -158,7 +158,7 @@ def analyze(
                 laid_out.append(sections.cones_section(recording, cone_options, cones, shown))
             if "motion" in parts:
                 # Last, and not in another process, which would leave half a film behind when it is ended.
-                layers = recording.config.layers[-MOST_PANELS:]
+                layers = recording.layers[-MOST_PANELS:]
                 width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
                 film(recording, output / "scatter.mp4", seed, iterations, layers, fps=FILM_FPS, width=width)
             if fighting:
@@ -183,7 +183,7 @@ def _write_study(recording: Recording, results: Results, output: Path) -> list[C
     tables.write_scores(recording, results, output / "scores.csv")
     tables.write_scores_parquet(recording, results, output / "scores.parquet")
     tables.write_curves(results, output / "curves.csv")
-    found = claims(results, recording.config.layers, len(recording.class_names))
+    found = claims(results, recording.layers, len(recording.class_names))
     _write_json([claim.to_dict() for claim in found], output / "claims.json")
     return found
 

@@ -77,7 +77,7 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
     accuracy = results.curves["accuracy"][..., 0]
     learned = reaches(accuracy.mean(axis=0), LEARNED)
     dead = np.count_nonzero(results.indifferent)
-    gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
+    gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.layers)
     return {
         "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
         + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
@@ -101,7 +101,7 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
             f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
         ],
     }
-    layers = recording.config.layers
+    layers = recording.layers
     for layer in layers:
         cosine = mean[metric_name(layers, layer, "alignment")][:EARLY].mean(axis=0)
         norm = mean[metric_name(layers, layer, "gradient_norm")][-1]

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, contention
-from train_dynamics.dynamics.alignment import alignment, factored_alignment
+from train_dynamics.dynamics.alignment import alignment_of
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import ROUNDING, Tiles, apart, opposed_blocks, tiles
 from train_dynamics.recording.reader import Recording
@@ -107,7 +107,7 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     labels oppose each other by construction.
     """
     looks = look_at(recording.iterations, options.looks)
-    layers = recording.config.layers
+    layers = recording.gradient_layers
     seen: dict[str, list[list[Pair]]] = {layer: [] for layer in layers}
     num_classes = len(recording.class_names)
     opposition = {layer: np.zeros((num_classes, num_classes)) for layer in layers}
@@ -242,7 +242,7 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     blocks = list(_read(recording, recording.iterations[after : after + WINDOW]))
 
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
-        norm = factored_alignment(*factors).norm if len(factors) == 2 else alignment(factors[0][:, None]).norm
+        norm = alignment_of(*factors).norm
         directions = cones.directions(*factors)
         bin_of = contention.norm_bins(recording.labels, norm)
         loss, correct = (np.concatenate([part[s] for part in parts]) for parts in zip(*blocks, strict=True))

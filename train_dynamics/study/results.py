@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.agreement import agreement, chunks, indifferent, ranks
-from train_dynamics.dynamics.alignment import alignment, factored_alignment
+from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
 from train_dynamics.dynamics.opposing import OpposingSignals
@@ -166,7 +166,7 @@ def compute(
         return OfBlock(block.iterations, correct, loss, records, {"accuracy": correct @ weights, **curves}, measures)
 
     opposing = OpposingSignals(len(recording.seeds), len(labels))
-    measures: LayerMeasures = {layer: [] for layer in recording.config.layers}
+    measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
     forgetting = Forgetting(len(recording.seeds), len(labels))
     pieces: list[Curves] = []
     # Our threads share the work already; BLAS threads on products this small only get in their way.
@@ -225,37 +225,48 @@ def _gradient_curves(
     study: GroupStudy | None,
 ) -> tuple[Curves, Gradients | None, LayerMeasures]:
     curves: Curves = {}
-    layers, output = recording.config.layers, recording.config.layer_names[-1]
     looks = set(study.looks.tolist()) if study else set()
-    measures: LayerMeasures = {layer: [] for layer in layers}
+    measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
     lead = (len(recording.seeds), len(block.iterations))
-    if scores:
-        squares, error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(3))
-        room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
-    for layer in layers:
+    squares = np.zeros((*lead, len(weights)), np.float32) if scores else None
+    for layer in recording.layers:
         cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
-        for t, parts in enumerate(recording.each_gradient(block, layer)):
+        for t, of_seeds in enumerate(_each_alignment(recording, block, layer)):
             sums = []
-            for s in range(lead[0]):  # one seed at a time stays in the processor's cache
-                of_seed = tuple(part[s % len(part)] for part in parts)
-                found = factored_alignment(*of_seed) if len(of_seed) == 2 else alignment(*of_seed)
+            for s, (parts, found) in enumerate(of_seeds):
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
                 if scores:
                     squares[s, t] += np.square(found.norm)
-                if block.iterations[t] in looks:
-                    sums.append(study.sums(of_seed, found))
+                if parts and block.iterations[t] in looks:
+                    sums.append(study.sums(parts, found))
             if sums:
                 measures[layer].append(study.measure(sums))
-            if scores and layer == output and len(parts) == 2:
-                error_norm[:, t], largest_other[:, t] = _of_output(parts[1], room)
-        curves[metric_name(layers, layer, "alignment")] = cosine
-        curves[metric_name(layers, layer, "gradient_norm")] = norm
+        curves[metric_name(recording.layers, layer, "alignment")] = cosine
+        curves[metric_name(recording.layers, layer, "gradient_norm")] = norm
     if not scores:
         return curves, None, measures
-    if output not in layers or recording.config.gradient_layout == "dense":
-        for t, cotangent in enumerate(block.each(f"cotangent.{output}")):
-            error_norm[:, t], largest_other[:, t] = _of_output(cotangent, room)
+    error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(2))
+    room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
+    for t, error in enumerate(recording.each_error(block)):
+        error_norm[:, t], largest_other[:, t] = _of_output(error, room)
     return curves, Gradients(np.sqrt(squares), error_norm, largest_other), measures
+
+
+def _each_alignment(
+    recording: Recording, block: Block, layer: str
+) -> Iterator[Iterator[tuple[tuple[Float[np.ndarray, "n _"], ...], Alignment]]]:
+    """Compare gradients with their mean: for each iteration, of one seed after the other, what they are made of, too.
+
+    One seed at a time stays in the processor's cache.
+    """
+    num_seeds, kept = len(recording.seeds), recording.kept(layer)
+    if not kept.has_gradient:
+        for rows in zip(block.each(f"norm.{kept.key}"), block.each(f"product.{kept.key}"), strict=True):
+            yield (((), measured_alignment(*(row[s] for row in rows))) for s in range(num_seeds))
+        return
+    for parts in recording.each_gradient(block, layer):
+        of_seeds = (tuple(part[s % len(part)] for part in parts) for s in range(num_seeds))
+        yield ((of_seed, alignment_of(*of_seed)) for of_seed in of_seeds)
 
 
 def _of_output(
