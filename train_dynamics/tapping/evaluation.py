@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
+from train_dynamics.tapping.convolution import Convolution
 from train_dynamics.tapping.cut import cut
 from train_dynamics.tapping.examples import over_examples, shape_of_one
 from train_dynamics.tapping.layers import Factors, Layer
 from train_dynamics.tapping.parameters import check_loss, in_float32, named
-from train_dynamics.tapping.products import Convolution, Plain, Term
+from train_dynamics.tapping.products import Plain, Term
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 """`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""
