@@ -86,3 +86,22 @@ class Term(NamedTuple):
 
     product: Dot | Convolution | Plain
     axes: Axes | None
+
+
+def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
+    """Give the factors of all terms, one after the other."""
+    activations, cotangents = zip(*(term.product.factors() for term in terms), strict=True)
+    return jnp.concatenate(activations), jnp.concatenate(cotangents)
+
+
+def dense(gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, "..."]:
+    """Give a gradient itself: as JAX computed it, unless there is a convolution in it, which is faster by its terms."""
+    if not any(isinstance(term.product, Convolution) for term in terms):
+        return gradient
+
+    def of_term(term: Term) -> Array:
+        if isinstance(term.product, Plain):
+            return term.product.value
+        return term.axes.layout(*term.product.sizes).apply(term.product.product())
+
+    return sum(map(of_term, terms[1:]), of_term(terms[0]))
