@@ -145,8 +145,9 @@ def test_batches_do_not_change_results(batch_size, rng):
     jax.tree.map(close, run(params, examples, batch_size=batch_size), run(params, examples))
 
 
-def test_under_vmap_over_seeds_in_scan(rng):
-    loss, params, examples = network("late", rng)
+@pytest.mark.parametrize("name", ["late", "groups"])
+def test_under_vmap_over_seeds_in_scan(name, rng):
+    loss, params, examples = network(name, rng)
     seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), params)
     layers = find_layers(loss, params, one_of(examples))
 

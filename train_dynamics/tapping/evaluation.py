@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
+from train_dynamics.tapping.convolution import Convolution
 from train_dynamics.tapping.cut import cut
 from train_dynamics.tapping.examples import over_examples, shape_of_one
 from train_dynamics.tapping.layers import Factors, Layer
-from train_dynamics.tapping.parameters import check_loss, in_float32, named
-from train_dynamics.tapping.products import Convolution, Plain, Term
+from train_dynamics.tapping.measures import mean_gradient, measures_of
+from train_dynamics.tapping.parameters import TOGETHER, check_loss, in_float32, named
+from train_dynamics.tapping.products import Plain, Term, dense, join
+from train_dynamics.tapping.sketch import sketch_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 """`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""
@@ -67,7 +69,12 @@ def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
 
 
 def evaluate(
-    loss: Loss, params: Any, examples: Any, layouts: Mapping[str, Form], batch_size: int | None = None
+    loss: Loss,
+    params: Any,
+    examples: Any,
+    layouts: Mapping[str, Form],
+    batch_size: int | None = None,
+    sketch_size: int = 256,
 ) -> Evaluation:
     """Evaluate every example, and keep its gradient at each chosen layer in the form that `layouts` says.
 
@@ -79,6 +86,7 @@ def evaluate(
         examples: A pytree of arrays with a first axis of examples.
         layouts: What to keep, by the name of a parameter.
         batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+        sketch_size: Length of sketches, at most; `sketch.sketch_error` tells what it is good for.
 
     Returns:
         Losses, outputs and, of a layer `NAME`,
@@ -86,6 +94,10 @@ def evaluate(
         - factored: `activation.NAME` [n, i] and `cotangent.NAME` [n, o], with an axis of positions after n if there are
           several; `layers.rebuild` multiplies them. A layer without factors is kept dense.
         - dense: `gradient.NAME` [n, *shape].
+        - measures: `norm.NAME`, `product.NAME` with the layer's mean gradient over all examples, and `alignment.NAME`,
+          the cosine of the two, 0 where either is zero; [n] each. The same for all parameters together as `all`,
+          whichever layers are chosen. Examples are evaluated twice for it.
+        - sketch: `sketch.NAME` [n, k], a random projection, linear in the gradient and the same always: see `sketch`.
 
     Raises:
         InputError: As `find_layers` does, or if examples have no common first axis or a name is not a parameter's.
@@ -102,15 +114,20 @@ def evaluate(
     if missing := [name for name in layouts if name not in names]:
         raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
 
-    def one(example: Any) -> Evaluation:
+    def one(example: Any, mean: dict[str, Array]) -> Evaluation:
         found = cut(loss, params, example)
         layers, kept = _layers(params, found.terms), {}
-        for name, gradient, terms in zip(names, found.gradients, found.terms, strict=True):
-            if name in layouts:
-                kept.update(_keep(layers[name], layouts[name], gradient, terms))
+        for layer, gradient, terms in zip(layers.values(), found.gradients, found.terms, strict=True):
+            if layouts.get(layer.name, "measures") != "measures":
+                kept.update(_keep(layer, layouts[layer.name], sketch_size, gradient, terms))
+        for kind, values in measures_of(layers, found.gradients, found.terms, mean).items() if measured else ():
+            kept.update({f"{kind}.{name}": values[name] for name in (*measured, TOGETHER)})
         return Evaluation(found.loss, found.outputs, kept)
 
-    return over_examples(one, examples, batch_size)
+    measured = [name for name, form in layouts.items() if form == "measures"]
+    with jax.default_matmul_precision("highest"):
+        mean = named(mean_gradient(loss, params, examples, batch_size)) if measured else {}
+        return over_examples(lambda example: one(example, mean), examples, batch_size)
 
 
 def definition(
@@ -165,29 +182,15 @@ def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
     return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
 
 
-def _keep(layer: Layer, form: Form, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
-    if form == "factored" and layer.factors is not None:
-        activation, cotangent = join(terms)
-        if layer.factors.positions == 1:
-            activation, cotangent = activation[0], cotangent[0]
-        return {f"activation.{layer.name}": activation, f"cotangent.{layer.name}": cotangent}
-    return {f"gradient.{layer.name}": dense(gradient, terms)}
-
-
-def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
-    """Give the factors of all terms, one after the other."""
-    activations, cotangents = zip(*(term.product.factors() for term in terms), strict=True)
-    return jnp.concatenate(activations), jnp.concatenate(cotangents)
-
-
-def dense(gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, "..."]:
-    """Give a gradient itself: as JAX computed it, unless there is a convolution in it, which is faster by its terms."""
-    if not any(isinstance(term.product, Convolution) for term in terms):
-        return gradient
-
-    def of_term(term: Term) -> Array:
-        if isinstance(term.product, Plain):
-            return term.product.value
-        return term.axes.layout(*term.product.sizes).apply(term.product.product())
-
-    return sum(map(of_term, terms[1:]), of_term(terms[0]))
+def _keep(layer: Layer, form: Form, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
+    if layer.factors is None or form == "dense":
+        value = dense(gradient, terms)
+        if form == "sketch":
+            return {f"sketch.{layer.name}": sketch_of(layer, size, value)}
+        return {f"gradient.{layer.name}": value}
+    activation, cotangent = join(terms)
+    if form == "sketch":
+        return {f"sketch.{layer.name}": sketch_of(layer, size, factors=(activation, cotangent))}
+    if layer.factors.positions == 1:
+        activation, cotangent = activation[0], cotangent[0]
+    return {f"activation.{layer.name}": activation, f"cotangent.{layer.name}": cotangent}

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Bool, Int, Shaped
 
 from train_dynamics.config import InputError
 
@@ -45,13 +45,13 @@ def over_examples(of_one: Callable[[Any], Any], examples: Any, batch_size: int |
     return jax.tree.map(join, batches)
 
 
-def _slice(examples: Any, start: Int[Array, ""], size: int) -> Any:
+def _slice(examples: Any, start: Int[Array, ""] | int, size: int) -> Any:
     # By index: `jax.lax.map` over the examples themselves would copy them all.
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), examples)
 
 
-def sum_over_examples(of_batch: Callable[[Any, Array], Any], examples: Any, batch_size: int | None) -> Any:
-    """Add up `of_batch(batch, weights)`, a sum over a batch with weight 1 or, of an example seen before, 0."""
+def sum_over_examples(of_batch: Callable[[Any, Bool[Array, " b"]], Any], examples: Any, batch_size: int | None) -> Any:
+    """Add up `of_batch(batch, new)`, a sum over those examples of a batch that are new."""
     num_examples = count(examples)
     if batch_size is None or batch_size >= num_examples:
         return of_batch(examples, jnp.ones(num_examples, bool))

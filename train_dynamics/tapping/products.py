@@ -1,17 +1,15 @@
 """Equations of a backward pass whose result is a sum over positions of activation times cotangent.
 
-For a dense layer: Goodfellow, "Efficient Per-Example Gradient Computations", 2015. For convolutions: Rochette, Manoel
-and Tramel, "Efficient Per-Example Gradient Computations in Convolutional Neural Networks", 2019.
+For a dense layer: Goodfellow, "Efficient Per-Example Gradient Computations", 2015. For convolutions see `convolution`.
 """
 
-import itertools
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from train_dynamics.tapping.convolution import Convolution
 from train_dynamics.tapping.layout import Axes
 
 
@@ -77,103 +75,6 @@ class Dot(NamedTuple):
         return jnp.einsum("pi,po->io", *self.factors(), precision=self.precision)
 
 
-class Convolution(NamedTuple):
-    """A `conv_general_dilated` that gives the gradient of a kernel, by offset of the kernel.
-
-    Its output at an offset is the product of a strided slice of the padded input with the cotangent. Vectorized over
-    examples by `jax.vmap` the equation itself would be a convolution with a group for each example, which is slow.
-
-    Attributes:
-        inputs: The layer's padded input, [group, channel, position, *space].
-        cotangent: Cotangent of its output, [group, feature, position, *space].
-        strides: Steps of the slices' beginnings, by axis of space.
-        dilation: Steps within the slices.
-        offsets: Size of the kernel.
-        spec: Where the result has its axes channel, feature, *space.
-        precision: What the equation asks for.
-    """
-
-    inputs: Array
-    cotangent: Array
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-    offsets: tuple[int, ...]
-    spec: tuple[int, ...]
-    precision: Any
-
-    @classmethod
-    def of(cls, params: dict, operands: list[Array], flipped: bool, shape: tuple[int, ...]) -> "Convolution | None":
-        """Take an equation apart; None if it is not the gradient of a kernel as JAX writes it."""
-        inputs, cotangent = operands
-        if flipped or params["feature_group_count"] != 1 or inputs.dtype != cotangent.dtype:
-            return None
-        if params["preferred_element_type"] not in (None, inputs.dtype):
-            return None
-        numbers, groups = params["dimension_numbers"], params["batch_group_count"]
-        padding = [(0, 0, 0)] * 2 + [
-            (*ends, step - 1) for ends, step in zip(params["padding"], params["lhs_dilation"], strict=True)
-        ]
-        inputs = jax.lax.pad(inputs.transpose(numbers.lhs_spec), jnp.zeros((), inputs.dtype), padding)
-        cotangent = cotangent.transpose(numbers.rhs_spec)
-        grouped = [array.reshape(groups, -1, *array.shape[1:]) for array in (inputs, cotangent)]
-        offsets = tuple(shape[axis] for axis in numbers.out_spec[2:])
-        return cls(
-            *grouped, params["window_strides"], params["rhs_dilation"], offsets, numbers.out_spec, params["precision"]
-        )
-
-    @property
-    def positions(self) -> int:
-        """How many products are summed."""
-        return math.prod(self.cotangent.shape[2:])
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Lengths i, of all that the kernel sees of its group at once, and o, of a cotangent."""
-        groups, features = self.cotangent.shape[:2]
-        return math.prod(self.offsets) * self.inputs.shape[1], groups * features
-
-    @property
-    def joined(self) -> bool:
-        """Whether there is one group of channels, so that the gradient is one sum of products."""
-        return len(self.inputs) == 1
-
-    @property
-    def axes(self) -> Axes:
-        """Axes of the equation's result, in terms of those of the product."""
-        here = Axes.of([*self.offsets, self.inputs.shape[1], self.sizes[1]])  # as in the product
-        order = [len(self.offsets), len(self.offsets) + 1, *range(len(self.offsets))]
-        at = dict(zip(self.spec, order, strict=True))
-        return here.transpose([at[axis] for axis in range(len(at))])
-
-    def slices(self) -> list[Float[Array, "g b c ..."]]:
-        """Give what the kernel sees at each of its offsets, over all positions of the output."""
-        space = self.cotangent.shape[3:]
-
-        def slice_at(offset: tuple[int, ...]) -> Array:
-            array = self.inputs
-            for k, (at, size) in enumerate(zip(offset, space, strict=True)):
-                start = at * self.strides[k]
-                limit = start + (size - 1) * self.dilation[k] + 1
-                array = jax.lax.slice_in_dim(array, start, limit, self.dilation[k], axis=3 + k)
-            return array
-
-        return [slice_at(offset) for offset in itertools.product(*map(range, self.offsets))]
-
-    def factors(self) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
-        """Give patches of the input and the cotangent; for kernels without groups."""
-        patches = jnp.stack([piece[0].reshape(piece.shape[1], -1) for piece in self.slices()])  # [offset, b, p]
-        return patches.reshape(-1, self.positions).T, self.cotangent[0].reshape(-1, self.positions).T
-
-    def product(self) -> Float[Array, "i o"]:
-        """Multiply slice by slice; rows of i are offsets and channels, columns of o are features."""
-        cotangent = self.cotangent.reshape(*self.cotangent.shape[:2], -1)
-        of_offset = [
-            jnp.einsum("gbp,gfp->bgf", piece.reshape(*piece.shape[:2], -1), cotangent, precision=self.precision)
-            for piece in self.slices()
-        ]
-        return jnp.stack(of_offset).reshape(-1, cotangent.shape[0] * cotangent.shape[1])
-
-
 class Plain(NamedTuple):
     """What is in no form known here: the value itself, dense."""
 
@@ -185,3 +86,22 @@ class Term(NamedTuple):
 
     product: Dot | Convolution | Plain
     axes: Axes | None
+
+
+def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
+    """Give the factors of all terms, one after the other."""
+    activations, cotangents = zip(*(term.product.factors() for term in terms), strict=True)
+    return jnp.concatenate(activations), jnp.concatenate(cotangents)
+
+
+def dense(gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, "..."]:
+    """Give a gradient itself: as JAX computed it, unless there is a convolution in it, which is faster by its terms."""
+    if not any(isinstance(term.product, Convolution) for term in terms):
+        return gradient
+
+    def of_term(term: Term) -> Array:
+        if isinstance(term.product, Plain):
+            return term.product.value
+        return term.axes.layout(*term.product.sizes).apply(term.product.product())
+
+    return sum(map(of_term, terms[1:]), of_term(terms[0]))
