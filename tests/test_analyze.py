@@ -208,7 +208,7 @@ def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
         process.stdout.readline()
         assert process.stdout.readline().startswith("Writing figures and tables")
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[1] == (
+        assert process.communicate(timeout=300)[1] == (
             f"analyze: interrupted; {copy / 'analysis'} may be incomplete, and the same command makes it whole\n"
         )
     assert process.returncode == 130

@@ -334,7 +334,7 @@ def test_interrupted_it_says_so(small_path, tmp_path):
         second = run("further", f"--recording={copy}")
         assert second.stderr.startswith(f"further: --recording={copy}: is being written by another run")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(300) == 130
         assert process.stderr.read().splitlines() == [
             "further: ends after this epoch; a second signal ends it at once",
             "further: interrupted; nothing was stored",
