@@ -1,4 +1,8 @@
-"""Exactness: float32 rounding of a few additions is about 1e-6 of the largest entry, hence the one tolerance here."""
+"""Exactness, to the rounding of float32: the one tolerance here, of the largest entry.
+
+A sum of the 784 products of an image rounds as often, by 6e-8 at most. All one way, that is 5e-5; by chance, of which
+thousands of entries show the largest, about 2e-6, in an order that is up to the machine. Products in TF32 leave 5e-4.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ from tests.conftest import logits_of
 from train_dynamics import gradients, training
 from train_dynamics.models import MLP
 
-EXACT = 2e-6
+EXACT = 2e-5
 
 
 def close(found, expected):
