@@ -153,7 +153,7 @@ def test_label_noise_comes_with_the_labels_that_were_there():
 
 
 def test_standardise_by_hand():
-    # (0 - 0.5) / 0.25 = -2, (1 - 0.5) / 0.25 = 2, (51/255 - 0.5) / 0.25 = -1.2
+    # (0 - 0.5) / 0.25 = -2, (1 - 0.5) / 0.25 = 2, (51/255 - 0.5) / 0.25 = -1.2, in float32
     np.testing.assert_allclose(standardise(np.array([0, 255, 51], np.uint8), 0.5, 0.25), [-2, 2, -1.2], rtol=1e-6)
     assert standardise(np.array([7], np.uint8), 0.1307, 0.3081).dtype == np.float32
 
