@@ -114,11 +114,7 @@ def task_of_model(found: Any, inputs: Any, output_loss: OutputLoss, flag: str) -
         InputError: If it is none of these.
     """
     if callable(found) and not isinstance(found, nn.Module):
-        try:
-            wants_rngs = "rngs" in inspect.signature(found).parameters
-        except (TypeError, ValueError):
-            wants_rngs = False
-        if wants_rngs:
+        if "rngs" in inspect.signature(found.__init__ if isinstance(found, type) else found).parameters:
             return task_of_nnx(lambda rngs: found(rngs=rngs), output_loss)
         if not isinstance(found, Task):
             try:

@@ -83,8 +83,12 @@ def _of_task(
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         parameters, variables = jax.eval_shape(task.init, key), jax.eval_shape(task.variables, key)
-        found = find_layers(task.loss_with(variables), parameters, example)
-        outputs = jax.eval_shape(task.loss_with(variables), parameters, example)[1]
+
+        def loss(params: Any, example: Any) -> tuple[Any, Any]:  # whose variables are traced as well
+            return task.loss_with(example[1])(params, example[0])
+
+        found = find_layers(loss, parameters, (example, variables))
+        outputs = jax.eval_shape(loss, parameters, (example, variables))[1]
     except InputError:
         raise
     except Exception as error:  # of the user's own code
