@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train_dynamics import gradients
-from train_dynamics.models import MLP
+from train_dynamics.gradients import per_example as gradients
 from train_dynamics.tapping.evaluation import definition, evaluate, find_layers
+from train_dynamics.task.mlp import MLP
 
 ROUNDS = 7
 
