@@ -147,6 +147,7 @@ class Recording:
             `--records_per_doubling` chose of them.
         num_planned: How many records a finished recording has.
         class_names: Name of each class.
+        code: The user's code that it was made with, as text; nothing of it is ever run.
         versions: Version of everything that it was made with.
 
     Raises:
@@ -166,6 +167,7 @@ class Recording:
         self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
         self.num_iterations: int = header["num_iterations"]
         self.class_names = tuple(header["class_names"])
+        self.code: dict[str, dict[str, str]] = header.get("code", {})
         self.versions: dict[str, str] = header["versions"]
         self.block_length: int = header["block_length"]
         self.contents: Contents = contents_of(header)

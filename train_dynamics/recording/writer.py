@@ -46,6 +46,7 @@ class Recorder:
         config: The configuration.
         dataset: The examples; written once.
         contents: What each record holds.
+        code: What `code_of` gives: the user's code it is made with.
         block_length: Records in a block.
         num_records: Records that are there already.
 
@@ -61,6 +62,7 @@ class Recorder:
         contents: Contents,
         block_length: int,
         num_records: int = 0,
+        code: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self.path = path.absolute()
         self._pending: Path | None = None
@@ -75,6 +77,7 @@ class Recorder:
             "block_length": block_length,
             "class_names": list(dataset.class_names),
             "contents": contents.to_json(),
+            "code": code or {},
             "dataset": {name: checksum_of(content) for name, content in files.items()},
             "versions": versions(),
         }

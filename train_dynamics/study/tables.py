@@ -92,7 +92,7 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
         missing = results.scores.missing
     else:
         study = study_of(recording, ScoreOptions())
-        missing = {score.name: score.needs(study) or "scores were not asked for" for score in SCORES}
+        missing = {score.name: score.missing(study) or "scores were not asked for" for score in SCORES}
         del missing[results.ranked_by], missing["first_correct"]
     about = {
         score.name: {

@@ -110,7 +110,7 @@ def _of_task(
         layers[TOGETHER] = KeptLayer(TOGETHER, Layer(TOGETHER, (total,)), "measures")
     contents = Contents(
         layers,
-        tuple(by_dots(parameters)),
+        mlp_contents(config, ()).parameters if config.model == "mlp" else tuple(by_dots(parameters)),
         classes=num_classes is not None,
         state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
     )

@@ -28,6 +28,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Recorder
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
+from train_dynamics.training.code import check_code, code_of
 from train_dynamics.training.setup import Prepared, prepare
 
 BLOCK_BYTES = 256 * 1024**2
@@ -324,6 +325,9 @@ def train(
         dataset = recording.dataset()
     elif dataset is None:
         dataset = load_dataset(config)
+    code = code_of(config, task)
+    if recording is not None:
+        check_code(recording.code, code, path)
     prepared = prepare(config, dataset, task)
     todo, done = plan(config, dataset, prepared), 0
     if recording is not None:
@@ -339,7 +343,7 @@ def train(
         say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done))
+    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
     with begun as recorder, bar, enough_memory():
         sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
         state = sweep.initial_state()
@@ -370,6 +374,45 @@ def train(
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
     return True
+
+
+def sweep(
+    task: Task,
+    data: Dataset | Any,
+    path: str | os.PathLike,
+    config: StudyConfig | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> Recording:
+    """Train a task from several seeds and record what every example does to its weights, at every iteration.
+
+    The same call again goes on where an interrupted one ended.
+
+    Args:
+        task: What is trained.
+        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset.of` makes one.
+        path: Directory of the recording.
+        config: How to train, and what to record of which layers; its data set and model play no part. The default
+            records all layers.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+
+    Returns:
+        The recording.
+
+    Raises:
+        InputError: If the task, the data or the configuration will not do.
+
+    Example:
+        >>> recording = sweep(task, (inputs, labels), "recordings/mine", StudyConfig(num_seeds=3, epochs=5))
+        >>> recording.gradients("head/kernel", t=0).shape
+        (3, 6000, 64, 10)
+    """
+    named = f"{task.loss.__module__}:{task.loss.__qualname__}"
+    config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
+    dataset = data if isinstance(data, Dataset) else Dataset.of(*data)
+    train(config, path, devices, say, dataset=dataset, task=task)
+    return Recording(path)
 
 
 def local_devices() -> list[jax.Device]:
