@@ -226,7 +226,7 @@ def test_examples_that_are_read_already_are_not_read_again(tmp_path, device, sma
     sweep.train(SMALL, tmp_path / "given", device, say=silent, stop=lambda: True, dataset=small_dataset)
     given = Recording(tmp_path / "given")
     np.testing.assert_array_equal(given.images, small_dataset.images)
-    other = dataclasses.replace(small_dataset, images=255 - small_dataset.images)
+    other = dataclasses.replace(small_dataset, inputs=255 - small_dataset.images)
     sweep.train(SMALL, tmp_path / "given", device, say=silent, dataset=other)  # it has its own
     np.testing.assert_array_equal(Recording(tmp_path / "given").images, small_dataset.images)
     assert Recording(tmp_path / "given").finished

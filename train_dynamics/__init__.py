@@ -13,7 +13,7 @@ import importlib
 from typing import Any
 
 PUBLIC = {
-    "Dataset": "data.datasets",
+    "Dataset": "data.arrays",
     "InputError": "config",
     "Recording": "recording.reader",
     "RecordingError": "recording.format",

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Int
 
 MOST_RECORDS = 100_000_000  # the iterations to record are listed in memory before the first
+LARGEST_IMAGE = 4096
+SCALINGS = ("auto", "pixels", "columns", "none")
 
 
 LAYOUTS = ("factored", "dense", "sketch", "measures")
-LATER = {"model", "loss", "optimizer", "sketch_size"}  # fields that recordings of format 4 do not have
 
 
 class InputError(ValueError):
@@ -36,8 +37,9 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _field(default: Any, help: str, **kwargs: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help}, **kwargs)
+def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
+    """Describe a field; recordings of a format older than `since` lack it, and were made with what is its default."""
+    return dataclasses.field(default=default, metadata={"help": help, "since": since}, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +60,43 @@ class StudyConfig:
 
     dataset: str = _field(
         "mini_mnist",
-        "Data set: mini_mnist, which is embedded, or the name of any TFDS image classification set "
-        "(mnist, fashion_mnist, cifar10, NAME/CONFIG, NAME:VERSION).",
+        "Data set: mini_mnist, which is embedded, or the name of any TFDS set (mnist, cifar10, NAME/CONFIG, "
+        "NAME:VERSION); or an .npz file, a .csv or .parquet table, a directory with one sub-directory of PNG or JPEG "
+        "images for each class, or MODULE:FUNCTION or FILE.py:FUNCTION, which gives arrays.",
     )
     data_dir: str | None = _field(
         None,
         "Directory of prepared TFDS data sets; TFDS's own default if not given.",
         compare=False,
     )
-    split: str = _field("train", "Split of the data set to train on and to record.")
+    split: str = _field(
+        "train",
+        "Split of the data set to train on and to record, or parts of splits: train[:50%], train[100:200], train+test. "
+        "What is no TFDS set has one split, train.",
+    )
+    inputs: str = _field(
+        "",
+        "What the network sees: a TFDS feature, an array of an .npz file, or columns of a table, comma separated. If "
+        "not given: image, inputs, and all columns but the labels.",
+        since=5,
+    )
+    labels: str = _field(
+        "",
+        "What it is to say: a TFDS feature, an array of an .npz file, or a column of a table. If not given: label, "
+        "labels; of a table it must be. Whole numbers and words are classes, numbers with a point targets of a "
+        "regression.",
+        since=5,
+    )
+    image_size: int | None = _field(
+        None, "Height and width to resize images to, in pixels; as they are if not given.", since=5
+    )
+    input_scaling: str = _field(
+        "auto",
+        "How inputs are scaled for the network: 'pixels' of 8 or 16 bits to [0, 1], then by --pixel_mean and "
+        "--pixel_std; 'columns' to mean 0 and standard deviation 1 each; 'none'; or 'auto': images as pixels, tables "
+        "by columns, all else as it is.",
+        since=5,
+    )
     num_examples: int | None = _field(
         None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
     )
@@ -84,11 +114,13 @@ class StudyConfig:
         "mlp",
         "Network: mlp, or module:attribute or file.py:attribute, which is a Flax Linen module, a function of rngs that "
         "makes a Flax NNX module, or a train_dynamics.Task.",
+        since=5,
     )
     loss: str = _field(
         "",
         "Loss of one example: softmax_cross_entropy or another of Optax's, or module:function or file.py:function of "
         "the network's output and the label; if not given, softmax cross-entropy of classes, squared error of targets.",
+        since=5,
     )
     hidden_sizes: tuple[int, ...] = _field(
         (8,),
@@ -98,6 +130,7 @@ class StudyConfig:
         "sgd",
         "Optimizer: the name of one of Optax's, with arguments as in adamw(weight_decay=0.01), or module:function or "
         "file.py:function of a learning rate.",
+        since=5,
     )
     learning_rate: float | str = _field(
         0.01,
@@ -106,7 +139,10 @@ class StudyConfig:
     )
     momentum: float = _field(0.0, "Momentum of SGD, in [0, 1); 0 is plain SGD.")
     nesterov: bool = _field(False, "Whether the momentum is Nesterov's.")
-    batch_size: int = _field(128, "Examples in a batch; the last batch of an epoch holds what is left.")
+    batch_size: int = _field(
+        128,
+        "Examples in a batch; the last batch of an epoch holds what is left. More than there are means all of them.",
+    )
     epochs: int = _field(30, "Passes over the examples.")
     num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
     first_seed: int = _field(0, "The first seed; the others follow it.")
@@ -136,11 +172,14 @@ class StudyConfig:
         "the parameter for every example; as a 'sketch', a random projection; or only their 'measures': norm, product "
         "with the mean gradient and alignment. By layer as in conv*:measures,head/kernel:factored.",
     )
-    sketch_size: int = _field(256, "Numbers in the sketch of a gradient.")
+    sketch_size: int = _field(256, "Numbers in the sketch of a gradient.", since=5)
 
     def __post_init__(self) -> None:
         self._require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
         self._require("split", bool(self.split), "must name a split, for example train or test")
+        self._require("input_scaling", self.input_scaling in SCALINGS, f"must be one of {', '.join(SCALINGS)}")
+        if self.image_size is not None:
+            self._require_int("image_size", 1, LARGEST_IMAGE)
         for name in ("batch_size", "epochs", "num_seeds", "record_every"):
             self._require_int(name, 1)
         for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
@@ -225,6 +264,10 @@ class StudyConfig:
         """The seeds, one for each training run."""
         return range(self.first_seed, self.first_seed + self.num_seeds)
 
+    def examples_per_batch(self, num_examples: int) -> int:
+        """Examples in a whole batch: `batch_size`, or all there are."""
+        return min(self.batch_size, num_examples)
+
     def iterations_per_epoch(self, num_examples: int) -> int:
         """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
         return math.ceil(num_examples / self.batch_size)
@@ -274,11 +317,14 @@ class StudyConfig:
     def from_dict(cls, values: dict[str, Any]) -> "StudyConfig":
         """Undo `to_dict`, also after a round trip through JSON.
 
+        Fields that came after format 4 may be missing, and then have their defaults.
+
         Raises:
-            InputError: If a field is missing, unknown or out of range.
+            InputError: If another field is missing, or one is unknown or out of range.
         """
-        names = set(FIELDS)
-        if wrong := (set(values) - names) | (names - set(values) - LATER):
+        names = {field.name for field in dataclasses.fields(cls)}
+        required = {field.name for field in dataclasses.fields(cls) if field.metadata["since"] <= 4}
+        if wrong := (set(values) - names) | (required - set(values)):
             raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(wrong))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 

@@ -17,10 +17,10 @@ def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int,
         array([[2, 0],
                [1, -1]], dtype=int32)
     """
-    per_epoch = config.iterations_per_epoch(num_examples)
+    per_epoch, size = config.iterations_per_epoch(num_examples), config.examples_per_batch(num_examples)
     epochs = range(start // per_epoch, -(-stop // per_epoch))
-    order = np.full((len(epochs), per_epoch * config.batch_size), -1, np.int32)
+    order = np.full((len(epochs), per_epoch * size), -1, np.int32)
     for row, epoch in zip(order, epochs, strict=True):
         row[:num_examples] = np.random.default_rng((seed, epoch)).permutation(num_examples)
     first = epochs.start * per_epoch
-    return order.reshape(-1, config.batch_size)[start - first : stop - first]
+    return order.reshape(-1, size)[start - first : stop - first]

@@ -31,7 +31,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         [True, True],
         "m-coherence and noise scale",
     )
-    batch, axes = recording.config.batch_size, figure.axes[1]
+    batch, axes = recording.config.examples_per_batch(len(recording.labels)), figure.axes[1]
     axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
     at_right = axes.get_yaxis_transform()
     axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
@@ -51,13 +51,13 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "signal into noise." + gap,
         figure,
     )
-    num_batches = len(recording.labels) // recording.config.batch_size
+    num_batches = len(recording.labels) // batch
     some = f", of which {MOST_BATCHES} are compared" if num_batches > MOST_BATCHES else ""
     if num_batches > 1:
         yield Drawing(
             "gradient_confusion",
             "Gradient confusion over iterations",
-            f"All examples are divided, once and at random, into batches of {recording.config.batch_size}{some}. "
+            f"All examples are divided, once and at random, into batches of {batch}{some}. "
             "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
             "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
             "another.",

@@ -16,6 +16,7 @@ import numpy as np
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.recording.contents import Contents, mlp_contents
+from train_dynamics.recording.examples import check_example_header
 from train_dynamics.recording.storage import read_whole
 
 FORMAT = 5
@@ -54,6 +55,7 @@ def read_header(path: Path) -> dict[str, Any]:
         kinds = {"class_names": list, "versions": dict, "dataset": dict}
         if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
             raise ValueError("sizes, class names, versions or checksums are malformed")
+        check_example_header(header)
     except RecordingError:
         raise
     except FileNotFoundError:

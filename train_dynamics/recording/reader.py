@@ -2,7 +2,7 @@
 
     RECORDING/
       config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
-      dataset/         images.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
+      dataset/         images.npy or inputs.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
       further/         what training on gave, for the scores that need it, if `train_dynamics.further` did so
@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from train_dynamics.config import StudyConfig
-from train_dynamics.data.datasets import Dataset, standardise
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.trees import Tree
 from train_dynamics.recording.contents import Contents, KeptLayer
+from train_dynamics.recording.examples import read_examples
 from train_dynamics.recording.format import (
     RecordingError,
     checksum_of,
@@ -146,7 +149,7 @@ class Recording:
         iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
             `--records_per_doubling` chose of them.
         num_planned: How many records a finished recording has.
-        class_names: Name of each class.
+        class_names: Name of each class; none of a regression.
         code: The user's code that it was made with, as text; nothing of it is ever run.
         versions: Version of everything that it was made with.
 
@@ -187,7 +190,8 @@ class Recording:
         self.iterations = iterations[: len(self._blocks) * self.block_length]
         self._checksum: str = header["checksum"]
         self._checksums: dict[str, str] = header["dataset"]
-        self._dataset: dict[str, np.ndarray] = {}
+        self._header = header
+        self._arrays: dict[str, np.ndarray] = {}
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return Recording, (self.path,)  # another process opens it anew
@@ -206,17 +210,17 @@ class Recording:
         return self.num_records == self.num_planned
 
     @property
-    def images(self) -> UInt8[np.ndarray, "n h w channel"]:
-        """Pixels as stored, 0 to 255."""
-        return self._array("images")
+    def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
+        """Pixels as stored, 0 to 255 or 65,535; None if the inputs are no images."""
+        return self.data.images
 
     @property
-    def labels(self) -> Int[np.ndarray, " n"]:
-        """Class of each example, as the networks were told it."""
+    def labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
+        """Class of each example, as the networks were told it; or the target of a regression."""
         return self._array("labels")
 
     @property
-    def true_labels(self) -> Int[np.ndarray, " n"]:
+    def true_labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
         """Class of each example as its data set has it: `labels`, but for those that `noisy` tells."""
         return self._array("true_labels" if "true_labels" in self._checksums else "labels")
 
@@ -230,11 +234,21 @@ class Recording:
         """Name of each example in its data set."""
         return self._array("ids")
 
-    def dataset(self) -> Dataset:
-        """Read all examples, as training was given them."""
-        images, labels, true_labels = self.images, self.labels, self.true_labels
-        flipped = (labels != true_labels).any()
-        return Dataset(images, labels, self.ids, self.class_names, true_labels if flipped else None)
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """All examples, as training was given them."""
+        return read_examples(self._header, self._array)
+
+    @property
+    def data_problems(self) -> list[str]:
+        """What is wrong with the files of the examples, a line each."""
+        problems = []
+        for name in self._checksums:
+            try:
+                self._array(name)
+            except RecordingError as error:
+                problems.append(str(error))
+        return problems
 
     @functools.cached_property
     def further(self) -> FurtherTraining | None:
@@ -294,9 +308,9 @@ class Recording:
         except OSError as error:
             raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
 
-    def inputs(self) -> Float[np.ndarray, "n h w channel"]:
-        """Compute the images as the network saw them, standardised."""
-        return standardise(self.images, self.config.pixel_mean, self.config.pixel_std)
+    def inputs(self) -> Tree:
+        """Compute the inputs as the network saw them: images standardised, `[n, h, w, channel]`, and so on."""
+        return network_inputs(self.data, self.config)
 
     def blocks(self) -> Iterator[Block]:
         """Iterate over the blocks, in order of iteration."""
@@ -471,9 +485,9 @@ class Recording:
             raise IndexError(f"{error} of {self.path}") from None
 
     def _array(self, name: str) -> np.ndarray:
-        if name not in self._dataset:
-            self._dataset[name] = _load(self._root / "dataset" / f"{name}.npy", self._checksums.get(name))
-        return self._dataset[name]
+        if name not in self._arrays:
+            self._arrays[name] = _load(self._root / "dataset" / f"{name}.npy", self._checksums.get(name))
+        return self._arrays[name]
 
 
 def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:

@@ -55,12 +55,11 @@ def verify(
         state = "is still being written" if is_being_written(recording.path) else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
-    for name in ("images", "labels", "ids", "true_labels", "further"):
-        try:
-            getattr(recording, name)
-        except RecordingError as error:
-            if str(error) not in problems:  # the labels are the true ones where none was flipped
-                problems.append(str(error))
+    problems += recording.data_problems
+    try:
+        _ = recording.further
+    except RecordingError as error:
+        problems.append(str(error))
     num_bytes = 0
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         checks = threads.map(_check_block, recording.blocks())

@@ -13,8 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.data.datasets import Dataset
+from train_dynamics.data.arrays import Dataset
 from train_dynamics.recording.contents import Contents
+from train_dynamics.recording.examples import example_arrays, example_header
 from train_dynamics.recording.format import (
     FORMAT,
     RecordingError,
@@ -68,14 +69,14 @@ class Recorder:
         self._pending: Path | None = None
         self._last: Path | None = None
         num_examples = len(dataset.labels)
-        files = _dataset_files(dataset)
+        files = {name: npy(array) for name, array in example_arrays(dataset).items()}
         header = {
             "format": FORMAT,
             "config": config.to_dict(),
             "num_examples": num_examples,
             "num_iterations": config.num_iterations(num_examples),
             "block_length": block_length,
-            "class_names": list(dataset.class_names),
+            **example_header(dataset),
             "contents": contents.to_json(),
             "code": code or {},
             "dataset": {name: checksum_of(content) for name, content in files.items()},
@@ -232,9 +233,3 @@ class _ArrayHandler(ocp.type_handlers.NumpyHandler):
 def _rows(array: np.ndarray) -> int | None:
     """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
     return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None
-
-
-def _dataset_files(dataset: Dataset) -> dict[str, bytes]:
-    """Make the contents of the files of a data set, by name."""
-    names = ("images", "labels", "ids", *(["true_labels"] if dataset.true_labels is not None else []))
-    return {name: npy(getattr(dataset, name)) for name in names}

@@ -85,7 +85,7 @@ class GroupStudy:
         self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
         self._labels = labels = recording.labels
         self._num_classes = len(recording.class_names)
-        self._batch_size = recording.config.batch_size
+        self._batch_size = recording.config.examples_per_batch(len(recording.labels))
         self.sizes: Int[np.ndarray, " c"] = np.bincount(labels, minlength=self._num_classes)
         self._classes = Groups.of([np.flatnonzero(labels == c) for c in range(self._num_classes)])
         self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)[:MOST_BATCHES]))

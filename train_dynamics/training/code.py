@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.data.imports import load_attribute
+from train_dynamics.data.imports import load_attribute, names_code
 from train_dynamics.task.task import Task
 
 NAMED = ("dataset", "model", "loss", "optimizer")
@@ -22,7 +22,7 @@ def code_of(config: StudyConfig, task: Task | None = None) -> dict[str, dict[str
     found = {}
     for name in NAMED if task is None else ("optimizer",):
         spec = getattr(config, name)
-        if spec.rpartition(":")[2] != spec and spec.rpartition(":")[2].isidentifier():  # and no version of a TFDS set
+        if names_code(spec):
             found[name] = _described(spec, load_attribute(name, spec))
     if task is not None:
         found["task"] = _described(config.model, task.loss)

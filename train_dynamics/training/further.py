@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, counted
-from train_dynamics.data.datasets import Dataset, load_dataset, standardise
+from train_dynamics.data.datasets import Dataset, load_dataset
+from train_dynamics.data.scaling import flat_inputs
 from train_dynamics.gradients import per_example
 from train_dynamics.recording.reader import FurtherTraining, Recording
 from train_dynamics.training import steps
@@ -186,9 +187,9 @@ def train_further(
     fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
     predict = over_seeds(functools.partial(_probabilities, setup), 0, None)
 
-    images, labels = _inputs(study, recording.dataset())
-    held_images, held_labels = _inputs(study, holdout)
-    held_study = dataclasses.replace(study, batch_size=min(study.batch_size, len(held_labels)))
+    _check_alike(recording.data, holdout, config)
+    images, labels = _inputs(study, recording.data)
+    held_images, held_labels = _inputs(study, holdout, recording.data)
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
     say(
@@ -201,7 +202,7 @@ def train_further(
         end = recording.parameters(recording.num_iterations)
         state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
         for epoch in range(epochs):
-            state = fit(state, _batches(held_study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
+            state = fit(state, _batches(study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
             bar.update()
             if stop():
                 return None
@@ -242,8 +243,28 @@ def _check_finite(probabilities: Float[np.ndarray, "s n c"], study: StudyConfig,
         )
 
 
-def _inputs(study: StudyConfig, dataset: Dataset) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]:
-    return jnp.asarray(standardise(dataset.images, study.pixel_mean, study.pixel_std)), jnp.asarray(dataset.labels)
+def _check_alike(recorded: Dataset, held_out: Dataset, config: FurtherConfig) -> None:
+    """See whether the networks can take the examples held out.
+
+    Raises:
+        InputError: If not.
+    """
+    if recorded.class_names != held_out.class_names:
+        known, other = (", ".join(data.class_names) for data in (recorded, held_out))
+        raise InputError.flag(
+            "holdout_split", config.holdout_split, f"must have the classes that were recorded, {known}, and not {other}"
+        )
+    shapes = tuple(np.shape(data.inputs)[1:] for data in (recorded, held_out))
+    if shapes[0] != shapes[1]:
+        raise InputError.flag(
+            "holdout_split", config.holdout_split, f"must have inputs of shape {shapes[0]}, and has some of {shapes[1]}"
+        )
+
+
+def _inputs(
+    study: StudyConfig, dataset: Dataset, like: Dataset | None = None
+) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]:
+    return jnp.asarray(flat_inputs(dataset, study, like)), jnp.asarray(dataset.labels)
 
 
 def _batches(
@@ -253,7 +274,7 @@ def _batches(
     per_epoch = study.iterations_per_epoch(num_examples)
     first = epoch * per_epoch
     found = [steps.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
-    return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.batch_size)
+    return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.examples_per_batch(num_examples))
 
 
 def held_out(study: StudyConfig, config: FurtherConfig, data_dir: str | None = None) -> Dataset:
@@ -277,7 +298,6 @@ def held_out(study: StudyConfig, config: FurtherConfig, data_dir: str | None = N
                 split=config.holdout_split,
                 num_examples=None,
                 label_noise=0.0,
-                batch_size=1,
             )
         )
     except InputError as error:

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.data.datasets import Dataset, network_inputs
+from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.imports import load_attribute
+from train_dynamics.data.scaling import network_inputs
 from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
 from train_dynamics.tapping.evaluation import find_layers
 from train_dynamics.tapping.layers import Layer, choose
@@ -49,6 +50,8 @@ def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> 
     Raises:
         InputError: If the model, the loss, the optimizer, a layer or a layout is none, or they do not go together.
     """
+    if task is None and config.model == "mlp":
+        check_flat(dataset, config)
     inputs, classes = network_inputs(dataset, config), bool(dataset.class_names)
     if task is None and _is_default(config, classes):
         widths = [inputs[0].size, *config.hidden_sizes, dataset.num_classes]

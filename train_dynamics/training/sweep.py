@@ -130,7 +130,8 @@ class Sweep:
         leading = (self.seeds.shape[1], block_length)
         empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
-        batch = jax.ShapeDtypeStruct((block_length, self._longest, config.batch_size), np.int32)
+        self._batch_size = config.examples_per_batch(len(dataset.labels))
+        batch = jax.ShapeDtypeStruct((block_length, self._longest, self._batch_size), np.int32)
         gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         compile_here = functools.partial(compiled, platform=devices[0].platform)
@@ -158,7 +159,7 @@ class Sweep:
         """List the batches of the updates after each record of a block, from record `first` on, and count them."""
         iterations = self._iterations[first : first + self.block_length + 1]
         gaps = np.diff(iterations).astype(np.int32)
-        found = np.full((*self.seeds.shape, len(gaps), self._longest, self.config.batch_size), -1, np.int32)
+        found = np.full((*self.seeds.shape, len(gaps), self._longest, self._batch_size), -1, np.int32)
         for place, seed in np.ndenumerate(self.seeds):
             of_seed = steps.batch_indices(self.config, int(seed), self._num_examples, *map(int, iterations[[0, -1]]))
             found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
@@ -279,7 +280,8 @@ def plan(config: StudyConfig, dataset: Dataset, prepared: Prepared | None = None
         config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for tree in shapes(setup, inputs, dataset.labels)
     )
-    batch_bytes = config.num_seeds * config.batch_size * int(np.diff(iterations).max()) * np.dtype(np.int32).itemsize
+    in_batches = config.examples_per_batch(num_examples) * int(np.diff(iterations).max())
+    batch_bytes = config.num_seeds * in_batches * np.dtype(np.int32).itemsize
     most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
     most = max(1, min(most, BLOCK_BYTES // max(record_bytes, batch_bytes)))
     num_blocks = math.ceil(len(iterations) / most)
@@ -322,7 +324,7 @@ def train(
         return True
     check_writable(path)
     if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
-        dataset = recording.dataset()
+        dataset = recording.data
     elif dataset is None:
         dataset = load_dataset(config)
     code = code_of(config, task)
@@ -390,7 +392,7 @@ def sweep(
 
     Args:
         task: What is trained.
-        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset.of` makes one.
+        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset` makes one.
         path: Directory of the recording.
         config: How to train, and what to record of which layers; its data set and model play no part. The default
             records all layers.
@@ -410,7 +412,7 @@ def sweep(
     """
     named = f"{task.loss.__module__}:{task.loss.__qualname__}"
     config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
-    dataset = data if isinstance(data, Dataset) else Dataset.of(*data)
+    dataset = data if isinstance(data, Dataset) else Dataset(*data)
     train(config, path, devices, say, dataset=dataset, task=task)
     return Recording(path)
 
