@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
 
 KINDS = (".png", ".svg")
+COMPARING = ("groups", "cones", "contention")
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
@@ -61,6 +62,9 @@ def analyze(
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
         raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
+    if not recording.gradient_layers and (without := [part for part in COMPARING if part in parts]):
+        parts = [part for part in parts if part not in without]
+        say(f"Left out: {', '.join(without)}. They compare gradients with each other, and only measures were recorded")
     try:
         if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
             raise InputError.flag(

@@ -9,7 +9,7 @@ import numpy as np
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.imports import load_attribute
-from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.scaling import check_flat, network_inputs
 from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
 from train_dynamics.tapping.evaluation import find_layers
 from train_dynamics.tapping.layers import Layer, choose
@@ -107,13 +107,18 @@ def _of_task(
         raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
     if config.model == "mlp":
         found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
-    layers = {name: _kept(name, found[name], layout) for name, layout in _layouts(config, found).items()}
+    layers = {
+        name: _kept(name, found[name], layout, config.model == "mlp" and name == config.layer_names[0])
+        for name, layout in _layouts(config, found).items()
+    }
     if any(kept.layout == "measures" for kept in layers.values()):
         total = sum(int(np.prod(layer.shape)) for layer in found.values())
         layers[TOGETHER] = KeptLayer(TOGETHER, Layer(TOGETHER, (total,)), "measures")
     contents = Contents(
         layers,
-        mlp_contents(config, ()).parameters if config.model == "mlp" else tuple(by_dots(parameters)),
+        tuple(f"{name}.{part}" for name in config.layer_names for part in ("kernel", "bias"))
+        if config.model == "mlp"
+        else tuple(by_dots(parameters)),
         classes=num_classes is not None,
         state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
     )
@@ -121,9 +126,10 @@ def _of_task(
     return setup, contents
 
 
-def _kept(name: str, layer: Layer, layout: str) -> KeptLayer:
+def _kept(name: str, layer: Layer, layout: str, of_inputs: bool) -> KeptLayer:
     """Tell what is really kept of a layer: what has no smaller factors is dense."""
-    return KeptLayer(name, layer, "dense" if layout == "factored" and layer.factors is None else layout)
+    layout = "dense" if layout == "factored" and layer.factors is None else layout
+    return KeptLayer(name, layer, layout, of_inputs=of_inputs and layout == "factored")
 
 
 def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
