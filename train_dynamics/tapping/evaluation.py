@@ -7,13 +7,12 @@ import jax
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
-from train_dynamics.tapping.convolution import Convolution
 from train_dynamics.tapping.cut import cut
 from train_dynamics.tapping.examples import over_examples, shape_of_one
-from train_dynamics.tapping.layers import Factors, Layer
+from train_dynamics.tapping.layers import Layer
 from train_dynamics.tapping.measures import mean_gradient, measures_of
 from train_dynamics.tapping.parameters import TOGETHER, check_loss, in_float32, named
-from train_dynamics.tapping.products import Plain, Term, dense, join
+from train_dynamics.tapping.products import Term, dense, join, layers_of
 from train_dynamics.tapping.sketch import sketch_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
@@ -61,7 +60,7 @@ def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
     def look(params: Any, example: Any) -> tuple:
         params = in_float32(params)
         check_loss(loss, params, example)
-        layers.extend(_layers(params, cut(loss, params, example).terms).values())
+        layers.extend(layers_of(params, cut(loss, params, example).terms).values())
         return ()
 
     jax.eval_shape(look, params, example)
@@ -116,7 +115,7 @@ def evaluate(
 
     def one(example: Any, mean: dict[str, Array]) -> Evaluation:
         found = cut(loss, params, example)
-        layers, kept = _layers(params, found.terms), {}
+        layers, kept = layers_of(params, found.terms), {}
         for layer, gradient, terms in zip(layers.values(), found.gradients, found.terms, strict=True):
             if layouts.get(layer.name, "measures") != "measures":
                 kept.update(_keep(layer, layouts[layer.name], sketch_size, gradient, terms))
@@ -126,7 +125,7 @@ def evaluate(
 
     measured = [name for name, form in layouts.items() if form == "measures"]
     with jax.default_matmul_precision("highest"):
-        mean = named(mean_gradient(loss, params, examples, batch_size)) if measured else {}
+        mean = mean_gradient(loss, params, examples, batch_size) if measured else {}
         return over_examples(lambda example: one(example, mean), examples, batch_size)
 
 
@@ -158,28 +157,6 @@ def definition(
 
     with jax.default_matmul_precision("highest"):
         return over_examples(one, examples, batch_size)
-
-
-def _layers(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
-    return {
-        name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
-        for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
-    }
-
-
-def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
-    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
-    found = set()
-    for term in terms:
-        if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
-            return None
-        i, o = term.product.sizes
-        found.add((i, o, term.axes.layout(i, o)))
-    if len(found) != 1:
-        return None
-    i, o, layout = found.pop()
-    positions = sum(term.product.positions for term in terms)
-    return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
 
 
 def _keep(layer: Layer, form: Form, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
