@@ -1,7 +1,7 @@
 """Every example's loss, outputs and gradients: the definition, and what is kept of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 from jaxtyping import Array, Float
@@ -71,7 +71,7 @@ def evaluate(
     loss: Loss,
     params: Any,
     examples: Any,
-    layouts: Mapping[str, Form],
+    layouts: Mapping[str, str],
     batch_size: int | None = None,
     sketch_size: int = 256,
 ) -> Evaluation:
@@ -99,7 +99,7 @@ def evaluate(
         - sketch: `sketch.NAME` [n, k], a random projection, linear in the gradient and the same always: see `sketch`.
 
     Raises:
-        InputError: As `find_layers` does, or if examples have no common first axis or a name is not a parameter's.
+        InputError: As `find_layers` does, if examples have no common first axis, or if a name or a layout is unknown.
 
     Example:
         >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
@@ -109,11 +109,10 @@ def evaluate(
     """
     params = in_float32(params)
     check_loss(loss, params, shape_of_one(examples))
-    names = list(named(params))
-    if missing := [name for name in layouts if name not in names]:
-        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+    _check_layouts(layouts, list(named(params)))
+    measured = [name for name, form in layouts.items() if form == "measures"]
 
-    def one(example: Any, mean: dict[str, Array]) -> Evaluation:
+    def one(example: Any) -> Evaluation:
         found = cut(loss, params, example)
         layers, kept = layers_of(params, found.terms), {}
         for layer, gradient, terms in zip(layers.values(), found.gradients, found.terms, strict=True):
@@ -123,10 +122,9 @@ def evaluate(
             kept.update({f"{kind}.{name}": values[name] for name in (*measured, TOGETHER)})
         return Evaluation(found.loss, found.outputs, kept)
 
-    measured = [name for name, form in layouts.items() if form == "measures"]
     with jax.default_matmul_precision("highest"):
         mean = mean_gradient(loss, params, examples, batch_size) if measured else {}
-        return over_examples(lambda example: one(example, mean), examples, batch_size)
+        return over_examples(one, examples, batch_size)
 
 
 def definition(
@@ -159,7 +157,14 @@ def definition(
         return over_examples(one, examples, batch_size)
 
 
-def _keep(layer: Layer, form: Form, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
+def _check_layouts(layouts: Mapping[str, str], names: Sequence[str]) -> None:
+    if missing := [name for name in layouts if name not in names]:
+        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+    if wrong := set(layouts.values()) - set(get_args(Form)):
+        raise InputError(f"layouts are {', '.join(get_args(Form))}; found {', '.join(sorted(wrong))}")
+
+
+def _keep(layer: Layer, form: str, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
     if layer.factors is None or form == "dense":
         value = dense(gradient, terms)
         if form == "sketch":
