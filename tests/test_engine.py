@@ -13,8 +13,8 @@ import pytest
 
 from tests.networks import NETWORKS, network
 from train_dynamics.config import InputError
-from train_dynamics.tapping.evaluation import definition, evaluate, find_layers
-from train_dynamics.tapping.layers import Layer, choose, rebuild
+from train_dynamics.gradients.evaluation import definition, evaluate, find_layers
+from train_dynamics.recording.layers import Layer, choose, rebuild
 
 OPERATIONS = 100
 

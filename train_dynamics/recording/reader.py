@@ -42,9 +42,9 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, locked
 from train_dynamics.recording.storage import StoredArray, read_whole
-from train_dynamics.tapping.layers import rebuild
 
 FURTHER = ("retrained", "private")
 

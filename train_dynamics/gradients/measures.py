@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from train_dynamics.tapping.cut import cut
-from train_dynamics.tapping.examples import count, sum_over_examples
-from train_dynamics.tapping.layers import Layer
-from train_dynamics.tapping.parameters import TOGETHER
-from train_dynamics.tapping.products import Term, dense, join, layers_of
+from train_dynamics.gradients.cut import cut
+from train_dynamics.gradients.examples import count, sum_over_examples
+from train_dynamics.gradients.parameters import TOGETHER
+from train_dynamics.gradients.products import Term, dense, join, layers_of
+from train_dynamics.recording.layers import Layer
 
 
 def mean_gradient(loss: Callable, params: Any, examples: Any, batch_size: int | None) -> dict[str, Float[Array, "..."]]:

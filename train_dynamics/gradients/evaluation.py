@@ -7,13 +7,13 @@ import jax
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
-from train_dynamics.tapping.cut import cut
-from train_dynamics.tapping.examples import over_examples, shape_of_one
-from train_dynamics.tapping.layers import Layer
-from train_dynamics.tapping.measures import mean_gradient, measures_of
-from train_dynamics.tapping.parameters import TOGETHER, check_loss, in_float32, named
-from train_dynamics.tapping.products import Term, dense, join, layers_of
-from train_dynamics.tapping.sketch import sketch_of
+from train_dynamics.gradients.cut import cut
+from train_dynamics.gradients.examples import over_examples, shape_of_one
+from train_dynamics.gradients.measures import mean_gradient, measures_of
+from train_dynamics.gradients.parameters import TOGETHER, check_loss, in_float32, named
+from train_dynamics.gradients.products import Term, dense, join, layers_of
+from train_dynamics.recording.layers import Layer
+from train_dynamics.recording.sketch import sketch_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 """`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from train_dynamics.tapping.convolution import Convolution
-from train_dynamics.tapping.layers import Factors, Layer
-from train_dynamics.tapping.layout import Axes
-from train_dynamics.tapping.parameters import named
+from train_dynamics.gradients.convolution import Convolution
+from train_dynamics.gradients.parameters import named
+from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layout import Axes
 
 
 class Dot(NamedTuple):
