@@ -396,6 +396,12 @@ class Recording:
             raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
 
     @property
+    def replayable(self) -> bool:
+        """Whether it is the default network with the default loss, which this program can run again without JAX."""
+        ordinary = self.config.model == "mlp" and self.config.loss in ("", "softmax_cross_entropy")
+        return ordinary and self.contents.classes
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that something is kept of."""
         return tuple(self.contents.layers)
