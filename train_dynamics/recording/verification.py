@@ -126,7 +126,8 @@ def _both(
     weights = {name: {part: value[s] for part, value in of.items()} for name, of in recording.parameters(t).items()}
     again = replay(weights, recording.inputs()[examples], recording.labels[examples])
     yield "loss", recording.loss(t)[s, examples], again.loss
-    decided = np.diff(np.sort(again.logits, axis=1)[:, -2:])[:, 0] > UNDECIDED * np.abs(again.logits).max()
+    lead = np.diff(np.sort(again.logits, axis=1)[:, -2:]).min(axis=1, initial=np.inf)  # one class has nothing to lead
+    decided = lead > UNDECIDED * np.abs(again.logits).max()
     stored = recording.predictions(t)[s, examples]
     yield "prediction", np.float64(stored == again.logits.argmax(axis=1))[decided], np.ones(np.count_nonzero(decided))
     for layer in exact_layers(recording):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, counted
+from train_dynamics.data.showing import has_pictures
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.locks import locked
@@ -140,7 +141,7 @@ def analyze(
                 if "label_noise.csv" in about["files"]:
                     tables.write_label_noise(results, score_study, output / "label_noise.csv")
                 shown = pictures(score_figures.score_drawings(recording, results, score_study))
-                laid_out.append(scores_section(results, score_study, shown))
+                laid_out.append(scores_section(results, score_study, shown, has_pictures(recording.data)))
                 pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
             if "groups" in parts:
                 tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")

@@ -341,6 +341,8 @@ def train(
         f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
         f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
     )
+    if dataset.num_classes == 1:
+        say("All labels are of one class: the network has no choice, and every loss and gradient is 0")
     _check_free(path, todo, done, say)
     if done:
         say(f"Going on from iteration {todo.iterations[done]}")
