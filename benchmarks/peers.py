@@ -34,6 +34,7 @@ from train_dynamics.gradients import per_example
 from train_dynamics.recording.writer import Recorder
 from train_dynamics.task import mlp
 from train_dynamics.training import steps, sweep
+from train_dynamics.training.setup import prepare
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
@@ -216,7 +217,8 @@ def main(_) -> None:
     warnings.simplefilter("ignore")  # of hooks that see no gradient for the images
     config = StudyConfig()
     dataset = load_dataset(config)
-    plan = sweep.plan(config, dataset)
+    prepared = prepare(config, dataset)
+    plan = sweep.plan(config, dataset, prepared)
     swept = sweep.Sweep(config, dataset, plan.block_length, jax.local_devices())
     state = swept.initial_state()
     buffers = [swept.empty_records(), swept.empty_records()]
@@ -273,7 +275,9 @@ def main(_) -> None:
         return records["loss"]
 
     def store() -> None:
-        recorder = Recorder(Path(tempfile.mkdtemp(dir=room)) / "recording", config, dataset, plan.block_length)
+        recorder = Recorder(
+            Path(tempfile.mkdtemp(dir=room)) / "recording", config, dataset, prepared.contents, plan.block_length
+        )
         firsts = range(0, plan.num_records, plan.block_length)
         for first, record, ending in swept.blocks(state, firsts, recorder.wait):
             recorder.save(first, record, ending)

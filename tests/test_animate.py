@@ -203,6 +203,6 @@ def test_an_interrupted_film_leaves_nothing(small_path, tmp_path, number, status
         assert running.poll() is None
         time.sleep(0.005)
     running.send_signal(number)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=300)
     assert (running.returncode, errors) == (status, "animate: interrupted; nothing was written\n")
     assert not list(tmp_path.iterdir())

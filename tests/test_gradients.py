@@ -1,4 +1,8 @@
-"""Exactness: float32 rounding of a few additions is about 1e-6 of the largest entry, hence the one tolerance here."""
+"""Exactness, to the rounding of float32: the one tolerance here, of the largest entry.
+
+A sum of the 784 products of an image rounds as often, by 6e-8 at most. All one way, that is 5e-5; by chance, of which
+thousands of entries show the largest, about 2e-6, in an order that is up to the machine. Products in TF32 leave 5e-4.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ from train_dynamics.gradients import per_example
 from train_dynamics.task.mlp import MLP
 from train_dynamics.training import steps
 
-EXACT = 2e-6
+EXACT = 2e-5
 
 
 def close(found, expected):

@@ -11,6 +11,7 @@ from tests import oracles
 from tests.conftest import SMALL, logits_of
 from train_dynamics.config import StudyConfig
 from train_dynamics.data.datasets import standardise
+from train_dynamics.gradients import per_example
 from train_dynamics.training import steps
 
 
@@ -81,8 +82,9 @@ def test_observing_does_not_disturb(arrays):
     def unobserved(state):
         return jax.lax.scan(lambda state, b: (steps.update(setup, state, b, images, labels), None), state, batches)[0]
 
-    # Four epochs. Compiled apart, the two programs may add in another order; rounding stays below 1e-6.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), recorded, unobserved(start))
+    # Compiled apart, the two programs may add in another order: 16 updates of weights below 1, each of which rounds by
+    # 6e-8 at most in either program.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), recorded, unobserved(start))
 
 
 def test_a_record_is_of_the_state_before_the_update(arrays):
@@ -131,14 +133,15 @@ def test_pixels_that_are_the_same_in_all_images_change_no_record(layout, layers)
     truth = per_example.kernel_gradients(setup.model, state.parameters, examples.images, examples.labels, layers)
     logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
-    np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=1e-6)  # a few roundings of values near 2.3
+    # Sums over 12 pixels, 5 hidden values and 10 classes, near 2.3, where float32 rounds by 1.2e-7.
+    np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=3e-6)
     for layer in layers:
         if layout == "dense":
             gradient = found["gradient"][layer]
         else:
             activation = images.reshape(30, 12) if layer == "fc1" else found["activation"][layer]
             gradient = activation[:, :, None] * found["cotangent"][layer][:, None, :]
-        np.testing.assert_allclose(gradient, truth[layer], rtol=0, atol=1e-6)  # likewise
+        np.testing.assert_allclose(gradient, truth[layer], rtol=0, atol=3e-6)  # likewise
     jax.tree.map(np.testing.assert_array_equal, found["parameters"], state.parameters)
 
 
@@ -150,4 +153,4 @@ def test_images_may_all_be_the_same():
     state = start_of(setup, jnp.int32(0), examples.images[0])
     logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
-    np.testing.assert_allclose(record_of(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(record_of(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=3e-6)

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, SwitchParser, run, say, stop_on_signals
+from train_dynamics.commands import NumberParser, RateParser, SwitchParser, run, say, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
@@ -42,6 +42,8 @@ def define_flags() -> None:
         elif isinstance(default, bool):
             flags.DEFINE_flag(flags.BooleanFlag(name, default, text))
             FLAGS[name].parser = SwitchParser()
+        elif field.name == "learning_rate":
+            flags.DEFINE(RateParser(), name, default, text)
         elif isinstance(default, str) or field.name == "data_dir":
             flags.DEFINE_string(name, default, text)
         else:

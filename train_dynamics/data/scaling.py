@@ -80,8 +80,6 @@ def check_flat(dataset: Dataset, config: StudyConfig) -> None:
     if not isinstance(dataset.inputs, np.ndarray):
         names = ", ".join(path for path, _ in leaves(dataset.inputs))
         raise InputError.flag("dataset", what, f"has the inputs {names}, and the MLP takes one array of numbers")
-    if dataset.is_regression:
-        raise InputError.flag("dataset", what, "has numbers to predict as labels, and the MLP's loss takes classes")
     if not dataset.inputs[0].size:
         raise InputError.flag("dataset", what, f"has inputs of shape {dataset.inputs.shape}, with nothing in them")
     if network_inputs(dataset.take(np.arange(1)), config).dtype.kind == "f":

@@ -101,7 +101,7 @@ def view(
     places = np.unique(np.linspace(0, len(iterations) - 1, SAMPLES).round().astype(int))
     edges = reach(frames(recording, seed, [iterations[int(n)] for n in places], layers))
     about = f"each point is one of {len(recording.labels):,} training examples, seed {seed}"
-    return scatter.View(tuple(layers or recording.config.layers), edges, about)
+    return scatter.View(tuple(layers or recording.layers), edges, about)
 
 
 def encode(pictures: Iterable[UInt8[np.ndarray, "height width rgba"]], path: Path, fps: int) -> None:

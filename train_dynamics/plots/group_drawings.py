@@ -20,7 +20,7 @@ from train_dynamics.study.tables import label_counts
 
 def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves of each measure, the classes against each other, and the opposing signals."""
-    found, layers = results.group_dynamics, recording.config.layers
+    found, layers = results.group_dynamics, recording.gradient_layers
     of = {
         name: {layer: getattr(found.layers[layer], name) for layer in layers}
         for name in ("m_coherence", "noise_scale", "gradient_confusion", "smallest_cosine")
@@ -99,12 +99,12 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
 
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
-    looks, layers = results.group_dynamics.looks, recording.config.layers
-    half = int(results.iterations[half_learned(results.curves["accuracy"][..., 0].mean(axis=0))])
+    looks, layers = results.group_dynamics.looks, recording.gradient_layers
+    half = int(results.iterations[half_learned(results.progress.mean(axis=0))])
     shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
     for layer in layers:
         matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
-        if not matrices.shape[-1]:
+        if matrices.shape[-1] < 2:
             continue
         yield Drawing(
             metric_name(layers, layer, "class_stiffness").replace("/", "_"),
@@ -115,7 +115,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             groups.class_matrices(
                 [matrices[k] for k in shown],
                 [f"iteration {looks[k]:,}" for k in shown],
-                recording.class_names,
+                recording.classes[1],
                 f"Stiffness by pair of labels in {layer}, {of_seeds('mean', len(recording.seeds))}",
             ),
         )
@@ -155,7 +155,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
     where = f"seed {recording.seeds[update.seed]}, from iteration {t:,} to {last:,}"
     cosines = ", ".join(
         f"{mean_cosine(recording, layer, t, update.seed, update.risers, update.fallers):.2f} in {layer}"
-        for layer in recording.config.layers
+        for layer in recording.gradient_layers
     )
     yield Drawing(
         "opposing_examples",

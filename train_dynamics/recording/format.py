@@ -15,10 +15,12 @@ import numpy as np
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.recording.contents import Contents, mlp_contents
 from train_dynamics.recording.examples import check_example_header
 from train_dynamics.recording.storage import read_whole
 
-FORMAT = 4
+FORMAT = 5
+READABLE = (4, 5)  # recordings of format 4 have the default network and do not say what they hold
 SIZES = ("num_examples", "num_iterations", "block_length")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -39,14 +41,16 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(read_whole(path.resolve() / "config.json"))
         if not isinstance(header["format"], int):
             raise ValueError("its format is no number")
-        if header["format"] != FORMAT:
+        if header["format"] not in READABLE:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
+            known = " and ".join(map(str, READABLE))
             raise RecordingError(
-                f"{path} has format {header['format']}, and this version reads format {FORMAT}: use {other}"
+                f"{path} has format {header['format']}, and this version reads formats {known}: use {other}"
             )
         if header["checksum"] != sealed(header)["checksum"]:
             raise ValueError("it was changed after it was written: its checksum differs")
         StudyConfig.from_dict(header["config"])
+        contents_of(header)
         whole = all(isinstance(header[name], int) and header[name] > 0 for name in SIZES)
         kinds = {"class_names": list, "versions": dict, "dataset": dict}
         if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
@@ -61,6 +65,14 @@ def read_header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
     return header
+
+
+def contents_of(header: dict[str, Any]) -> Contents:
+    """Tell which arrays a recording holds."""
+    if header["format"] > 4:
+        return Contents.from_json(header["contents"])
+    config = StudyConfig.from_dict(header["config"])
+    return mlp_contents(config, [0, *config.hidden_sizes, len(header["class_names"])])  # the inputs' size plays no part
 
 
 def place_of(header: dict[str, Any], start: int | str) -> str:

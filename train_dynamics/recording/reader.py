@@ -27,10 +27,12 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.data.trees import Tree
+from train_dynamics.recording.contents import Contents, KeptLayer
 from train_dynamics.recording.examples import read_examples
 from train_dynamics.recording.format import (
     RecordingError,
     checksum_of,
+    contents_of,
     npy,
     place_of,
     read_header,
@@ -40,6 +42,7 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, locked
 from train_dynamics.recording.storage import StoredArray, read_whole
 
@@ -147,6 +150,7 @@ class Recording:
             `--records_per_doubling` chose of them.
         num_planned: How many records a finished recording has.
         class_names: Name of each class; none of a regression.
+        code: The user's code that it was made with, as text; nothing of it is ever run.
         versions: Version of everything that it was made with.
 
     Raises:
@@ -166,15 +170,18 @@ class Recording:
         self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
         self.num_iterations: int = header["num_iterations"]
         self.class_names = tuple(header["class_names"])
+        self.code: dict[str, dict[str, str]] = header.get("code", {})
         self.versions: dict[str, str] = header["versions"]
         self.block_length: int = header["block_length"]
+        self.contents: Contents = contents_of(header)
+        names = self.contents.arrays
         iterations = self.config.iterations(header["num_examples"])
         self.num_planned = len(iterations)
         self._blocks = [
             Block(
                 self._root / "blocks" / str(start),
                 iterations[k * self.block_length : (k + 1) * self.block_length],
-                _names(self.config),
+                names,
                 len(self.seeds),
                 place_of(header, start),
             )
@@ -309,76 +316,182 @@ class Recording:
         """Iterate over the blocks, in order of iteration."""
         yield from self._blocks
 
-    def parameters(self, t: SupportsIndex) -> dict[str, dict[str, Float[np.ndarray, "s ..."]]]:
-        """Read the weights after `t` updates, `{layer: {"kernel": [s, in, out], "bias": [s, out]}}`."""
-        block = self._block(t)
-        return {
-            name: {part: block.read(f"parameters.{name}.{part}", t) for part in ("kernel", "bias")}
-            for name in self.config.layer_names
-        }
+    def parameters(self, t: SupportsIndex) -> dict[str, Any]:
+        """Read the weights after `t` updates, nested dicts as the network has them, each `[s, ...]`.
+
+        Of the default network, `{"fc1": {"kernel": [s, in, out], "bias": [s, out]}, ...}`.
+        """
+        return self._nested("parameters", self.contents.parameters, t)
+
+    def variables(self, t: SupportsIndex) -> dict[str, Any]:
+        """Read what else the network is made of after `t` updates, as the statistics of batch normalisation."""
+        return self._nested("variables", self.contents.state, t)
+
+    def _nested(self, kind: str, names: Sequence[str], t: SupportsIndex) -> dict[str, Any]:
+        block, found = self._block(t), {}
+        for name in names:
+            *parents, leaf = name.split(".")
+            place = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, found)
+            place[leaf] = block.read(f"{kind}.{name}", t)
+        return found
 
     def loss(self, t: SupportsIndex) -> Float[np.ndarray, "s n"]:
         """Read the loss of each example after `t` updates, in nats."""
         return self._block(t).read("loss", t)
 
     def predictions(self, t: SupportsIndex) -> Integer[np.ndarray, "s n"]:
-        """Read the likeliest class of each example after `t` updates."""
+        """Read the likeliest class of each example after `t` updates.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+        """
         return self._block(t).read("prediction", t)
+
+    def correct(self, t: SupportsIndex) -> Bool[np.ndarray, "s n"] | Float[np.ndarray, "s n"]:
+        """Tell which examples are classified as they are labelled after `t` updates; NaN of a regression."""
+        if not self.contents.classes:
+            return np.full((len(self.seeds), len(self.labels)), np.nan, np.float32)
+        return self.predictions(t) == self.labels
+
+    @property
+    def classes(self) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+        """Class of each example and names of the classes; of a regression one class of all."""
+        if self.contents.classes:
+            return self.labels, self.class_names
+        return np.zeros(len(self.labels), np.int32), ("all",)
+
+    def outputs(self, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
+        """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.
+
+        Raises:
+            KeyError: Of the default network, whose class probabilities follow from its gradients.
+        """
+        return self._block(t).read("outputs", t)
 
     def probabilities(self, t: SupportsIndex) -> Float[np.ndarray, "s n c"]:
         """Compute the class probabilities of each example after `t` updates, from what was stored.
 
-        The gradient of softmax cross-entropy at the logits is p minus the one-hot label. Adding that back is exact
-        for the other classes; for the label, where p - 1 would have rounded a small p away, p is exp(-loss).
+        Of the default network: the gradient of softmax cross-entropy at the logits is p minus the one-hot label. Adding
+        that back is exact for the other classes; for the label, where p - 1 would have rounded a small p away, p is
+        exp(-loss). Of others, the softmax of the outputs.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
         """
-        cotangent = self._block(t).read(f"cotangent.{self.config.layer_names[-1]}", t)
+        self._check_classes()
+        if not self.contents.output_layer:
+            return softmax(self.outputs(t))
+        cotangent = self._block(t).read(f"cotangent.{self.contents.output_layer}", t)
         label = self.labels[:, None] == np.arange(cotangent.shape[-1])
         of_label = np.exp(-self.loss(t))[..., None]
         return np.where(label, np.where(cotangent > -0.5, cotangent + 1, of_label), cotangent)
 
-    def gradients(self, layer: str, t: SupportsIndex) -> Float[np.ndarray, "s n i o"]:
-        """Read the gradient of each example's loss with respect to a layer's kernel after `t` updates.
+    def each_error(self, block: Block) -> Iterator[Float[np.ndarray, "s n c"]]:
+        """Give class probabilities less the one-hot label, one iteration of a block after the other.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+        """
+        self._check_classes()
+        if self.contents.output_layer:
+            yield from block.each(f"cotangent.{self.contents.output_layer}")
+            return
+        label = self.labels[:, None] == np.arange(len(self.class_names))
+        for outputs in block.each("outputs"):
+            yield softmax(outputs) - label
+
+    def _check_classes(self) -> None:
+        if not self.contents.classes:
+            raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it is the default network with the default loss, which this program can run again without JAX."""
+        ordinary = self.config.model == "mlp" and self.config.loss in ("", "softmax_cross_entropy")
+        return ordinary and self.contents.classes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that something is kept of."""
+        return tuple(self.contents.layers)
+
+    @property
+    def gradient_layers(self) -> tuple[str, ...]:
+        """Names of those whose gradients, or projections of them, are kept, and not only their measures."""
+        return tuple(name for name, kept in self.contents.layers.items() if kept.has_gradient)
+
+    def kept(self, layer: str) -> KeptLayer:
+        """Tell what is kept of a layer.
+
+        Raises:
+            KeyError: If the layer was not recorded.
+        """
+        if layer not in self.contents.layers:
+            raise KeyError(f"layer {layer!r} was not recorded; recorded: {', '.join(self.layers)}")
+        return self.contents.layers[layer]
+
+    def gradients(self, layer: str, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
+        """Read the gradient of each example's loss with respect to a parameter after `t` updates.
 
         Args:
             layer: Name of a recorded layer.
             t: Iteration: 0 is the initialisation.
 
         Returns:
-            The same array in either layout. For the input layer it is large: 188 MB for one seed of 6,000 MNIST
-            examples and 8 units.
+            Gradients with the parameter's own shape behind, `[s, n, i, o]` of a dense layer's kernel, the same in
+            either layout. For the input layer it is large: 188 MB for one seed of 6,000 MNIST examples and 8 units.
 
         Raises:
-            KeyError: If the layer was not recorded.
+            KeyError: If the layer was not recorded, or only measures or a sketch of it.
             IndexError: If there is no record of iteration `t`.
         """
-        if layer not in self.config.layers:
-            raise KeyError(f"layer {layer!r} was not recorded; recorded: {', '.join(self.config.layers)}")
-        block = self._block(t)
-        if self.config.gradient_layout == "dense":
-            return block.read(f"gradient.{layer}", t)
+        kept = self.kept(layer)
+        if kept.layout == "dense":
+            return self._block(t).read(f"gradient.{kept.key}", t)
+        if kept.layout != "factored":
+            raise KeyError(f"of layer {layer!r} only {kept.layout} were recorded; --gradient_layout=factored keeps all")
         activation, cotangent = self.factors(layer, t)
-        return activation[..., :, None] * cotangent[..., None, :]
+        if kept.layer.factors is None:
+            return activation[..., :, None] * cotangent[..., None, :]
+        return rebuild(kept.layer, activation, cotangent)
 
-    def factors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n i"], Float[np.ndarray, "s n o"]]:
-        """Read activation and cotangent at one iteration, whose outer product is the gradient."""
-        cotangent = self._block(t).read(f"cotangent.{layer}", t)
-        if layer == self.config.layer_names[0]:  # the images, alike for every seed
-            return self.inputs().reshape(1, len(self.labels), -1), cotangent
-        return self._block(t).read(f"activation.{layer}", t), cotangent
+    def factors(
+        self, layer: str, t: SupportsIndex
+    ) -> tuple[Float[np.ndarray, "#s n *p i"], Float[np.ndarray, "s n *p o"]]:
+        """Read activation and cotangent at one iteration, whose product, summed over positions, is the gradient."""
+        kept = self.kept(layer)
+        cotangent = self._block(t).read(f"cotangent.{kept.key}", t)
+        if kept.of_inputs:  # alike for every seed
+            return self._flat_inputs(), cotangent
+        return self._block(t).read(f"activation.{kept.key}", t), cotangent
 
-    def each_gradient(self, block: Block, layer: str) -> Iterator[tuple[Float[np.ndarray, "..."], ...]]:
-        """Read what the gradients of a layer are made of, one iteration of a block after the other.
+    def measures(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
+        """Read the norm of each gradient and its product with the mean gradient of the layer, where these were kept."""
+        kept, block = self.kept(layer), self._block(t)
+        return tuple(block.read(f"{kind}.{kept.key}", t) for kind in ("norm", "product"))
 
-        Returns:
-            For each iteration what `factors` gives, or, of a dense recording, only the gradients, `[s, n, i, o]`.
-        """
-        if self.config.gradient_layout == "dense":
-            return zip(block.each(f"gradient.{layer}"))
-        cotangents = block.each(f"cotangent.{layer}")
-        if layer != self.config.layer_names[0]:
-            return zip(block.each(f"activation.{layer}"), cotangents, strict=True)
-        images = self.inputs().reshape(1, len(self.labels), -1)
-        return ((images, cotangent) for cotangent in cotangents)
+    def vectors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n _"], ...]:
+        """Read what two examples are compared by: either the two factors, or the gradients or their sketches, flat."""
+        kept, block = self.kept(layer), self._block(t)
+        return self._vectors(kept, tuple(block.read(name, t) for name in kept.arrays))
+
+    def each_gradient(self, block: Block, layer: str) -> Iterator[tuple[Float[np.ndarray, "#s n _"], ...]]:
+        """Read what `vectors` gives, one iteration of a block after the other."""
+        kept = self.kept(layer)
+        rows = zip(*(block.each(name) for name in kept.arrays), strict=True)
+        return (self._vectors(kept, arrays) for arrays in rows)
+
+    def _vectors(self, kept: KeptLayer, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        if not kept.has_gradient:
+            raise KeyError(f"of layer {kept.name!r} only measures were recorded, by which no two are compared")
+        if kept.of_inputs:
+            return self._flat_inputs(), *arrays
+        if kept.layout == "factored" and arrays[0].ndim > 3:  # several positions
+            arrays = (rebuild(kept.layer, *arrays),)
+        return tuple(array.reshape(*array.shape[:2], -1) for array in arrays)
+
+    def _flat_inputs(self) -> Float[np.ndarray, "1 n i"]:
+        return self.inputs().reshape(1, len(self.labels), -1)
 
     def _block(self, t: SupportsIndex) -> Block:
         try:
@@ -392,19 +505,6 @@ class Recording:
         return self._arrays[name]
 
 
-def _names(config: StudyConfig) -> list[str]:
-    """List the arrays that every block has."""
-    names = [
-        "loss",
-        "prediction",
-        *(f"parameters.{n}.{part}" for n in config.layer_names for part in ("kernel", "bias")),
-    ]
-    factored = () if config.gradient_layout == "dense" else config.layers
-    names += [f"cotangent.{n}" for n in dict.fromkeys((*factored, config.layer_names[-1]))]
-    names += [f"activation.{n}" for n in factored if n != config.layer_names[0]]
-    return names + ([f"gradient.{n}" for n in config.layers] if not factored else [])
-
-
 def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
     """Find the record of an iteration among others."""
     index = operator.index(t)
@@ -412,6 +512,17 @@ def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
     if row == len(iterations) or iterations[row] != index:
         raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
     return row
+
+
+def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c"]:
+    """Turn logits into class probabilities.
+
+    Example:
+        >>> softmax(np.array([0.0, 0.0]))
+        array([0.5, 0.5])
+    """
+    odds = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
 
 
 def _load(path: Path, checksum: str | None) -> np.ndarray:

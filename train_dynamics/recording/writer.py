@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.arrays import Dataset
+from train_dynamics.recording.contents import Contents
 from train_dynamics.recording.examples import example_arrays, example_header
 from train_dynamics.recording.format import (
     FORMAT,
@@ -45,6 +46,8 @@ class Recorder:
             recording, as `is_begun` checks.
         config: The configuration.
         dataset: The examples; written once.
+        contents: What each record holds.
+        code: What `code_of` gives: the user's code it is made with.
         block_length: Records in a block.
         num_records: Records that are there already.
 
@@ -53,7 +56,14 @@ class Recorder:
     """
 
     def __init__(
-        self, path: Path, config: StudyConfig, dataset: Dataset, block_length: int, num_records: int = 0
+        self,
+        path: Path,
+        config: StudyConfig,
+        dataset: Dataset,
+        contents: Contents,
+        block_length: int,
+        num_records: int = 0,
+        code: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self.path = path.absolute()
         self._pending: Path | None = None
@@ -67,6 +77,8 @@ class Recorder:
             "num_iterations": config.num_iterations(num_examples),
             "block_length": block_length,
             **example_header(dataset),
+            "contents": contents.to_json(),
+            "code": code or {},
             "dataset": {name: checksum_of(content) for name, content in files.items()},
             "versions": versions(),
         }

@@ -91,7 +91,7 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
 
 def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
     """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
-    found, layers = results.group_dynamics, recording.config.layers
+    found, layers = results.group_dynamics, recording.gradient_layers
     words = (
         "How far do examples pull together? Four published measures of the gradients of each recorded layer "
         f"at {len(found.looks):,} of {counted(len(results.iterations), 'record')}, and one of the losses: m-"
@@ -154,7 +154,7 @@ def cones_section(
                     label_counts(recording, members),
                     f"{cones.smallest_cosine[cone]:.3f}",
                     f"{cones.frame.cosine[0, members].mean():.3f}",
-                    f"{cones.frame.correct[members].mean():.1%}",
+                    "" if np.isnan(right := cones.frame.correct[members].mean()) else f"{right:.1%}",
                 )
             )
     names = ("layer", "cone", "size", "label:count", "smallest cosine", "mean alignment", "accuracy")

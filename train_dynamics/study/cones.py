@@ -75,10 +75,8 @@ class Cones:
 
 def read_factors(recording: Recording, layer: str, t: int) -> list[tuple[Float[np.ndarray, "n _"], ...]]:
     """Read what the gradients of each seed are made of: activation and cotangent, or the gradients themselves, flat."""
-    if recording.config.gradient_layout == "dense":
-        return [(gradient.reshape(len(gradient), -1),) for gradient in recording.gradients(layer, t)]
-    activation, cotangent = recording.factors(layer, t)
-    return [(activation[s % len(activation)], cotangent[s]) for s in range(len(cotangent))]
+    parts = recording.vectors(layer, t)
+    return [tuple(part[s % len(part)] for part in parts) for s in range(len(recording.seeds))]
 
 
 def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.ndarray, "s t"]) -> list[Cones]:
@@ -100,7 +98,9 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         read = list(threads.map(lambda time: next(frames(recording, seed, [time])), [t, *times]))
     found = []
-    for k, layer in enumerate(recording.config.layers):
+    for k, layer in enumerate(recording.layers):
+        if layer not in recording.gradient_layers:
+            continue
         cone, smallest = cover(cones.directions(*read_factors(recording, layer, t)[s]), options)
         here, *tracked = (_of_layer(frame, k) for frame in read)
         found.append(Cones(seed, layer, here, cone, smallest, tracked))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from train_dynamics.config import InputError
-from train_dynamics.dynamics.alignment import Alignment, alignment, factored_alignment
+from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
 from train_dynamics.recording.reader import Recording
 
 QUANTILE = 0.995
@@ -22,14 +22,14 @@ class Frame(NamedTuple):
         norm: L2 norm of each example's gradient in each layer, in nats per unit of weight.
         cosine: Cosine between it and the mean gradient of the layer; 0 where either is zero.
         mean_norm: L2 norm of the mean gradient of each layer.
-        correct: Whether each example is classified correctly.
+        correct: Whether each example is classified correctly; NaN of a regression.
     """
 
     iteration: int
     norm: Float[np.ndarray, "layer n"]
     cosine: Float[np.ndarray, "layer n"]
     mean_norm: Float[np.ndarray, " layer"]
-    correct: Bool[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 
     @property
     def accuracy(self) -> float:
@@ -57,13 +57,13 @@ def frames(
         >>> [frame.accuracy for frame in frames(recording, seed=0, iterations=[0, 1400])]
         [0.07416666666666667, 0.8991666666666667]
     """
-    layers = recording.config.layers if layers is None else tuple(layers)
+    layers = recording.layers if layers is None else tuple(layers)
     if seed not in recording.seeds:
         first, last = recording.seeds[[0, -1]]
         known = f"seed {first}" if first == last else f"seeds {first} to {last}"
         raise InputError.flag("seed", seed, f"was not recorded; {recording.path} has {known}")
-    if not layers or not set(layers) <= set(recording.config.layers) or len(set(layers)) < len(layers):
-        known = ", ".join(recording.config.layers)
+    if not layers or not set(layers) <= set(recording.layers) or len(set(layers)) < len(layers):
+        known = ", ".join(recording.layers)
         raise InputError.flag("layers", layers, f"must be one or more of those recorded, each once: {known}")
     s = int(np.flatnonzero(recording.seeds == seed)[0])
     return (_frame(recording, s, operator.index(t), layers) for t in iterations)
@@ -101,12 +101,13 @@ def reach(frames: Iterable[Frame]) -> Float[np.ndarray, " layer"]:
 def _frame(recording: Recording, s: int, t: int, layers: Sequence[str]) -> Frame:
     found = [_alignment(recording, s, t, layer) for layer in layers]
     norm, cosine, mean_norm = (np.stack(values) for values in zip(*found, strict=True))
-    return Frame(t, norm, cosine, mean_norm, recording.predictions(t)[s] == recording.labels)
+    return Frame(t, norm, cosine, mean_norm, recording.correct(t)[s])
 
 
 def _alignment(recording: Recording, s: int, t: int, layer: str) -> Alignment:
     """Compare the gradients of one seed with their mean."""
-    if recording.config.gradient_layout == "dense":
-        return alignment(recording.gradients(layer, t)[s])
-    activation, cotangent = recording.factors(layer, t)
-    return factored_alignment(activation[s % len(activation)], cotangent[s])  # the images are alike for all seeds
+    if not recording.kept(layer).has_gradient:
+        return measured_alignment(*(measure[s] for measure in recording.measures(layer, t)))
+    return alignment_of(
+        *(part[s % len(part)] for part in recording.vectors(layer, t))
+    )  # images are alike for all seeds

@@ -101,8 +101,9 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         epoch=config.iterations_per_epoch(num_examples),
         early=int(early),
         looks=looks[looks > 0],
-        learning_rate=config.learning_rate,
+        learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
+        replayable=recording.replayable,
     )
 
 
@@ -121,7 +122,7 @@ class ScorePass:
     def __init__(self, recording: Recording, options: ScoreOptions, scores: Sequence[Score] = SCORES) -> None:
         self._recording = recording
         self.study = study_of(recording, options)
-        reasons = {score.name: score.needs(self.study) for score in scores}
+        reasons = {score.name: score.missing(self.study) for score in scores}
         self._missing = {name: reason for name, reason in reasons.items() if reason}
         self._scores = tuple(score for score in scores if not reasons[score.name])
         self._accumulators = {

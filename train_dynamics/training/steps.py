@@ -15,6 +15,7 @@ from train_dynamics.data.batches import batch_indices as batch_indices  # part o
 from train_dynamics.gradients import per_example
 from train_dynamics.gradients.per_example import Parameters
 from train_dynamics.task.mlp import MLP
+from train_dynamics.task.options import optimizer_of
 
 Record = dict[str, Any]
 """What is written down at one iteration, by name: see `record`."""
@@ -67,12 +68,33 @@ class Setup(NamedTuple):
     dense: bool
     eval_batch_size: int | None = None
 
+    def initial_state(self, seed: Int[Array, ""], example: Any) -> State:
+        """Draw the weights of a seed."""
+        return initial_state(self, seed, example[0])
+
+    def place(self, inputs: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Examples:
+        """Bring the training set to the device."""
+        return place_examples(self, inputs, labels)
+
+    def traced(self, inputs: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Examples:
+        """Give what `place` would, where only shapes matter."""
+        size = inputs[0].size
+        return Examples(inputs, labels, inputs, jnp.arange(size), jnp.zeros(size))
+
+    def updated(self, state: State, batch: Int[Array, " b"], examples: Examples) -> State:
+        """Take one optimizer step."""
+        return update(self, state, batch, examples.images, examples.labels)
+
+    def recorded(self, state: State, examples: Examples) -> Record:
+        """Write down what every example does to the weights as they are."""
+        return record(self, state.parameters, examples)
+
 
 def set_up(config: StudyConfig, num_classes: int) -> Setup:
     """Build the network and the optimizer that a configuration names."""
     return Setup(
         model=MLP(config.hidden_sizes, num_classes),
-        optimizer=optax.sgd(config.learning_rate, config.momentum or None, config.nesterov),
+        optimizer=optimizer_of(config),
         layers=config.layers,
         output_layer=config.layer_names[-1],
         input_layer=config.layer_names[0],
@@ -167,31 +189,34 @@ def _with_common(setup: Setup, parameters: Parameters, examples: Examples) -> Pa
 
 
 def step(
-    setup: Setup,
-    state: State,
+    setup: Any,
+    state: Any,
     batches: Int[Array, "gap b"],
     gap: Int[Array, ""],
-    examples: Examples,
-) -> tuple[State, Record]:
-    """Record the state as it is, then update it `gap` times; neither uses anything of the other."""
+    examples: Any,
+) -> tuple[Any, Record]:
+    """Record the state as it is, then update it `gap` times; neither uses anything of the other.
 
-    def update_once(k: Int[Array, ""] | int, state: State) -> State:
-        return update(setup, state, batches[k], examples.images, examples.labels)
+    `setup` is a `Setup`, or a `TaskSetup` of any task.
+    """
+
+    def update_once(k: Int[Array, ""] | int, state: Any) -> Any:
+        return setup.updated(state, batches[k], examples)
 
     after = update_once(0, state)
     if len(batches) > 1:  # a loop that only ever ran once would still cost a tenth
         after = jax.lax.fori_loop(1, gap, update_once, after)
-    return after, record(setup, state.parameters, examples)
+    return after, setup.recorded(state, examples)
 
 
 def run_block(
-    setup: Setup,
-    state: State,
+    setup: Any,
+    state: Any,
     records: Record,
     batches: Int[Array, "t gap b"],
     gaps: Int[Array, " t"],
-    examples: Examples,
-) -> tuple[State, Record]:
+    examples: Any,
+) -> tuple[Any, Record]:
     """Record, write it into row `t` of `records`, and take `gaps[t]` updates with the first of `batches[t]`; and so on.
 
     The records are carried through the scan, and not stacked by it, so that a caller can hand in the memory of an
@@ -201,7 +226,7 @@ def run_block(
         The state after the last update, and the records, with a leading axis `t`.
     """
 
-    def write(carry: tuple[State, Record], x: tuple[Array, Array, Array]) -> tuple[tuple[State, Record], None]:
+    def write(carry: tuple[Any, Record], x: tuple[Array, Array, Array]) -> tuple[tuple[Any, Record], None]:
         state, records = carry
         t, batch, gap = x
         state, now = step(setup, state, batch, gap, examples)

@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, counted
 from train_dynamics.data.datasets import Dataset, load_dataset
-from train_dynamics.data.scaling import check_flat, network_inputs
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Recorder
+from train_dynamics.task.task import Task
 from train_dynamics.training import steps
+from train_dynamics.training.code import check_code, code_of
+from train_dynamics.training.setup import Prepared, check_examples_apart, prepare
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -89,9 +91,17 @@ class Sweep:
         dataset: The examples.
         block_length: Records in a block.
         devices: Devices to use, as far as there are seeds for them.
+        prepared: What `prepare` gives for this; made here if None.
     """
 
-    def __init__(self, config: StudyConfig, dataset: Dataset, block_length: int, devices: Sequence[jax.Device]) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        dataset: Dataset,
+        block_length: int,
+        devices: Sequence[jax.Device],
+        prepared: Prepared | None = None,
+    ) -> None:
         self.config = config
         self.block_length = block_length
         recorded = config.iterations(len(dataset.labels))
@@ -101,21 +111,22 @@ class Sweep:
         devices = list(devices)[: config.num_seeds]
         self._on_cpu = devices[0].platform == "cpu"
         self.seeds = deal(config.seeds, len(devices))
-        setup = steps.set_up(config, dataset.num_classes)
-        images = network_inputs(dataset, config)
-        self._image = images[0].copy()  # and not a view, which would keep them all
-        self._examples = steps.place_examples(setup, images, dataset.labels)
+        setup, _, inputs = prepared or prepare(config, dataset)
+        # Copies, and not views, which would keep them all.
+        self._example = jax.tree.map(lambda leaf: np.array(leaf[0]), (inputs, dataset.labels))
+        self._num_examples = len(dataset.labels)
+        self._examples = setup.place(inputs, dataset.labels)
         pmap = functools.partial(jax.pmap, devices=devices)
 
-        def initial(seeds: jax.Array, image: jax.Array) -> steps.State:
+        def initial(seeds: jax.Array, example: Any) -> Any:
             # One seed after the other: random draws of all at once take three times as long to compile.
-            return jax.lax.map(lambda seed: steps.initial_state(setup, seed, image), seeds)
+            return jax.lax.map(lambda seed: setup.initial_state(seed, example), seeds)
 
         self._place = pmap(lambda state: state)
         block = functools.partial(steps.run_block, setup)
         shared = (0, 0, 0, None, None)
-        run = pmap(jax.vmap(block, shared), in_axes=shared, donate_argnums=(1,))
-        state, record = shapes(config, dataset)
+        run = pmap(over_seeds(block, shared, setup, self._on_cpu), in_axes=shared, donate_argnums=(1,))
+        state, record = shapes(setup, inputs, dataset.labels)
         leading = (self.seeds.shape[1], block_length)
         empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
@@ -125,18 +136,18 @@ class Sweep:
         records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
         compile_here = functools.partial(compiled, platform=devices[0].platform)
         with ThreadPoolExecutor(1) as thread:  # a program compiles on one core
-            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._image)
+            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._example)
             of_seeds = thread.submit(compile_here, draw, once=True)
             of_records = thread.submit(compile_here, empty.lower(np.zeros(len(self.seeds))), once=True)
             arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
             self._run = compile_here(run.lower(*arguments))
             self._initial, self._empty = of_seeds.result(), of_records.result()
 
-    def initial_state(self) -> steps.State:
+    def initial_state(self) -> Any:
         """Draw the weights of all seeds."""
-        return self._initial(self.seeds, self._image)
+        return self._initial(self.seeds, self._example)
 
-    def restored_state(self, state: steps.State) -> steps.State:
+    def restored_state(self, state: Any) -> Any:
         """Deal a state from the host out to the devices."""
         return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
@@ -150,18 +161,16 @@ class Sweep:
         gaps = np.diff(iterations).astype(np.int32)
         found = np.full((*self.seeds.shape, len(gaps), self._longest, self._batch_size), -1, np.int32)
         for place, seed in np.ndenumerate(self.seeds):
-            of_seed = steps.batch_indices(
-                self.config, int(seed), len(self._examples.labels), *map(int, iterations[[0, -1]])
-            )
+            of_seed = steps.batch_indices(self.config, int(seed), self._num_examples, *map(int, iterations[[0, -1]]))
             found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
         return found, gaps
 
-    def run(self, state: steps.State, records: steps.Record, first: int) -> tuple[steps.State, steps.Record]:
+    def run(self, state: Any, records: steps.Record, first: int) -> tuple[Any, steps.Record]:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
         return self._run(state, records, *self.batches(first), self._examples)
 
     def blocks(
-        self, state: steps.State, firsts: Sequence[int], wait: Callable[[], object]
+        self, state: Any, firsts: Sequence[int], wait: Callable[[], object]
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """Compute the blocks that begin with some records, each from where the one before ended.
 
@@ -202,19 +211,29 @@ def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> 
             del options[unknown[0]]
 
 
-def shapes(config: StudyConfig, dataset: Dataset) -> tuple[steps.State, steps.Record]:
+def over_seeds(block: Callable, in_axes: tuple, setup: Any, on_cpu: bool) -> Callable:
+    """Let a block run for several seeds.
+
+    Vectorized over seeds, the convolutions of a network have a group of channels for each, which CPUs are slow at.
+    There any network but the default one trains one seed after the other.
+    """
+    if isinstance(setup, steps.Setup) or not on_cpu:
+        return jax.vmap(block, in_axes)
+
+    def one_after_another(state: Any, records: Any, batches: jax.Array, gaps: jax.Array, examples: Any) -> Any:
+        return jax.lax.map(lambda of_seed: block(*of_seed, gaps, examples), (state, records, batches))
+
+    return one_after_another
+
+
+def shapes(setup: Any, inputs: Any, labels: np.ndarray) -> tuple[Any, steps.Record]:
     """Give shape and type of everything in one seed's state and its record of one iteration."""
-    setup = steps.set_up(config, dataset.num_classes)
-    images = jax.ShapeDtypeStruct(dataset.inputs.shape, np.float32)
-    labels = jax.ShapeDtypeStruct(dataset.labels.shape, np.int32)
 
-    def start(images: jax.Array, labels: jax.Array) -> tuple[steps.State, steps.Record]:
-        state = steps.initial_state(setup, jnp.int32(0), images[0])
-        size = dataset.inputs[0].size
-        examples = steps.Examples(images, labels, images, jnp.arange(size), jnp.zeros(size))
-        return state, steps.record(setup, state.parameters, examples)
+    def start(inputs: Any, labels: jax.Array) -> tuple[Any, steps.Record]:
+        state = setup.initial_state(jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], (inputs, labels)))
+        return state, setup.recorded(state, setup.traced(inputs, labels))
 
-    return jax.eval_shape(start, images, labels)
+    return jax.eval_shape(start, inputs, np.asarray(labels))
 
 
 def _stacked(leading: tuple[int, ...], tree: Any) -> Any:
@@ -248,17 +267,18 @@ class Plan:
         return records * self.record_bytes + math.ceil(records / self.block_length) * self.state_bytes
 
 
-def plan(config: StudyConfig, dataset: Dataset) -> Plan:
+def plan(config: StudyConfig, dataset: Dataset, prepared: Prepared | None = None) -> Plan:
     """Divide a run into equal blocks of about an epoch, of bounded size.
 
     Equal blocks need one compiled program. The last one computes a few iterations beyond the end, fewer than there
     are blocks, which are not recorded.
     """
     num_examples = len(dataset.labels)
+    setup, _, inputs = prepared or prepare(config, dataset)
     iterations = config.iterations(num_examples)
     state_bytes, record_bytes = (
         config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in shapes(config, dataset)
+        for tree in shapes(setup, inputs, dataset.labels)
     )
     in_batches = config.examples_per_batch(num_examples) * int(np.diff(iterations).max())
     batch_bytes = config.num_seeds * in_batches * np.dtype(np.int32).itemsize
@@ -275,6 +295,7 @@ def train(
     say: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
     dataset: Dataset | None = None,
+    task: Task | None = None,
 ) -> bool:
     """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
 
@@ -286,6 +307,7 @@ def train(
         stop: Asked after each block whether to end there.
         dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
             uses those.
+        task: What is trained, if not what `config.model` names.
 
     Returns:
         Whether the recording is finished.
@@ -305,13 +327,17 @@ def train(
         dataset = recording.data
     elif dataset is None:
         dataset = load_dataset(config)
-    check_flat(dataset, config)
-    todo, done = plan(config, dataset), 0
+    code = code_of(config, task)
+    if recording is not None:
+        check_code(recording.code, code, path)
+    prepared = prepare(config, dataset, task)
+    todo, done = plan(config, dataset, prepared), 0
     if recording is not None:
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
+    check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
     say(
-        f"Recording {', '.join(config.layers)} of a {'-'.join(map(str, _widths(config, dataset)))} network: "
+        f"Recording {_what(config, dataset, prepared)}: "
         f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
         f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
     )
@@ -322,9 +348,9 @@ def train(
         say(f"Going on from iteration {todo.iterations[done]}")
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    begun = contextlib.closing(Recorder(path, config, dataset, todo.block_length, done))
+    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
     with begun as recorder, bar, enough_memory():
-        sweep = Sweep(config, dataset, todo.block_length, devices)
+        sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
         state = sweep.initial_state()
         if done:
             like = collect(state, config.num_seeds)
@@ -336,7 +362,10 @@ def train(
             record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
             _check_finite(record["loss"], config.seeds, iterations)
             recorder.save(int(iterations[0]), record, ending)
-            bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
+            if "prediction" in record:
+                bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
+            else:
+                bar.set_postfix(loss=f"{record['loss'][:, -1].mean():.3g}")
             bar.update(length)
             del record  # whose memory is used again
             if stop():
@@ -350,6 +379,45 @@ def train(
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
     return True
+
+
+def sweep(
+    task: Task,
+    data: Dataset | Any,
+    path: str | os.PathLike,
+    config: StudyConfig | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> Recording:
+    """Train a task from several seeds and record what every example does to its weights, at every iteration.
+
+    The same call again goes on where an interrupted one ended.
+
+    Args:
+        task: What is trained.
+        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset` makes one.
+        path: Directory of the recording.
+        config: How to train, and what to record of which layers; its data set and model play no part. The default
+            records all layers.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+
+    Returns:
+        The recording.
+
+    Raises:
+        InputError: If the task, the data or the configuration will not do.
+
+    Example:
+        >>> recording = sweep(task, (inputs, labels), "recordings/mine", StudyConfig(num_seeds=3, epochs=5))
+        >>> recording.gradients("head/kernel", t=0).shape
+        (3, 6000, 64, 10)
+    """
+    named = f"{task.loss.__module__}:{task.loss.__qualname__}"
+    config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
+    dataset = data if isinstance(data, Dataset) else Dataset(*data)
+    train(config, path, devices, say, dataset=dataset, task=task)
+    return Recording(path)
 
 
 def local_devices() -> list[jax.Device]:
@@ -406,8 +474,15 @@ def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterat
         )
 
 
-def _widths(config: StudyConfig, dataset: Dataset) -> tuple[int, ...]:
-    return (dataset.inputs[0].size, *config.hidden_sizes, dataset.num_classes)
+def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
+    """Say which layers of which network are recorded."""
+    names = list(prepared.contents.layers)
+    layers = ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
+    if config.model != "mlp":
+        return f"{layers} of {config.model}"
+    outputs = dataset.num_classes or int(np.prod(dataset.labels.shape[1:]))
+    size = sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(prepared.inputs))
+    return f"{layers} of a {'-'.join(map(str, (size, *config.hidden_sizes, outputs)))} network"
 
 
 def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
