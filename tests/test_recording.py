@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, contents, silent
+from tests.conftest import SMALL, blocks_of, contents, silent
 from train_dynamics.config import FIELDS, InputError
 from train_dynamics.gradients import per_example
 from train_dynamics.recording import locks, storage, writer
@@ -212,7 +212,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
 
 
-def test_a_recording_of_format_4_reads_as_before_and_goes_on(small, tmp_path, device, monkeypatch):
+def test_a_recording_of_format_4_reads_as_before_and_goes_on(small, tmp_path, device, small_dataset, monkeypatch):
     """What earlier versions wrote says neither what it holds nor which code it was made with."""
     seal = writer.sealed
 
@@ -223,7 +223,8 @@ def test_a_recording_of_format_4_reads_as_before_and_goes_on(small, tmp_path, de
         return seal({**rest, "config": config, "format": 4})
 
     monkeypatch.setattr(writer, "sealed", earlier)
-    assert not sweep.train(SMALL, tmp_path / "out", device, say=silent, stop=lambda: True)
+    with blocks_of(3, small_dataset):
+        assert not sweep.train(SMALL, tmp_path / "out", device, say=silent, stop=lambda: True)
     monkeypatch.undo()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["format"] == 4
     assert sweep.train(SMALL, tmp_path / "out", device, say=silent)
