@@ -130,6 +130,20 @@ def test_every_recorded_gradient_is_that_of_the_definition(networks, device, nam
 
 
 @pytest.mark.slow
+def test_seeds_side_by_side_as_on_gpus_record_the_same(networks, device, monkeypatch):
+    change = {"model": "networks.py:plain", "gradient_layout": "head*:measures,factored"}
+    one = recorded(networks / "one", device, **change)
+    monkeypatch.setattr(sweep, "over_seeds", lambda block, in_axes, setup, on_cpu: jax.vmap(block, in_axes))
+    other = recorded(networks / "other", device, **change)
+    for t in (0, 3):
+        for name in one.contents.arrays:
+            found, expected = (recording._block(t).read(name, t) for recording in (other, one))
+            # The same sums of up to 200 products in another order, after up to three updates: as above.
+            bound = 28 * 1.2e-7 * np.abs(expected).max(initial=1e-6) * 4
+            np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=name)
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_of_any_network_goes_on_bit_for_bit(networks, device, monkeypatch):
     config = dataclasses.replace(CONFIG, model="networks.py:noisy", epochs=3, optimizer="adam", learning_rate=0.01)
     monkeypatch.setattr(sweep, "BLOCK_BYTES", 1)  # a record in each block

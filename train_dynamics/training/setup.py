@@ -14,9 +14,8 @@ from train_dynamics.data.imports import load_attribute
 from train_dynamics.data.scaling import check_flat, network_inputs
 from train_dynamics.gradients.evaluation import find_layers
 from train_dynamics.gradients.independence import check_independent
-from train_dynamics.gradients.parameters import TOGETHER
 from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
-from train_dynamics.recording.layers import Layer, choose
+from train_dynamics.recording.layers import TOGETHER, Layer, choose
 from train_dynamics.task.flax import SWITCHES, task_of_linen, task_of_model
 from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
