@@ -25,8 +25,8 @@ from absl import app, flags, logging
 
 from benchmarks.engine import cnn
 from benchmarks.peers import DEVICE, ROUNDS, backpack, check, error, opacus, print_times, ratio_of, seconds
-from train_dynamics.tapping.evaluation import Evaluation, definition, evaluate, find_layers
-from train_dynamics.tapping.layers import Layer, rebuild
+from train_dynamics.gradients.evaluation import Evaluation, definition, evaluate, find_layers
+from train_dynamics.recording.layers import Layer, rebuild
 
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Examples.", lower_bound=1)
 KINK = 1e-6  # how near to zero is too near; inputs of the units are about 1

@@ -8,7 +8,7 @@ PARTNER = {")": "(", "]": "["}
 
 
 def brackets(num_examples: int = 1200, seed: int = 0) -> dict:
-    """Make distinct texts of twelve brackets: half are balanced, a quarter have one bracket changed, a quarter are noise.
+    """Make distinct texts of twelve brackets: half balanced, a quarter with one bracket changed, a quarter noise.
 
     Returns:
         What `--dataset` takes: inputs [n, 12], labels [n], and ids that tell of which kind an example is.

@@ -6,7 +6,7 @@ from flax import nnx
 
 
 class CNN(nn.Module):
-    """Three convolutions that halve the image each, an average over what is left, and a dense layer; 3,738 parameters."""
+    """Three convolutions that halve the image each, an average over the rest, and a dense layer; 3,738 parameters."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:  # [n, 28, 28, 1] -> [n, 10]
