@@ -20,7 +20,7 @@ from absl import app, flags
 READ = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 recording = Recording(sys.argv[1])
 names = [path.name.removeprefix("record.") for path in next(recording.blocks()).path.glob("record.*")]
 names = [name for name in names if not name.startswith(("parameters", "loss"))]

@@ -22,10 +22,10 @@ from absl import app, flags, logging
 from matplotlib.animation import AbstractMovieWriter, FuncAnimation
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from train_dynamics.motion import Frame, frames
 from train_dynamics.plots import film, scatter
 from train_dynamics.plots.style import styled
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.motion import Frame, frames
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "A recording.")
 FRAMES = flags.DEFINE_integer("frames", 30, "Frames, evenly spread over the recording.", lower_bound=2)

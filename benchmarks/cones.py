@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from train_dynamics import gradients, training
-from train_dynamics.cone_study import COVERS
 from train_dynamics.config import StudyConfig
-from train_dynamics.datasets import load_dataset, standardise
+from train_dynamics.data.datasets import load_dataset, standardise
 from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.tiles import apart, tiles
+from train_dynamics.gradients import per_example
+from train_dynamics.study.cones import COVERS
+from train_dynamics.training import steps
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets.", required=True)
 EXAMPLES = flags.DEFINE_list("examples", ["1500", "3000", "6000", "15000", "30000", "60000"], "Numbers of examples.")
@@ -32,12 +33,12 @@ def factors(count: int) -> tuple[np.ndarray, np.ndarray]:
     dataset = load_dataset(config)
     images = jnp.asarray(standardise(dataset.images, config.pixel_mean, config.pixel_std))
     labels = jnp.asarray(dataset.labels)
-    setup = training.set_up(config, dataset.num_classes)
-    state = training.initial_state(setup, jnp.int32(0), images[0])
-    step = jax.jit(lambda state, batch: training.update(setup, state, batch, images, labels))
-    for batch in training.batch_indices(config, 0, count, 0, ITERATIONS.value):
+    setup = steps.set_up(config, dataset.num_classes)
+    state = steps.initial_state(setup, jnp.int32(0), images[0])
+    step = jax.jit(lambda state, batch: steps.update(setup, state, batch, images, labels))
+    for batch in steps.batch_indices(config, 0, count, 0, ITERATIONS.value):
         state = step(state, batch)
-    found = gradients.evaluate(setup.model, state.parameters, images, labels, ("fc2",))
+    found = per_example.evaluate(setup.model, state.parameters, images, labels, ("fc2",))
     return np.asarray(found.activation["fc2"]), np.asarray(found.cotangent["fc2"])
 
 

@@ -28,10 +28,13 @@ import numpy as np
 import torch
 from absl import app, flags, logging
 
-from train_dynamics import gradients, models, sweep, training
 from train_dynamics.config import StudyConfig
-from train_dynamics.datasets import Dataset, load_dataset, standardise
-from train_dynamics.recorder import Recorder
+from train_dynamics.data.datasets import Dataset, load_dataset, standardise
+from train_dynamics.gradients import per_example
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.task import mlp
+from train_dynamics.training import steps, sweep
+from train_dynamics.training.setup import prepare
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that all take turns.", lower_bound=1)
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
@@ -151,8 +154,8 @@ def parts_of_ours(swept: sweep.Sweep, dataset: Dataset, images: np.ndarray, kern
     `kernels` [p, s * h] are those of the first layer, of all seeds.
     """
     config, length = swept.config, swept.block_length
-    setup = training.set_up(config, dataset.num_classes)
-    examples = training.place_examples(setup, images, dataset.labels)
+    setup = steps.set_up(config, dataset.num_classes)
+    examples = steps.place_examples(setup, images, dataset.labels)
     platform = jax.devices()[0].platform
 
     def repeated(part: Callable[..., tuple], *start: jax.Array) -> Callable[[], object]:
@@ -174,9 +177,9 @@ def parts_of_ours(swept: sweep.Sweep, dataset: Dataset, images: np.ndarray, kern
         return jnp.exp(shifted) / total - one_hot, loss
 
     @jax.vmap
-    def updates(state: training.State, batches: jax.Array) -> training.State:
-        def one(state: training.State, batch: jax.Array) -> tuple[training.State, None]:
-            return training.update(setup, state, batch, examples.images, examples.labels), None
+    def updates(state: steps.State, batches: jax.Array) -> steps.State:
+        def one(state: steps.State, batch: jax.Array) -> tuple[steps.State, None]:
+            return steps.update(setup, state, batch, examples.images, examples.labels), None
 
         return jax.lax.scan(one, state, batches)[0]
 
@@ -185,7 +188,7 @@ def parts_of_ours(swept: sweep.Sweep, dataset: Dataset, images: np.ndarray, kern
     update = sweep.compiled(jax.jit(updates).lower(*begin), platform)
 
     @functools.partial(jax.jit, donate_argnums=0, keep_unused=True)  # fresh memory would take four times as long
-    def fill(records: training.Record, value: int) -> training.Record:
+    def fill(records: steps.Record, value: int) -> steps.Record:
         return jax.tree.map(lambda array: jnp.full_like(array, value), records)
 
     written = swept.empty_records()
@@ -214,7 +217,8 @@ def main(_) -> None:
     warnings.simplefilter("ignore")  # of hooks that see no gradient for the images
     config = StudyConfig()
     dataset = load_dataset(config)
-    plan = sweep.plan(config, dataset)
+    prepared = prepare(config, dataset)
+    plan = sweep.plan(config, dataset, prepared)
     swept = sweep.Sweep(config, dataset, plan.block_length, jax.local_devices())
     state = swept.initial_state()
     buffers = [swept.empty_records(), swept.empty_records()]
@@ -225,9 +229,9 @@ def main(_) -> None:
     host = sweep.collect(records, config.num_seeds)
     weights = jax.tree.map(lambda array: array[:, 0], host["parameters"])
     buffers.append(records)
-    model = models.MLP(config.hidden_sizes, dataset.num_classes)
+    model = mlp.MLP(config.hidden_sizes, dataset.num_classes)
     dense = jax.jit(
-        jax.vmap(lambda p, x, y: gradients.kernel_gradients(model, p, x, y, ("fc2",))["fc2"], in_axes=(0, None, None))
+        jax.vmap(lambda p, x, y: per_example.kernel_gradients(model, p, x, y, ("fc2",))["fc2"], in_axes=(0, None, None))
     )
     arguments = jax.tree.map(jnp.asarray, (weights, images, dataset.labels))
     expected = np.asarray(dense(*arguments))
@@ -271,7 +275,9 @@ def main(_) -> None:
         return records["loss"]
 
     def store() -> None:
-        recorder = Recorder(Path(tempfile.mkdtemp(dir=room)) / "recording", config, dataset, plan.block_length)
+        recorder = Recorder(
+            Path(tempfile.mkdtemp(dir=room)) / "recording", config, dataset, prepared.contents, plan.block_length
+        )
         firsts = range(0, plan.num_records, plan.block_length)
         for first, record, ending in swept.blocks(state, firsts, recorder.wait):
             recorder.save(first, record, ending)

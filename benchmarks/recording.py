@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from train_dynamics import sweep
 from train_dynamics.config import StudyConfig, counted
-from train_dynamics.datasets import load_dataset, standardise
+from train_dynamics.data.datasets import load_dataset, standardise
+from train_dynamics.training import sweep
 
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that floor and compute take turns.", lower_bound=1)
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")

@@ -58,9 +58,9 @@ def measure(point: dict) -> dict:
     """Time one point in this process."""
     import jax
 
-    from train_dynamics import sweep
     from train_dynamics.config import StudyConfig
-    from train_dynamics.datasets import load_dataset
+    from train_dynamics.data.datasets import load_dataset
+    from train_dynamics.training import sweep
 
     config = StudyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in point.items()})
     if "epochs" in point:

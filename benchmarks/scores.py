@@ -15,12 +15,12 @@ from typing import Any
 
 from absl import app, flags
 
-from train_dynamics import results
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.score import Accumulator, Records, Score, StreamedScore, Study
-from train_dynamics.group_dynamics import GroupStudy
-from train_dynamics.recording import Recording
-from train_dynamics.scoring import ScorePass
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import results
+from train_dynamics.study.groups import GroupStudy
+from train_dynamics.study.scores import ScorePass
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "A finished recording.")
 SECONDS: dict[str, list[float]] = defaultdict(list)

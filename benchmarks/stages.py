@@ -27,14 +27,15 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from train_dynamics import analysis, score_study, sweep  # noqa: E402
 from train_dynamics.config import StudyConfig  # noqa: E402
 from train_dynamics.dynamics.opposing import OpposingSignals  # noqa: E402
-from train_dynamics.group_dynamics import GroupStudy  # noqa: E402
 from train_dynamics.plots import film  # noqa: E402
-from train_dynamics.recorder import Recorder  # noqa: E402
-from train_dynamics.recording import Recording  # noqa: E402
-from train_dynamics.storage import write_array  # noqa: E402
+from train_dynamics.recording.reader import Recording  # noqa: E402
+from train_dynamics.recording.storage import write_array  # noqa: E402
+from train_dynamics.recording.writer import Recorder  # noqa: E402
+from train_dynamics.report import analysis  # noqa: E402
+from train_dynamics.study.groups import GroupStudy  # noqa: E402
+from train_dynamics.training import sweep  # noqa: E402
 
 IMPORTED = time.perf_counter() - BEGAN
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     import jax
     from flax import linen as nn
 
-    from train_dynamics.datasets import Dataset
-    from train_dynamics.recording import Recording
+    from train_dynamics.data.datasets import Dataset
+    from train_dynamics.recording.reader import Recording
 
 seldom_collect_garbage()  # as the commands do
 
@@ -103,7 +103,7 @@ def device() -> list["jax.Device"]:
 @pytest.fixture
 def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have blocks compiled as they are outside the tests."""
-    from train_dynamics import sweep
+    from train_dynamics.training import sweep
 
     as_ever = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
     monkeypatch.setitem(sweep.OPTIONS, "cpu", {**sweep.OPTIONS["cpu"], **as_ever})
@@ -111,7 +111,7 @@ def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def small_dataset() -> "Dataset":
-    from train_dynamics.datasets import load_dataset
+    from train_dynamics.data.datasets import load_dataset
 
     return load_dataset(SMALL)
 
@@ -119,7 +119,7 @@ def small_dataset() -> "Dataset":
 @contextmanager
 def blocks_of(length: int, dataset: "Dataset") -> Iterator[None]:
     """Record the small study in blocks of so many iterations."""
-    from train_dynamics import sweep
+    from train_dynamics.training import sweep
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "BLOCK_BYTES", length * sweep.plan(SMALL, dataset).record_bytes)
@@ -129,7 +129,7 @@ def blocks_of(length: int, dataset: "Dataset") -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_path(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Device"], small_dataset: "Dataset") -> Path:
     """A finished recording of the small study: 16 updates, 17 records, in blocks of three and a last one of two."""
-    from train_dynamics import sweep
+    from train_dynamics.training import sweep
 
     path = tmp_path_factory.mktemp("small") / "recording"
     with blocks_of(3, small_dataset):
@@ -139,7 +139,7 @@ def small_path(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Devic
 
 @pytest.fixture
 def small(small_path: Path) -> "Recording":
-    from train_dynamics.recording import Recording
+    from train_dynamics.recording.reader import Recording
 
     return Recording(small_path)
 
@@ -187,9 +187,9 @@ def sketching(blank: bool = False) -> Iterator[None]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from train_dynamics import analysis
     from train_dynamics.plots import scores as score_plots
     from train_dynamics.plots import style
+    from train_dynamics.report import analysis
 
     def sketch(figure: Figure, path: Path) -> None:
         if blank:

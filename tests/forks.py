@@ -22,12 +22,12 @@ IMPORTS = [
     __name__,
     "absl.app",
     "tensorflow_datasets",
-    "train_dynamics.analysis",
-    "train_dynamics.further_training",
+    "train_dynamics.report.analysis",
+    "train_dynamics.training.further",
     "train_dynamics.plots.film",
     "train_dynamics.plots.score_figures",
-    "train_dynamics.sweep",
-    "train_dynamics.verification",
+    "train_dynamics.training.sweep",
+    "train_dynamics.recording.verification",
 ]
 
 

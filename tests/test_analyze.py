@@ -15,14 +15,17 @@ from pyarrow import parquet
 
 from tests import oracles
 from tests.conftest import SMALL, contents, run, silent, sketching
-from train_dynamics import analysis, contention_study, group_dynamics, results, sweep
-from train_dynamics.cone_study import ConeOptions
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.confusion import fixed_batches
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.plots import film
-from train_dynamics.recording import Recording, locked
+from train_dynamics.recording.locks import locked
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
+from train_dynamics.study import contention, groups, results
+from train_dynamics.study.cones import ConeOptions
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.training import sweep
 
 FIGURES = ["accuracy", "chunk_accuracy", "alignment", "gradient_norm", "learning"]
 FIGURES += ["examples_random", "examples_typical", "examples_atypical"]
@@ -55,6 +58,7 @@ def test_scores_rank_all_examples_by_agreement_of_the_trained_networks(small, ou
     assert [int(row["id"]) for row in table] == small.ids.tolist()
     assert [int(row["label"]) for row in table] == small.labels.tolist()
     agr = np.array([float(row["agr"]) for row in table])
+    # Of float32 probabilities, which sum to 1 only to rounding.
     np.testing.assert_allclose(agr, oracles.agreement(small.probabilities(16)), rtol=1e-4, atol=1e-7)
     rank = np.array([int(row["rank"]) for row in table])
     assert sorted(rank) == list(range(50))
@@ -66,7 +70,7 @@ def test_scores_tell_when_an_example_was_learned_and_forgotten(history, output):
     for n, row in enumerate(rows(output / "scores.csv")):
         expected = np.mean([oracles.forgetting(history[s, :, n]) for s in range(3)], axis=0)
         found = [float(row[name]) for name in ("first_correct", "last_mistake", "forgotten")]
-        np.testing.assert_allclose(found, expected, rtol=1e-8)
+        np.testing.assert_allclose(found, expected, rtol=1e-8)  # tables hold nine digits
 
 
 def test_every_curve_against_its_definition(small, history, output):
@@ -136,12 +140,12 @@ def test_every_measure_of_groups_against_its_definition(small, output):
     signals = rows(output / "opposing_signals.csv")
     for name, extreme in (("risen", changes.argmax(axis=-1)), ("fallen", changes.argmin(axis=-1))):
         counts = np.bincount(extreme.ravel(), minlength=50) / 3
-        np.testing.assert_allclose([float(row[name]) for row in signals], counts, rtol=1e-8)
+        np.testing.assert_allclose([float(row[name]) for row in signals], counts, rtol=1e-8)  # tables hold nine digits
 
 
 def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch, sketches):
-    monkeypatch.setattr(group_dynamics, "MOST_LOOKS", 4)
-    monkeypatch.setattr(group_dynamics, "MOST_CLASSES", 9)
+    monkeypatch.setattr(groups, "MOST_LOOKS", 4)
+    monkeypatch.setattr(groups, "MOST_CLASSES", 9)
     found = results.compute(small).group_dynamics
     assert found.looks.tolist() == [0, 5, 11, 16]
     assert found.layers["fc2"].stiffness.shape == (3, 4, 0, 0)
@@ -171,11 +175,13 @@ def test_layers_and_layouts(tmp_path, device):
             curves[layout] |= {f"{layer}/{name}": values for name, values in named if name != "stiffness"}
             curves[layout] |= {f"{layer}/stiffness": measures.stiffness.reshape(3, 5, -1)}
     of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm")}
-    of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in group_dynamics.Measures._fields}
+    of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in groups.Measures._fields}
     assert set(curves["dense"]) == {"accuracy", "first_correct", "last_mistake"} | of_layers
     for metric, curve in curves["dense"].items():
-        np.testing.assert_allclose(curves["factored"][metric], curve, rtol=1e-4, atol=1e-5)
-    # fc1, whose activation is the images, against one example at a time.
+        # Sums in float32; the noise scale divides by what is left of them in a difference, here a few hundredths.
+        rounding = 1e-3 if metric.endswith("noise_scale") else 1e-4
+        np.testing.assert_allclose(curves["factored"][metric], curve, rtol=rounding, atol=1e-5)
+    # fc1, whose activation is the images, against one example at a time: a mean over 50 sums of 784 float32 squares.
     norm, cosine = oracles.alignment(Recording(tmp_path / "factored").gradients("fc1", 2)[1])
     np.testing.assert_allclose(curves["factored"]["fc1/gradient_norm"][1, 2, 0], np.mean(norm), rtol=1e-5)
     np.testing.assert_allclose(curves["factored"]["fc1/alignment"][1, 2, 0], np.mean(cosine), atol=1e-5)
@@ -208,7 +214,7 @@ def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
         process.stdout.readline()
         assert process.stdout.readline().startswith("Writing figures and tables")
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[1] == (
+        assert process.communicate(timeout=300)[1] == (
             f"analyze: interrupted; {copy / 'analysis'} may be incomplete, and the same command makes it whole\n"
         )
     assert process.returncode == 130
@@ -243,9 +249,10 @@ def test_cones_are_tables_too(small, output):
         counts = sorted(row["labels"].split("; "))
         assert counts == sorted(f"{k}:{n}" for k, n in enumerate(np.bincount(small.labels[cone])) if n)
         cosines = [oracles.cosine(frame[a], frame[b]) for a in cone for b in cone if a != b]
+        # Cosines are of float32 gradients: sums of 50 products, each of which rounds by 6e-8 at most.
         assert float(row["smallest_cosine"]) == pytest.approx(min(cosines), abs=1e-5) and min(cosines) > 0.95 - 1e-5
         assert float(row["mean_alignment"]) == pytest.approx(
-            np.mean([oracles.cosine(frame[n], mean) for n in cone]), abs=1e-6
+            np.mean([oracles.cosine(frame[n], mean) for n in cone]), abs=1e-5
         )
         assert float(row["accuracy"]) == pytest.approx(correct[cone].mean())
     assert [int(member["id"]) for member in members] == [small.ids[int(member["example"])] for member in members]
@@ -254,7 +261,7 @@ def test_cones_are_tables_too(small, output):
 
 def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, tmp_path, monkeypatch, sketches):
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
-    monkeypatch.setattr(contention_study, "FEWEST_CHANGES", 3)
+    monkeypatch.setattr(contention, "FEWEST_CHANGES", 3)
     recording = Recording(small_path)
     wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
     analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide, parts=["contention"])
@@ -268,13 +275,13 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
         ]
         assert [len(group) for group in groups] == [int(row["left_size"]), int(row["right_size"])]
         gradients = small.gradients("fc2", int(row["iteration"]))[int(row["seed"])]
-        means = [gradients[group].mean(axis=0) for group in groups]
+        means = [gradients[group].mean(axis=0) for group in groups]  # this and what follows is of float32
         assert float(row["cosine"]) == pytest.approx(oracles.cosine(*means), abs=1e-5)
         lengths = [np.linalg.norm(gradients[group].sum(axis=0)) / 50 for group in groups]
         assert float(row["strength"]) == pytest.approx(min(lengths), rel=1e-4)
         assert (row["p"] == "") == (row["reason"] != "")
     opposed = np.zeros((10, 10))
-    looks = contention_study.look_at(small.iterations, 4)
+    looks = contention.look_at(small.iterations, 4)
     for gradients in (gradients for t in looks for gradients in small.gradients("fc2", t)):
         for n, m in itertools.permutations(range(50), 2):
             opposed[small.labels[n], small.labels[m]] += oracles.cosine(gradients[n], gradients[m]) < -0.3

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from train_dynamics.claims import claims, reaches
 from train_dynamics.dynamics.forgetting import Forgetting
-from train_dynamics.results import Results
+from train_dynamics.study.claims import claims, reaches
+from train_dynamics.study.results import Results
 
 T, SEEDS = 300, 4
 

@@ -5,14 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from train_dynamics import commands
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
+UNREAD = (
+    "exec 3> >(:); wait $!;"  # who could read what is written there has ended, which in `program | :` it may not have
+)
 
 
 def shell(command: str, cwd) -> subprocess.CompletedProcess:
@@ -42,25 +44,27 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, small_path, buff
         name = command.split()[0]
         assert done.stderr == f"{name}: the standard output cannot be written: No space left on device\n"
         assert done.returncode == 1
-    done = shell(f"{buffered} python -m train_dynamics.analyze --recording=copy --parts= | :", tmp_path)
+    done = shell(f"{UNREAD} {buffered} python -m train_dynamics.analyze --recording=copy --parts= >&3", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_who_stops_reading_gets_no_traceback(tmp_path):
     for buffered in ("env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"):
-        done = shell(f"{buffered} python -m train_dynamics.train --help | :", tmp_path)
+        done = shell(f"{UNREAD} {buffered} python -m train_dynamics.train --help >&3", tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
-def signalled(program: str, number: int, seconds: float, cwd) -> tuple[str, int]:
-    """Send a signal so long after a program says that it reads, and give its errors and its exit status."""
+def signalled(program: str, number: int, cwd) -> tuple[str, int]:
+    """Send a signal when a program says that it reads, and give its errors and its exit status."""
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout.readline() == "reading\n"
-        time.sleep(seconds)
-        process.send_signal(number)
-        errors = process.communicate(timeout=20)[1]
+        try:
+            assert process.stdout.readline() == "reading\n"
+            process.send_signal(number)
+            errors = process.communicate(timeout=120)[1]  # at once; reading would take a quarter of an hour
+        finally:
+            process.kill()
     return errors, process.returncode
 
 
@@ -68,17 +72,20 @@ def signalled(program: str, number: int, seconds: float, cwd) -> tuple[str, int]
     ("number", "errors", "status"), [(signal.SIGINT, "train: interrupted\n", 130), (signal.SIGTERM, "", -15)]
 )
 def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path, number, errors, status):
-    """Reading them never ends here."""
+    """Reading them never ends here; the program says so when it has imported JAX and waits for them."""
     program = (
         "import sys, time\n"
-        "from train_dynamics import helpers, train\n"
-        "class Stuck(helpers.Helpers):\n"
-        "    def submit(self, *task): print('reading', flush=True); return super().submit(time.sleep, 1000)\n"
+        "from train_dynamics import processes, train\n"
+        "class Stuck(processes.Helpers):\n"
+        "    def submit(self, *task):\n"
+        "        call = super().submit(time.sleep, 1000)\n"
+        "        result, call.result = call.result, lambda: print('reading', flush=True) or result()\n"
+        "        return call\n"
         "train.Helpers = Stuck\n"
         f"sys.argv[1:] = '{TINY}'.split()\n"
         "train.define_flags(); train.run('train', train.main)"
     )
-    assert signalled(program, number, 3, tmp_path) == (errors, status)  # until when JAX is imported
+    assert signalled(program, number, tmp_path) == (errors, status)
     assert not os.listdir(tmp_path)
 
 
@@ -100,10 +107,11 @@ def test_while_held_out_examples_are_read_a_signal_ends_the_command_at_once(smal
     """Reading them never ends here."""
     program = (
         "import sys, time\n"
-        "from train_dynamics import further, further_training\n"
+        "from train_dynamics import further\n"
+        "from train_dynamics.training import further as further_training\n"
         "def read(*_): print('reading', flush=True); time.sleep(1000)\n"
         "further_training.load_dataset = read\n"
         f"sys.argv[1:] = ['--recording={shutil.copytree(small_path, tmp_path / 'copy')}']\n"
         "further.run('further', further.main)"
     )
-    assert signalled(program, signal.SIGINT, 0, tmp_path) == ("further: interrupted\n", 130)
+    assert signalled(program, signal.SIGINT, tmp_path) == ("further: interrupted\n", 130)

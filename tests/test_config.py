@@ -57,7 +57,7 @@ def test_differences_name_flag_and_both_values():
         ({"nesterov": True}, "--nesterov=True: needs a --momentum above 0"),
         ({"pixel_std": 0.0}, "--pixel_std=0.0: must be a positive number"),
         ({"pixel_mean": float("inf")}, "--pixel_mean=inf: must be a finite number"),
-        ({"gradient_layout": "sparse"}, "--gradient_layout=sparse: must be factored or dense"),
+        ({"gradient_layout": "sparse"}, "--gradient_layout=sparse: must be factored, dense, sketch or measures"),
         ({"dataset": ""}, "--dataset=: must name a data set"),
         ({"split": ""}, "--split=: must name a split"),
     ],

@@ -9,13 +9,13 @@ import pytest
 
 from tests import oracles
 from tests.test_cones import factors, gradients
-from train_dynamics import contention_study
 from train_dynamics.config import InputError
-from train_dynamics.contention_study import ContentionOptions, Fight, find_contention, look_at, opposition
 from train_dynamics.dynamics import cones, contention
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import tiles
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import contention as contention_study
+from train_dynamics.study.contention import ContentionOptions, Fight, find_contention, look_at, opposition
 
 
 def pair(left, right, iteration=1, seed=0, layer="fc2", strength=1.0):
@@ -60,6 +60,7 @@ def test_group_gradient_is_the_mean(rng):
     dense = gradients(activation, cotangent)
     members = np.array([1, 4, 5])
     expected = np.mean([dense[n] for n in members], axis=0).ravel()
+    # Sums of three in float32, and here none of them cancels.
     np.testing.assert_allclose(contention.group_gradient((activation, cotangent), members), expected, rtol=1e-5)
     np.testing.assert_allclose(contention.group_gradient((dense.reshape(10, -1),), members), expected, rtol=1e-5)
 
@@ -118,7 +119,8 @@ def test_p_values_are_corrected_over_all_pairs_tested():
 
 def test_means_of_groups(rng):
     values, groups = rng.random((50, 7)).astype(np.float32), rng.permuted(np.tile(np.arange(50), (9, 1)), axis=1)[:, :6]
-    np.testing.assert_allclose(contention_study._means(values, groups), values[groups].mean(axis=1).T, rtol=1e-5)
+    expected = values[groups].mean(axis=1).T  # in float32, as what is found
+    np.testing.assert_allclose(contention_study._means(values, groups), expected, rtol=1e-5)
 
 
 def test_opposition_counts_pairs_and_finds_suspects(rng, monkeypatch):
@@ -196,8 +198,9 @@ def test_a_planted_fight_survives_and_planted_peace_does_not(rng, planted):
         (fight,) = [fight for fight in found.fights if fight.pair.iteration == 67]
         assert (fight.pair.seed, fight.pair.layer) == (1, "fc2")
         assert {tuple(fight.pair.left), tuple(fight.pair.right)} == {tuple(range(20)), tuple(range(150, 170))}
-        assert fight.pair.cosine == pytest.approx(-1, abs=1e-5)
+        assert fight.pair.cosine == pytest.approx(-1, abs=1e-5)  # this and all below are of float32
         assert fight.pair.last == 133 and fight.pair.sightings == 2
+        # Twenty by twenty of the pairs of one seed of two, and a few of the others that happen to be as opposed.
         assert found.label_opposition["fc2"][0, 1] == pytest.approx(400 / 150**2 / 2, rel=0.1)
         seen[fights] = fight
     assert seen[True].survives and seen[True].p == 0.001 and seen[True].loss_correlation < -0.8

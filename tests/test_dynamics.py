@@ -38,7 +38,7 @@ def test_agreement_properties(rng):
     np.testing.assert_allclose(agreement(p[:, order]), found[order], rtol=1e-12)
     np.testing.assert_allclose(agreement(p[rng.permutation(4)]), found, rtol=1e-12)
     np.testing.assert_allclose(agreement(p[..., rng.permutation(4)]), found, rtol=1e-12)
-    assert (agreement(np.repeat(p[:1], 3, axis=0)) < 1e-15).all()
+    assert (agreement(np.repeat(p[:1], 3, axis=0)) < 1e-12).all()  # this and those above: sums of float64
 
 
 def test_agreement_of_one_seed_is_refused():

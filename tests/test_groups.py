@@ -151,6 +151,7 @@ def test_gradient_sums_against_a_loop_and_in_both_layouts(rng, dtype, groups):
     a, d, weights = rng.normal(size=(6, 4)).astype(dtype), rng.normal(size=(6, 5)).astype(dtype), rng.random(6)
     gradients = a[:, :, None] * d[:, None, :]
     laid_out = Groups.of([np.array(group, int) for group in groups])
+    # Sums of three products of a few ones, in float32 too.
     for weight in (None, weights.astype(dtype)):
         expected = np.zeros((len(groups), 4, 5))
         for g, group in enumerate(groups):
@@ -196,6 +197,7 @@ def test_opposing_signals_against_one_change_at_a_time(rng, lengths):
             values = {"risers": change[order[-2:]], "fallers": change[order[:2]], "all": change}
             for name, of_group in values.items():
                 assert found.curves[name].shape == (2, 8)
+                # A mean of 250 float32 numbers below 1, which may cancel.
                 assert found.curves[name][s, t] == pytest.approx(of_group.mean(), rel=1e-5, abs=1e-6)
     np.testing.assert_array_equal(found.risen, risen)
     np.testing.assert_array_equal(found.fallen, fallen)

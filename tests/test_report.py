@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from train_dynamics.claims import Claim
-from train_dynamics.cone_study import ConeOptions, find_cones
 from train_dynamics.report.page import page
 from train_dynamics.report.sections import cones_section
-from train_dynamics.results import compute
+from train_dynamics.study.claims import Claim
+from train_dynamics.study.cones import ConeOptions, find_cones
+from train_dynamics.study.results import compute
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -83,6 +83,7 @@ def test_a_verdict_that_other_seeds_could_change_is_called_so(small, output):
 def test_a_browser_shows_all_of_it(output, width, scheme):
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -102,6 +103,8 @@ def test_a_browser_shows_all_of_it(output, width, scheme):
         )
         assert len(loaded) == (output / "report.html").read_text().count("<img") > 20 and all(loaded)
         film = "const film = document.querySelector('video'); return [film.readyState, film.videoWidth, film.error]"
+        # The page counts as loaded as soon as the film has a first picture.
+        WebDriverWait(browser, 120).until(lambda _: browser.execute_script(film)[0] == 4)
         assert browser.execute_script(film) == [4, 900, None]  # 4: enough of it to play to the end
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         cut_off = browser.execute_script(

@@ -8,11 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from tests import oracles
-from train_dynamics import motion
 from train_dynamics.config import InputError
 from train_dynamics.plots import scatter
 from train_dynamics.plots.style import GREEN, ORANGE
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import motion
 
 VIEW = scatter.View(("fc2",), np.array([4.0]), "about")
 
@@ -73,10 +73,11 @@ def test_frames_against_one_example_at_a_time(small_path, layout):
         for k, layer in enumerate(("fc1", "fc2")):
             gradients = recording.gradients(layer, one.iteration)[1]  # seed 5 is the second
             norm, cosine = oracles.alignment(gradients)
-            np.testing.assert_allclose(one.norm[k], norm, rtol=1e-5)
-            np.testing.assert_allclose(one.cosine[k], cosine, atol=1e-5)
+            # Sums of 784 squares in float32, each of which rounds by 6e-8, half as much in their root.
+            np.testing.assert_allclose(one.norm[k], norm, rtol=5e-5)
+            np.testing.assert_allclose(one.cosine[k], cosine, atol=5e-5)
             mean = sum(gradient.astype(np.float64) for gradient in gradients) / 50
-            np.testing.assert_allclose(one.mean_norm[k], np.sqrt((mean**2).sum()), rtol=1e-5)
+            np.testing.assert_allclose(one.mean_norm[k], np.sqrt((mean**2).sum()), rtol=5e-5)
         guesses = recording.predictions(one.iteration)[1]
         correct = [guess == label for guess, label in zip(guesses, recording.labels, strict=True)]
         np.testing.assert_array_equal(one.correct, correct)
@@ -107,7 +108,7 @@ def test_a_point_is_at_its_place(painter, norm, cosine):
     row, column = place(painter, norm, cosine)
     changed = np.argwhere((picture != empty).any(axis=-1) & (np.arange(picture.shape[1]) > 0))
     near = changed[np.abs(changed - [row, column]).max(axis=1) < 8]
-    np.testing.assert_allclose(near.mean(axis=0), [row, column], atol=1)
+    np.testing.assert_allclose(near.mean(axis=0), [row, column], atol=1)  # a pixel
     red, green, blue = picture[row, column, :3].astype(int)
     assert green > red and green > blue
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import SMALL, blocks_of, contents, run, silent
-from train_dynamics import analysis, sweep
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.datasets import load_dataset
-from train_dynamics.motion import nearest
-from train_dynamics.recorder import Recorder
-from train_dynamics.recording import Recording
+from train_dynamics.data.datasets import load_dataset
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.report import analysis
+from train_dynamics.study.motion import nearest
+from train_dynamics.training import sweep
 
 SCHEDULES = {
     "every third": ({"record_every": 3}, [0, 3, 6, 9, 12, 15, 16]),
@@ -49,9 +50,11 @@ def test_the_records_are_those_of_a_recording_of_every_iteration(
     found = record(tmp_path / "some", small_dataset, device, **change)
     assert found.finished and found.iterations.tolist() == expected
     assert [t for block in found.blocks() for t in block.iterations] == expected
-    for t in expected:  # two programs, which may add in another order: rounding, of weights below 1 and losses below 10
+    # Two programs, which may add in another order. In either, 16 updates round weights below 1 by 6e-8 each at most;
+    # losses and gradients are below 10, where float32 rounds by 5e-7, and of these weights.
+    for t in expected:
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found.parameters(t), small.parameters(t)
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), found.parameters(t), small.parameters(t)
         )
         np.testing.assert_allclose(found.loss(t), small.loss(t), rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.gradients("fc2", t), small.gradients("fc2", t), rtol=0, atol=1e-5)
@@ -91,7 +94,7 @@ def test_evaluation_in_slices_gives_the_same_numbers(tmp_path, small, small_data
     config = dataclasses.replace(SMALL, eval_batch_size=size, gradient_layout=layout)
     sweep.train(config, tmp_path / "sliced", device, say=silent)
     sliced = Recording(tmp_path / "sliced")
-    for t in (0, 5, 16):  # products of other shapes may add in another order: rounding
+    for t in (0, 5, 16):  # products of other shapes may add in another order: rounding, as above
         np.testing.assert_allclose(sliced.loss(t), small.loss(t), rtol=0, atol=1e-5)
         np.testing.assert_array_equal(sliced.predictions(t), small.predictions(t))
         np.testing.assert_allclose(sliced.gradients("fc2", t), small.gradients("fc2", t), rtol=0, atol=1e-5)

@@ -14,18 +14,20 @@ from pyarrow import parquet
 
 from tests import oracles
 from tests.conftest import SMALL, silent, sketching
-from train_dynamics import analysis, results, sweep
-from train_dynamics.contention_study import ContentionOptions
 from train_dynamics.dynamics.label_noise import auc, precision_at_noise_rate, roc
 from train_dynamics.dynamics.rank_correlation import families, spearman, spearman_matrix
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.score import FurtherScore
 from train_dynamics.plots import score_figures
 from train_dynamics.plots import scores as score_plots
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
 from train_dynamics.report.score_section import scores_section
-from train_dynamics.score_study import stability_rows, study_scores, summary
-from train_dynamics.scoring import ScoreOptions
+from train_dynamics.study import results
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.score_agreement import stability_rows, study_scores, summary
+from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.training import sweep
 
 FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label"]
 COMPUTED = [score for score in SCORES if not isinstance(score, FurtherScore)]  # what needs no further training
@@ -158,7 +160,7 @@ def test_resampling_is_by_the_mean_of_the_drawn_seeds(small, found):
         value = found.scores.resampled(score, counts)
         if score.name == "agr":
             expected = oracles.agreement(small.probabilities(16)[:2])
-            np.testing.assert_allclose(value[0], expected, rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(value[0], expected, rtol=1e-4, atol=1e-7)  # of float32 probabilities
         else:
             seeds = found.scores.of_seeds[score.name]
             np.testing.assert_allclose(value[0], (2 * seeds[0] + seeds[1]) / 3)
@@ -196,7 +198,7 @@ def test_both_tables_of_scores_say_the_same(found, output):
     assert list(table[0]) == columns.column_names == COLUMNS
     for name in COLUMNS:
         values = np.array(columns[name].to_pylist(), float)  # None, of a score that is missing, as NaN
-        np.testing.assert_allclose([float(row[name] or "nan") for row in table], values, rtol=1e-8)
+        np.testing.assert_allclose([float(row[name] or "nan") for row in table], values, rtol=1e-8)  # nine digits
     for name in NAMES:
         np.testing.assert_allclose(columns[name].to_numpy(), found.scores.values[name], rtol=1e-12)
 
@@ -220,7 +222,7 @@ def test_correlations_and_stability_are_tables(study, output):
     table = rows(output / "score_correlations.csv")
     assert [row["score"] for row in table] == NAMES
     values = [[float(row[name] or "nan") for name in NAMES] for row in table]
-    np.testing.assert_allclose(values, study.correlations, rtol=1e-8)
+    np.testing.assert_allclose(values, study.correlations, rtol=1e-8)  # nine digits
     table = rows(output / "score_stability.csv")
     assert list(table[0]) == ["score", "against", "value", "mean", "smallest", "largest", "draws"]
     assert table[0] == dict(zip(table[0], ["agr", "seeds", "1", "", "", "", "0"], strict=True))
@@ -258,7 +260,7 @@ def test_one_seed_ranks_by_its_mean_loss(tmp_path, device):
     assert found.scores.missing["agr"] == "agreement needs two seeds or more"
     mean = np.mean([recording.loss(t)[0] for t in recording.iterations], axis=0, dtype=np.float64)
     np.testing.assert_array_equal(np.argsort(found.rank), np.argsort(mean, kind="stable"))
-    np.testing.assert_allclose(found.scores.values["cumulative_loss"], mean, rtol=1e-6)
+    np.testing.assert_allclose(found.scores.values["cumulative_loss"], mean, rtol=1e-6)  # a sum of 17 in float32
 
 
 @pytest.mark.slow

@@ -10,9 +10,11 @@ import pytest
 import tensorstore as ts
 
 from tests.conftest import SMALL, blocks_of, silent
-from train_dynamics import storage, sweep
-from train_dynamics.recording import Recording, RecordingError
-from train_dynamics.storage import StoredArray, write_array
+from train_dynamics.recording import storage
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.storage import StoredArray, write_array
+from train_dynamics.training import sweep
 
 
 def read(path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import contents, run, run_anew
 from tests.forks import Fork
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 LONG = ["--num_examples=500", "--batch_size=50", "--epochs=300", "--seeds=2"]  # 3,001 records in 61 blocks
 
@@ -44,8 +45,17 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
     chance = random.Random(0)
     path = tmp_path / "out"
     during_a_save, at_the_start = 0, 0
-    starting = 1.0  # seconds, until it has been seen
+    starting = 1.0  # seconds at most
+
+    def finish():
+        done = run("train", *LONG, "--recording=out", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert contents(path) == uninterrupted
+
     for round in range(20):
+        if blocks(path)[0] > 40:  # too few are left, which on a busy machine may all be made before one is seen
+            finish()
+            shutil.rmtree(path)
         before = blocks(path)[0]
         process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
         began = time.monotonic()
@@ -55,7 +65,7 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
             wait_for(lambda now=before: blocks(path)[0] > now and blocks(path)[1], process)
         else:
             wait_for(lambda now=before: blocks(path)[0] > now, process)
-            starting = time.monotonic() - began
+            starting = min(starting, time.monotonic() - began)
             time.sleep(chance.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -68,11 +78,8 @@ def test_killed_twenty_times_the_recording_is_the_same(tmp_path, uninterrupted):
             recording = Recording(path)  # what is whole can be read at any time
             assert recording.num_records == 50 * whole
             assert np.isfinite(recording.loss(recording.num_records - 1)).all()
-    assert during_a_save >= 5 and at_the_start >= 1
-    assert not Recording(path).finished  # or all this killed nothing
-    done = run("train", *LONG, "--recording=out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert contents(path) == uninterrupted
+    assert during_a_save >= 5 and at_the_start >= 1  # most of the time, a block is being saved
+    finish()
 
 
 def test_killed_while_the_examples_are_read_it_leaves_nothing(tmp_path):
@@ -85,7 +92,7 @@ def test_killed_while_the_examples_are_read_it_leaves_nothing(tmp_path):
     helpers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while any(map(running, helpers)) and time.monotonic() < until:
         time.sleep(0.01)
     assert helpers and not any(map(running, helpers)) and not list(tmp_path.iterdir())
@@ -124,10 +131,12 @@ def test_a_save_that_fails_ends_the_command_at_once(tmp_path, replaced):
     """And not after five minutes in which threads wait for a directory that will never be made, nor at the end."""
     process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
     wait_for(lambda: blocks(tmp_path / "out")[0], process)
+    process.send_signal(signal.SIGSTOP)  # or it might make another directory before the file is there
     (tmp_path / "out" / "blocks").rename(tmp_path / "blocks")
     if replaced:
         (tmp_path / "out" / "blocks").write_text("no directory")
-    _, errors = process.communicate(timeout=30)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=120)  # a few seconds, if they are not shared with too many others
     assert process.returncode == 1
     (line,) = errors.splitlines()
     at_a_save = "could not be written: " in line and "the same command goes on from there" in line
@@ -154,11 +163,13 @@ def test_a_disk_that_fills_ends_the_run_and_the_same_command_finishes_it(tmp_pat
     arguments = [*LONG, "--recording=disk/out"]
     process = Fork("train", *arguments, cwd=tmp_path)
     wait_for(lambda: blocks(small_disk / "out")[0] if when else blocks(small_disk / "out")[1], process)
+    process.send_signal(signal.SIGSTOP)  # or it might be done before the disk is full
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(2**20))
-    _, errors = process.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     (line,) = errors.splitlines()
     assert line.startswith("train: ") and "could not be written: No space left on device; what was recorded" in line

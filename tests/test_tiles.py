@@ -32,7 +32,8 @@ def test_bounds_hold_for_all_cosines(directions, monkeypatch, size):
     for one, rows in enumerate(found.members):
         for other, columns in enumerate(found.members):
             block = cones.cosines(directions, rows, columns)
-            assert found.least[one, other] - 1e-6 <= block.min() and block.max() <= found.most[one, other] + 1e-6
+            # Cosines and bounds are sums of a dozen products in float32.
+            assert found.least[one, other] - 1e-5 <= block.min() and block.max() <= found.most[one, other] + 1e-5
             if size == 1:
                 np.testing.assert_allclose([found.least[one, other], found.most[one, other]], block[0, 0], atol=1e-5)
 
@@ -57,7 +58,7 @@ def test_blocks_hold_all_that_are_opposed_once(directions, monkeypatch, size):
     expected = cones.cosines(directions, slice(None), slice(None))
     seen = np.zeros((90, 90), int)
     for rows, columns, block in opposed_blocks(directions, tiles(directions), -0.9):
-        np.testing.assert_allclose(block, expected[np.ix_(rows, columns)], atol=1e-6)
+        np.testing.assert_allclose(block, expected[np.ix_(rows, columns)], atol=1e-5)  # the same, in other orders
         seen[np.ix_(rows, columns)] += 1
         if rows is not columns:
             seen[np.ix_(columns, rows)] += 1

@@ -9,9 +9,10 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, logits_of
-from train_dynamics import gradients, training
 from train_dynamics.config import StudyConfig
-from train_dynamics.datasets import standardise
+from train_dynamics.data.datasets import standardise
+from train_dynamics.gradients import per_example
+from train_dynamics.training import steps
 
 
 @pytest.fixture
@@ -21,13 +22,12 @@ def arrays(small_dataset):
 
 
 start_of, record_of, step, update = (
-    jax.jit(function, static_argnums=0)
-    for function in (training.initial_state, training.record, training.step, training.update)
+    jax.jit(function, static_argnums=0) for function in (steps.initial_state, steps.record, steps.step, steps.update)
 )
 
 
 def test_an_epoch_is_a_permutation_and_its_last_batch_is_smaller():
-    batches = training.batch_indices(StudyConfig(), seed=3, num_examples=6000, start=0, stop=94)
+    batches = steps.batch_indices(StudyConfig(), seed=3, num_examples=6000, start=0, stop=94)
     assert batches.shape == (94, 128)
     for epoch in (batches[:47], batches[47:]):
         assert sorted(epoch[epoch >= 0]) == list(range(6000))
@@ -36,19 +36,19 @@ def test_an_epoch_is_a_permutation_and_its_last_batch_is_smaller():
 
 
 def test_batches_depend_on_seed_and_iteration_alone():
-    whole = training.batch_indices(SMALL, seed=1, num_examples=50, start=0, stop=16)
+    whole = steps.batch_indices(SMALL, seed=1, num_examples=50, start=0, stop=16)
     for start, stop in [(0, 3), (3, 4), (2, 9), (7, 16)]:
-        np.testing.assert_array_equal(training.batch_indices(SMALL, 1, 50, start, stop), whole[start:stop])
-    assert (training.batch_indices(SMALL, 2, 50, 0, 16) != whole).any()
+        np.testing.assert_array_equal(steps.batch_indices(SMALL, 1, 50, start, stop), whole[start:stop])
+    assert (steps.batch_indices(SMALL, 2, 50, 0, 16) != whole).any()
     other = dataclasses.replace(SMALL, learning_rate=1.0, hidden_sizes=(3,), num_seeds=1, first_seed=1)
-    np.testing.assert_array_equal(training.batch_indices(other, 1, 50, 0, 16), whole)
+    np.testing.assert_array_equal(steps.batch_indices(other, 1, 50, 0, 16), whole)
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov):
     images, labels = arrays
     config = dataclasses.replace(SMALL, momentum=momentum, nesterov=nesterov, learning_rate=0.1)
-    setup = training.set_up(config, 10)
+    setup = steps.set_up(config, 10)
     state = start_of(setup, jnp.int32(0), images[0])
     expected = jax.tree.map(lambda array: np.asarray(array, np.float64), state.parameters)
     velocity = jax.tree.map(np.zeros_like, expected)
@@ -68,29 +68,28 @@ def test_update_is_sgd_on_the_mean_loss_of_the_batch(arrays, momentum, nesterov)
 
 def test_observing_does_not_disturb(arrays):
     images, labels = arrays
-    setup = training.set_up(SMALL, 10)
-    examples = training.place_examples(setup, *map(np.asarray, arrays))
+    setup = steps.set_up(SMALL, 10)
+    examples = steps.place_examples(setup, *map(np.asarray, arrays))
     start = start_of(setup, jnp.int32(0), images[0])
-    batches = jnp.asarray(training.batch_indices(SMALL, 0, len(labels), 0, 16))
-    shapes = jax.eval_shape(lambda: training.record(setup, start.parameters, examples))
+    batches = jnp.asarray(steps.batch_indices(SMALL, 0, len(labels), 0, 16))
+    shapes = jax.eval_shape(lambda: steps.record(setup, start.parameters, examples))
     buffer = jax.tree.map(lambda one: jnp.zeros((16, *one.shape), one.dtype), shapes)
-    recorded, _ = jax.jit(lambda *args: training.run_block(setup, *args))(
+    recorded, _ = jax.jit(lambda *args: steps.run_block(setup, *args))(
         start, buffer, batches[:, None], jnp.ones(16, jnp.int32), examples
     )
 
     @jax.jit
     def unobserved(state):
-        return jax.lax.scan(lambda state, b: (training.update(setup, state, b, images, labels), None), state, batches)[
-            0
-        ]
+        return jax.lax.scan(lambda state, b: (steps.update(setup, state, b, images, labels), None), state, batches)[0]
 
-    # Four epochs. Compiled apart, the two programs may add in another order; rounding stays below 1e-6.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), recorded, unobserved(start))
+    # Compiled apart, the two programs may add in another order: 16 updates of weights below 1, each of which rounds by
+    # 6e-8 at most in either program.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), recorded, unobserved(start))
 
 
 def test_a_record_is_of_the_state_before_the_update(arrays):
-    setup = training.set_up(SMALL, 10)
-    examples = training.place_examples(setup, *map(np.asarray, arrays))
+    setup = steps.set_up(SMALL, 10)
+    examples = steps.place_examples(setup, *map(np.asarray, arrays))
     state = start_of(setup, jnp.int32(5), examples.images[0])
     after, record = step(setup, state, jnp.arange(16)[None], jnp.int32(1), examples)
     jax.tree.map(np.testing.assert_array_equal, record["parameters"], state.parameters)
@@ -99,8 +98,8 @@ def test_a_record_is_of_the_state_before_the_update(arrays):
 
 @pytest.mark.parametrize("layout", ["factored", "dense"])
 def test_no_scatter_adds_in_an_order_that_gpus_would_sort_for(arrays, layout):
-    setup = training.set_up(dataclasses.replace(SMALL, gradient_layout=layout), 10)
-    examples = training.place_examples(setup, *map(np.asarray, arrays))
+    setup = steps.set_up(dataclasses.replace(SMALL, gradient_layout=layout), 10)
+    examples = steps.place_examples(setup, *map(np.asarray, arrays))
     state = start_of(setup, jnp.int32(0), examples.images[0])
     program = step.lower(setup, state, jnp.arange(16)[None], jnp.int32(1), examples).as_text()
     assert set(re.findall(r'"stablehlo.scatter".* unique_indices = (\w+)', program)) == {"true"}
@@ -108,7 +107,7 @@ def test_no_scatter_adds_in_an_order_that_gpus_would_sort_for(arrays, layout):
 
 def test_the_start_depends_on_the_seed_alone(arrays):
     images, _ = arrays
-    setup = training.set_up(SMALL, 10)
+    setup = steps.set_up(SMALL, 10)
     one, same, other = (start_of(setup, jnp.int32(seed), images[0]).parameters for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["fc1"]["kernel"] != other["fc1"]["kernel"]).any()
@@ -123,34 +122,35 @@ def test_pixels_that_are_the_same_in_all_images_change_no_record(layout, layers)
     images.reshape(30, 12)[:, same] = rng.normal(size=5)  # of different values, and none of them zero
     labels = rng.integers(10, size=30).astype(np.int32)
     config = dataclasses.replace(SMALL, layers=layers, gradient_layout=layout)
-    setup = training.set_up(config, 10)
-    examples = training.place_examples(setup, images, labels)
+    setup = steps.set_up(config, 10)
+    examples = steps.place_examples(setup, images, labels)
     dense_input = layout == "dense" and "fc1" in layers
     expected_places = range(12) if dense_input else sorted(set(range(12)) - set(same))
     assert examples.places.tolist() == list(expected_places)
     np.testing.assert_array_equal(examples.varying.reshape(30, -1), images.reshape(30, 12)[:, examples.places])
     state = start_of(setup, jnp.int32(3), examples.images[0])
     found = record_of(setup, state.parameters, examples)
-    truth = gradients.kernel_gradients(setup.model, state.parameters, examples.images, examples.labels, layers)
+    truth = per_example.kernel_gradients(setup.model, state.parameters, examples.images, examples.labels, layers)
     logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
-    np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=1e-6)  # a few roundings of values near 2.3
+    # Sums over 12 pixels, 5 hidden values and 10 classes, near 2.3, where float32 rounds by 1.2e-7.
+    np.testing.assert_allclose(found["loss"], losses, rtol=0, atol=3e-6)
     for layer in layers:
         if layout == "dense":
             gradient = found["gradient"][layer]
         else:
             activation = images.reshape(30, 12) if layer == "fc1" else found["activation"][layer]
             gradient = activation[:, :, None] * found["cotangent"][layer][:, None, :]
-        np.testing.assert_allclose(gradient, truth[layer], rtol=0, atol=1e-6)  # likewise
+        np.testing.assert_allclose(gradient, truth[layer], rtol=0, atol=3e-6)  # likewise
     jax.tree.map(np.testing.assert_array_equal, found["parameters"], state.parameters)
 
 
 def test_images_may_all_be_the_same():
     images, labels = np.full((4, 2, 2, 1), 0.5, np.float32), np.arange(4, dtype=np.int32)
-    setup = training.set_up(SMALL, 10)
-    examples = training.place_examples(setup, images, labels)
+    setup = steps.set_up(SMALL, 10)
+    examples = steps.place_examples(setup, images, labels)
     assert examples.varying is examples.images
     state = start_of(setup, jnp.int32(0), examples.images[0])
     logits = logits_of(setup.model, state.parameters, examples.images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
-    np.testing.assert_allclose(record_of(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(record_of(setup, state.parameters, examples)["loss"], losses, rtol=0, atol=3e-6)

@@ -9,11 +9,13 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, blocks_of, run, silent
-from train_dynamics import recorder, sweep, verification
 from train_dynamics.config import StudyConfig
-from train_dynamics.recording import Recording, RecordingError
-from train_dynamics.storage import PAGE, write_array
-from train_dynamics.verification import replay, verify
+from train_dynamics.recording import verification, writer
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.storage import PAGE, write_array
+from train_dynamics.recording.verification import replay, verify
+from train_dynamics.training import sweep
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dat
 
 
 def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch):
-    monkeypatch.setattr(recorder, "PIECE_BYTES", 1)  # so that each is a piece
+    monkeypatch.setattr(writer, "PIECE_BYTES", 1)  # so that each is a piece
     path = tmp_path / "recording"
     sweep.train(SMALL, path, device, say=silent)
     assert problems(path) == []

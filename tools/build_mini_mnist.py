@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 from PIL import Image
 
-from train_dynamics.datasets import subset
+from train_dynamics.data.datasets import subset
 
 SIZES = {"train": 6000, "test": 1000}
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory that holds the prepared TFDS mnist.", required=True)

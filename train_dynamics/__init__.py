@@ -1,8 +1,45 @@
-"""Record and analyse the gradient of every training example at every iteration."""
+"""Record and analyse the gradient of every training example at every iteration.
 
-from importlib import metadata
+    Task, sweep          what is trained, and training it from several seeds while recording
+    StudyConfig          how: optimizer, batches, seeds, what is recorded
+    Dataset              examples, as arrays
+    Recording            what was recorded, for reading
+    InputError           what is raised where the caller's values will not do, in one line
 
-try:
-    __version__ = metadata.version("train-dynamics")
-except metadata.PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+Names are imported when they are used: JAX with `sweep`, and not with `Recording`.
+"""
+
+import importlib
+from typing import Any
+
+PUBLIC = {
+    "Dataset": "data.arrays",
+    "InputError": "config",
+    "Recording": "recording.reader",
+    "RecordingError": "recording.format",
+    "StudyConfig": "config",
+    "Task": "task.task",
+    "sweep": "training.sweep",
+}
+
+__all__ = sorted(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        found = getattr(importlib.import_module(f"train_dynamics.{PUBLIC[name]}"), name)
+    elif name == "__version__":
+        from importlib import metadata
+
+        try:
+            found = metadata.version("train-dynamics")
+        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+            found = "0+unknown"
+    else:
+        raise AttributeError(f"module 'train_dynamics' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC, "__version__"})

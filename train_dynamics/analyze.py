@@ -8,12 +8,12 @@ from pathlib import Path
 
 from absl import flags
 
-from train_dynamics import analysis
 from train_dynamics.commands import NumberParser, run, say
-from train_dynamics.cone_study import ConeOptions
-from train_dynamics.contention_study import ContentionOptions
-from train_dynamics.recording import Recording
-from train_dynamics.scoring import ScoreOptions
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
+from train_dynamics.study.cones import ConeOptions
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.scores import ScoreOptions
 
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into."

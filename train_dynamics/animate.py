@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from train_dynamics.commands import run, say
 from train_dynamics.config import InputError
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 FILMS, STILLS = (".mp4", ".gif"), (".png", ".svg")
 FASTEST = {".mp4": 120, ".gif": 50}  # frames a second; browsers play a faster GIF slowly

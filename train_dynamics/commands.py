@@ -168,6 +168,19 @@ class NumberParser(flags.ArgumentParser):
             raise ValueError("must be a whole number" if self.kind is int else "must be a number") from None
 
 
+class RateParser(flags.ArgumentParser):
+    """Parses a number, or leaves the text of a schedule as it is."""
+
+    def parse(self, argument: str | float) -> str | float:
+        """Parse it; `StudyConfig` and Optax say what is wrong with it."""
+        try:
+            return float(argument)
+        except ValueError:
+            if "(" in argument:
+                return argument
+            raise ValueError("must be a number, or a schedule with its arguments in parentheses") from None
+
+
 class SwitchParser(flags.BooleanParser):
     """Parses true or false."""
 

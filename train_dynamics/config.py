@@ -9,6 +9,11 @@ import numpy as np
 from jaxtyping import Int
 
 MOST_RECORDS = 100_000_000  # the iterations to record are listed in memory before the first
+LARGEST_IMAGE = 4096
+SCALINGS = ("auto", "pixels", "columns", "none")
+
+
+LAYOUTS = ("factored", "dense", "sketch", "measures")
 
 
 class InputError(ValueError):
@@ -32,8 +37,9 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _field(default: Any, help: str, **kwargs: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help}, **kwargs)
+def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
+    """Describe a field; recordings of a format older than `since` lack it, and were made with what is its default."""
+    return dataclasses.field(default=default, metadata={"help": help, "since": since}, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +60,43 @@ class StudyConfig:
 
     dataset: str = _field(
         "mini_mnist",
-        "Data set: mini_mnist, which is embedded, or the name of any TFDS image classification set "
-        "(mnist, fashion_mnist, cifar10, NAME/CONFIG, NAME:VERSION).",
+        "Data set: mini_mnist, which is embedded, or the name of any TFDS set (mnist, cifar10, NAME/CONFIG, "
+        "NAME:VERSION); or an .npz file, a .csv or .parquet table, a directory with one sub-directory of PNG or JPEG "
+        "images for each class, or MODULE:FUNCTION or FILE.py:FUNCTION, which gives arrays.",
     )
     data_dir: str | None = _field(
         None,
         "Directory of prepared TFDS data sets; TFDS's own default if not given.",
         compare=False,
     )
-    split: str = _field("train", "Split of the data set to train on and to record.")
+    split: str = _field(
+        "train",
+        "Split of the data set to train on and to record, or parts of splits: train[:50%], train[100:200], train+test. "
+        "What is no TFDS set has one split, train.",
+    )
+    inputs: str = _field(
+        "",
+        "What the network sees: a TFDS feature, an array of an .npz file, or columns of a table, comma separated. If "
+        "not given: image, inputs, and all columns but the labels.",
+        since=5,
+    )
+    labels: str = _field(
+        "",
+        "What it is to say: a TFDS feature, an array of an .npz file, or a column of a table. If not given: label, "
+        "labels; of a table it must be. Whole numbers and words are classes, numbers with a point targets of a "
+        "regression.",
+        since=5,
+    )
+    image_size: int | None = _field(
+        None, "Height and width to resize images to, in pixels; as they are if not given.", since=5
+    )
+    input_scaling: str = _field(
+        "auto",
+        "How inputs are scaled for the network: 'pixels' of 8 or 16 bits to [0, 1], then by --pixel_mean and "
+        "--pixel_std; 'columns' to mean 0 and standard deviation 1 each; 'none'; or 'auto': images as pixels, tables "
+        "by columns, all else as it is.",
+        since=5,
+    )
     num_examples: int | None = _field(
         None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
     )
@@ -76,21 +110,47 @@ class StudyConfig:
     )
     pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
     pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
+    model: str = _field(
+        "mlp",
+        "Network: mlp, or module:attribute or file.py:attribute, which is a Flax Linen module, a function of rngs that "
+        "makes a Flax NNX module, or a train_dynamics.Task.",
+        since=5,
+    )
+    loss: str = _field(
+        "",
+        "Loss of one example: softmax_cross_entropy or another of Optax's, or module:function or file.py:function of "
+        "the network's output and the label; if not given, softmax cross-entropy of classes, squared error of targets.",
+        since=5,
+    )
     hidden_sizes: tuple[int, ...] = _field(
         (8,),
         "Widths of the hidden layers, in units, comma separated; empty for a linear model, whose only layer is fc1.",
     )
-    learning_rate: float = _field(0.01, "Learning rate of SGD.")
+    optimizer: str = _field(
+        "sgd",
+        "Optimizer: the name of one of Optax's, with arguments as in adamw(weight_decay=0.01), or module:function or "
+        "file.py:function of a learning rate.",
+        since=5,
+    )
+    learning_rate: float | str = _field(
+        0.01,
+        "Learning rate: a number, or a schedule of Optax's with its arguments, as in "
+        "cosine_decay_schedule(init_value=0.1,decay_steps=1000).",
+    )
     momentum: float = _field(0.0, "Momentum of SGD, in [0, 1); 0 is plain SGD.")
     nesterov: bool = _field(False, "Whether the momentum is Nesterov's.")
-    batch_size: int = _field(128, "Examples in a batch; the last batch of an epoch holds what is left.")
+    batch_size: int = _field(
+        128,
+        "Examples in a batch; the last batch of an epoch holds what is left. More than there are means all of them.",
+    )
     epochs: int = _field(30, "Passes over the examples.")
     num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
     first_seed: int = _field(0, "The first seed; the others follow it.")
     layers: tuple[str, ...] = _field(
         ("fc2",),
-        "Layers whose per-example kernel gradients are recorded, comma separated; fc1 is next to the images, and the "
-        "last is the output.",
+        "Layers whose per-example gradients are recorded, comma separated: of the mlp fc1, next to the inputs, "
+        "to the last, which is the output; parameters by path, with wildcards as in conv1/*; or all, which is the "
+        "default for any other model.",
     )
     record_every: int = _field(
         1, "Record every so many iterations, in updates; the first and the last are recorded in any case."
@@ -108,13 +168,18 @@ class StudyConfig:
     )
     gradient_layout: str = _field(
         "factored",
-        "How gradients are stored: 'factored' as activation and cotangent, exact and small, "
-        "or 'dense' as [in, out] for every example.",
+        "How gradients are stored: 'factored' as activation and cotangent, exact and small; 'dense', with the shape of "
+        "the parameter for every example; as a 'sketch', a random projection; or only their 'measures': norm, product "
+        "with the mean gradient and alignment. By layer as in conv*:measures,head/kernel:factored.",
     )
+    sketch_size: int = _field(256, "Numbers in the sketch of a gradient.", since=5)
 
     def __post_init__(self) -> None:
         self._require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
         self._require("split", bool(self.split), "must name a split, for example train or test")
+        self._require("input_scaling", self.input_scaling in SCALINGS, f"must be one of {', '.join(SCALINGS)}")
+        if self.image_size is not None:
+            self._require_int("image_size", 1, LARGEST_IMAGE)
         for name in ("batch_size", "epochs", "num_seeds", "record_every"):
             self._require_int(name, 1)
         for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
@@ -131,14 +196,21 @@ class StudyConfig:
         self._require("label_noise", 0 <= self.label_noise < 1, "must be at least 0 and below 1")
         self._require_float("pixel_mean", math.isfinite, "must be a finite number")
         self._require_float("pixel_std", lambda value: value > 0, "must be a positive number")
-        self._require_float("learning_rate", lambda value: value > 0, "must be a positive number")
+        if not isinstance(self.learning_rate, str):
+            self._require_float("learning_rate", lambda value: value > 0, "must be a positive number")
         self._require_float("momentum", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
         self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
+        self._require(
+            "momentum", not self.momentum or self.optimizer == "sgd", "is of sgd; other optimizers have their own"
+        )
+        if self.model != "mlp" and self.layers == FIELDS["layers"].default:
+            object.__setattr__(self, "layers", ("all",))
         known = ", ".join(self.layer_names)
+        paths = all(name == "all" or "/" in name or "*" in name for name in set(self.layers) - set(self.layer_names))
         self._require(
             "layers",
-            bool(self.layers) and set(self.layers) <= set(self.layer_names),
-            f"must be one or more of {known}, comma separated",
+            bool(self.layers) and (paths or self.model != "mlp"),
+            f"must be one or more of {known}, comma separated, or parameters by path, or all",
         )
         self._require("layers", len(set(self.layers)) == len(self.layers), "names a layer twice")
         self._require(
@@ -146,7 +218,12 @@ class StudyConfig:
             self.records_per_doubling is None or self.record_every == 1,
             "is a schedule of its own; leave out --record_every",
         )
-        self._require("gradient_layout", self.gradient_layout in ("factored", "dense"), "must be factored or dense")
+        self._require(
+            "gradient_layout",
+            all(layout in LAYOUTS for _, layout in self.layout_rules),
+            f"must be {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}, or by layer as in conv*:measures,head*:factored",
+        )
+        self._require_int("sketch_size", 2)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -172,9 +249,24 @@ class StudyConfig:
         return tuple(f"fc{k + 1}" for k in range(len(self.hidden_sizes) + 1))
 
     @property
+    def layout_rules(self) -> list[tuple[str, str]]:
+        """Patterns of layers, each with what is kept of those it matches; the first that matches decides.
+
+        Example:
+            >>> StudyConfig(gradient_layout="fc1:measures,factored").layout_rules
+            [('fc1', 'measures'), ('*', 'factored')]
+        """
+        rules = (rule.rpartition(":") for rule in self.gradient_layout.split(","))
+        return [(pattern or "*", layout) for pattern, _, layout in rules]
+
+    @property
     def seeds(self) -> range:
         """The seeds, one for each training run."""
         return range(self.first_seed, self.first_seed + self.num_seeds)
+
+    def examples_per_batch(self, num_examples: int) -> int:
+        """Examples in a whole batch: `batch_size`, or all there are."""
+        return min(self.batch_size, num_examples)
 
     def iterations_per_epoch(self, num_examples: int) -> int:
         """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
@@ -225,13 +317,19 @@ class StudyConfig:
     def from_dict(cls, values: dict[str, Any]) -> "StudyConfig":
         """Undo `to_dict`, also after a round trip through JSON.
 
+        Fields that came after format 4 may be missing, and then have their defaults.
+
         Raises:
-            InputError: If a field is missing, unknown or out of range.
+            InputError: If another field is missing, or one is unknown or out of range.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(set(values) ^ names))}")
+        required = {field.name for field in dataclasses.fields(cls) if field.metadata["since"] <= 4}
+        if wrong := (set(values) - names) | (required - set(values)):
+            raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(wrong))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(StudyConfig)}
 
 
 def flag_name(field: str) -> str:

@@ -13,7 +13,7 @@ from absl import flags
 
 from train_dynamics.commands import NumberParser, run, say, stop_on_signals
 from train_dynamics.config import InputError
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Finished recording to train on from.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets; as recorded if not given.")
@@ -53,8 +53,8 @@ def main() -> None:
         ) from None
     import jax  # takes seconds to import, which a typing error should not
 
-    from train_dynamics.further_training import FurtherConfig, held_out, train_further
-    from train_dynamics.sweep import keep_programs
+    from train_dynamics.training.further import FurtherConfig, held_out, train_further
+    from train_dynamics.training.sweep import keep_programs
 
     config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
     if recording.further is not None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, SwitchParser, run, say, stop_on_signals
+from train_dynamics.commands import NumberParser, RateParser, SwitchParser, run, say, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
-from train_dynamics.datasets import load_dataset
-from train_dynamics.helpers import Helpers
-from train_dynamics.recording import check_writable, is_begun
+from train_dynamics.data.datasets import load_dataset
+from train_dynamics.processes import Helpers
+from train_dynamics.recording.locks import check_writable, is_begun
 
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
 
@@ -42,6 +42,8 @@ def define_flags() -> None:
         elif isinstance(default, bool):
             flags.DEFINE_flag(flags.BooleanFlag(name, default, text))
             FLAGS[name].parser = SwitchParser()
+        elif field.name == "learning_rate":
+            flags.DEFINE(RateParser(), name, default, text)
         elif isinstance(default, str) or field.name == "data_dir":
             flags.DEFINE_string(name, default, text)
         else:
@@ -82,7 +84,7 @@ def main() -> None:
         reading = None if begun else stack.enter_context(Helpers(1)).submit(load_dataset, config)
         import jax  # takes seconds to import, which a typing error should not
 
-        from train_dynamics import sweep
+        from train_dynamics.training import sweep
 
         dataset = None if reading is None else reading.result()
     noted = stop_on_signals("train: ends after this block; a second signal ends it at once")

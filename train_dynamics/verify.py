@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from train_dynamics.commands import NumberParser, run, say
 from train_dynamics.config import InputError, counted
-from train_dynamics.recording import Recording
-from train_dynamics.verification import verify
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import verify
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Recording to check.")
 flags.DEFINE(

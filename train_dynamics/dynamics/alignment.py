@@ -53,6 +53,26 @@ def factored_alignment(
     return _alignment(norm, product, mean.reshape(*mean.shape[:-2], -1))
 
 
+def alignment_of(*parts: Float[np.ndarray, "n _"]) -> Alignment:
+    """Compute `alignment` from what a recording holds: activation and cotangent, or the gradients themselves, flat."""
+    return factored_alignment(*parts) if len(parts) == 2 else alignment(parts[0][:, None])
+
+
+def measured_alignment(norm: Float[np.ndarray, "*lead n"], product: Float[np.ndarray, "*lead n"]) -> Alignment:
+    """Compute `alignment` where only norms and products with the mean gradient are known, not the gradients.
+
+    The mean of the products is the product of the mean gradient with itself.
+
+    Example:
+        >>> measured_alignment(np.array([3.0, 1.0]), np.array([4.5, 0.5])).cosine
+        array([0.9486833 , 0.31622777])
+    """
+    mean_norm = np.sqrt(np.maximum(product.mean(axis=-1), 0))
+    lengths = norm * mean_norm[..., None]
+    cosine = np.divide(product, lengths, out=np.zeros_like(product), where=lengths > 0)
+    return Alignment(norm, np.clip(cosine, -1, 1), mean_norm)
+
+
 def _dot(a: Float[np.ndarray, "... k"], b: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "..."]:
     return np.einsum("...k,...k->...", a, b)
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.motion import Frame
 from train_dynamics.plots.grids import SIDE, mosaic
 from train_dynamics.plots.style import BLUE, styled
+from train_dynamics.study.motion import Frame
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
 MARKERS = ("o", "s", "^", "D", "v", "X")

@@ -8,9 +8,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.motion import Frame
 from train_dynamics.plots.cones import grid_panel
 from train_dynamics.plots.style import BLUE, ORANGE, styled
+from train_dynamics.study.motion import Frame
 
 
 def fight(

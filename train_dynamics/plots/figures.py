@@ -7,16 +7,16 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from train_dynamics.cone_study import Cones
 from train_dynamics.config import counted
-from train_dynamics.contention_study import Contention, Fight, window
-from train_dynamics.motion import frames, nearest, reach
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
 from train_dynamics.plots import curves, film, grids, scatter
-from train_dynamics.recording import Recording
-from train_dynamics.results import NUM_CHUNKS, Results, metric_name
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import Cones
+from train_dynamics.study.contention import Contention, Fight, window
+from train_dynamics.study.motion import frames, nearest, reach
+from train_dynamics.study.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.study.tables import label_counts
 
 NUM_CONES = 6
 NUM_FIGHTS = 3
@@ -68,7 +68,7 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             share=True,
         ),
     )
-    layers = recording.config.layers
+    layers = recording.layers
     for layer in layers:
         name = metric_name(layers, layer, "alignment")
         yield Drawing(
@@ -171,7 +171,7 @@ def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Draw
 
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
     """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
-    layers = recording.config.layers
+    layers = recording.layers
     for cones in found:
         frame, sizes = cones.frame, cones.sizes
         groups = [cones.members(k) for k in range(min(NUM_CONES, np.count_nonzero(sizes > 1)))]
@@ -227,7 +227,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
                 f"Pair {k}: {where}",
             ),
         )
-    layers = recording.config.layers
+    layers = recording.layers
     if len(contention.looks):
         for layer, share in contention.label_opposition.items():
             yield Drawing(

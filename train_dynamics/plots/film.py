@@ -15,10 +15,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from train_dynamics.motion import frames, reach
 from train_dynamics.plots import scatter
 from train_dynamics.plots.style import GREEN, ORANGE, styled
-from train_dynamics.recording import Recording, written_whole
+from train_dynamics.recording.format import written_whole
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.motion import frames, reach
 
 SAMPLES = 24  # iterations from which the axes are found
 AHEAD = 4  # items that are prepared while one is used
@@ -100,7 +101,7 @@ def view(
     places = np.unique(np.linspace(0, len(iterations) - 1, SAMPLES).round().astype(int))
     edges = reach(frames(recording, seed, [iterations[int(n)] for n in places], layers))
     about = f"each point is one of {len(recording.labels):,} training examples, seed {seed}"
-    return scatter.View(tuple(layers or recording.config.layers), edges, about)
+    return scatter.View(tuple(layers or recording.layers), edges, about)
 
 
 def encode(pictures: Iterable[UInt8[np.ndarray, "height width rgba"]], path: Path, fps: int) -> None:

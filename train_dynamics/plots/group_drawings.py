@@ -5,21 +5,21 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.cone_study import half_learned
 from train_dynamics.config import counted
-from train_dynamics.group_dynamics import MOST_BATCHES, mean_cosine, strongest_update
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
 from train_dynamics.plots.figures import Drawing
 from train_dynamics.plots.style import of_seeds
-from train_dynamics.recording import Recording
-from train_dynamics.results import Results, metric_name
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import half_learned
+from train_dynamics.study.groups import MOST_BATCHES, mean_cosine, strongest_update
+from train_dynamics.study.results import Results, metric_name
+from train_dynamics.study.tables import label_counts
 
 
 def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves of each measure, the classes against each other, and the opposing signals."""
-    found, layers = results.group_dynamics, recording.config.layers
+    found, layers = results.group_dynamics, recording.gradient_layers
     of = {
         name: {layer: getattr(found.layers[layer], name) for layer in layers}
         for name in ("m_coherence", "noise_scale", "gradient_confusion", "smallest_cosine")
@@ -31,7 +31,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         [True, True],
         "m-coherence and noise scale",
     )
-    batch, axes = recording.config.batch_size, figure.axes[1]
+    batch, axes = recording.config.examples_per_batch(len(recording.labels)), figure.axes[1]
     axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
     at_right = axes.get_yaxis_transform()
     axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
@@ -51,13 +51,13 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "signal into noise." + gap,
         figure,
     )
-    num_batches = len(recording.labels) // recording.config.batch_size
+    num_batches = len(recording.labels) // batch
     some = f", of which {MOST_BATCHES} are compared" if num_batches > MOST_BATCHES else ""
     if num_batches > 1:
         yield Drawing(
             "gradient_confusion",
             "Gradient confusion over iterations",
-            f"All examples are divided, once and at random, into batches of {recording.config.batch_size}{some}. "
+            f"All examples are divided, once and at random, into batches of {batch}{some}. "
             "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
             "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
             "another.",
@@ -98,7 +98,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
 
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
-    looks, layers = results.group_dynamics.looks, recording.config.layers
+    looks, layers = results.group_dynamics.looks, recording.gradient_layers
     half = int(results.iterations[half_learned(results.curves["accuracy"][..., 0].mean(axis=0))])
     shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
     for layer in layers:
@@ -154,7 +154,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
     where = f"seed {recording.seeds[update.seed]}, from iteration {t:,} to {last:,}"
     cosines = ", ".join(
         f"{mean_cosine(recording, layer, t, update.seed, update.risers, update.fallers):.2f} in {layer}"
-        for layer in recording.config.layers
+        for layer in recording.gradient_layers
     )
     yield Drawing(
         "opposing_examples",

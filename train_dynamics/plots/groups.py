@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from train_dynamics.group_dynamics import quartiles
 from train_dynamics.plots.cones import COLORS
 from train_dynamics.plots.style import BLUE, ORANGE, of_seeds, styled
+from train_dynamics.study.groups import quartiles
 
 LINES = ("-", "--", "-.", ":")
 

@@ -26,8 +26,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from matplotlib.transforms import Affine2D
 
-from train_dynamics.motion import Frame
 from train_dynamics.plots.style import GREEN, ORANGE, styled
+from train_dynamics.study.motion import Frame
 
 ALPHA = 0.5
 TRAIL = 0.2  # opacity of the youngest trace of a trail, of that of a point

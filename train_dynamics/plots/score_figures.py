@@ -9,9 +9,9 @@ from train_dynamics.dynamics.scores.score import Score
 from train_dynamics.plots import scores as score_plots
 from train_dynamics.plots.figures import Drawing
 from train_dynamics.plots.grids import SIDE
-from train_dynamics.recording import Recording
-from train_dynamics.results import Results
-from train_dynamics.score_study import ScoreStudy, summary
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.results import Results
+from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 
 def score_drawings(recording: Recording, results: Results, study: ScoreStudy) -> Iterator[Drawing]:

@@ -10,15 +10,15 @@ import jinja2
 import numpy as np
 
 from train_dynamics import __version__
-from train_dynamics.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
-from train_dynamics.cone_study import ConeOptions
 from train_dynamics.config import counted, flag_name
-from train_dynamics.contention_study import ContentionOptions
-from train_dynamics.recording import Recording
+from train_dynamics.recording.reader import Recording
 from train_dynamics.report.sections import Section
-from train_dynamics.results import Results, metric_name
-from train_dynamics.scoring import ScoreOptions
-from train_dynamics.tables import PARTS, files_of_parts
+from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
+from train_dynamics.study.cones import ConeOptions
+from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.results import Results, metric_name
+from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.study.tables import PARTS, files_of_parts
 
 FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {
@@ -77,7 +77,7 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
     accuracy = results.curves["accuracy"][..., 0]
     learned = reaches(accuracy.mean(axis=0), LEARNED)
     dead = np.count_nonzero(results.indifferent)
-    gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.config.layers)
+    gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.layers)
     return {
         "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
         + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
@@ -101,7 +101,7 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
             f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
         ],
     }
-    layers = recording.config.layers
+    layers = recording.layers
     for layer in layers:
         cosine = mean[metric_name(layers, layer, "alignment")][:EARLY].mean(axis=0)
         norm = mean[metric_name(layers, layer, "gradient_norm")][-1]

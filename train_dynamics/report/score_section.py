@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from train_dynamics.report.sections import Picture, Section
-from train_dynamics.results import Results
-from train_dynamics.score_study import ScoreStudy, summary
+from train_dynamics.study.results import Results
+from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 
 def scores_section(results: Results, study: ScoreStudy, pictures: Sequence[Picture]) -> Section:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.cone_study import ConeOptions, Cones
 from train_dynamics.config import counted
-from train_dynamics.contention_study import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
-from train_dynamics.group_dynamics import quartiles
-from train_dynamics.recording import Recording
-from train_dynamics.results import Results
-from train_dynamics.tables import label_counts
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import ConeOptions, Cones
+from train_dynamics.study.contention import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
+from train_dynamics.study.groups import quartiles
+from train_dynamics.study.results import Results
+from train_dynamics.study.tables import label_counts
 
 LISTED = 10
 
@@ -91,7 +91,7 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
 
 def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
     """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
-    found, layers = results.group_dynamics, recording.config.layers
+    found, layers = results.group_dynamics, recording.gradient_layers
     words = (
         "How far do examples pull together? Four published measures of the gradients of each recorded layer "
         f"at {len(found.looks):,} of {counted(len(results.iterations), 'record')}, and one of the losses: m-"

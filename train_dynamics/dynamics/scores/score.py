@@ -22,8 +22,10 @@ class Study(NamedTuple):
         early: Iteration of the record at which scores defined early in training are read.
         looks: Iterations of the records at which scores by replay compute, and at which all scores are looked at to see
             what they would be had recording stopped there; the last is the end of training.
-        learning_rate: Learning rate of the updates.
+        learning_rate: Learning rate of the updates; NaN if it is not the same in all.
         further: Whether `train_dynamics.further` has trained on.
+        replayable: Whether it is the default network with the default loss, which is known well enough here to be run
+            again.
     """
 
     num_seeds: int
@@ -34,6 +36,7 @@ class Study(NamedTuple):
     looks: Int[np.ndarray, " look"]
     learning_rate: float
     further: bool = False
+    replayable: bool = True
 
     @property
     def all_recorded(self) -> bool:
@@ -104,6 +107,10 @@ class Score:
     source: str
     needs: Callable[[Study], str] = lambda study: ""
 
+    def missing(self, study: Study) -> str:
+        """Say why the score cannot be had from a study; empty if it can."""
+        return self.needs(study)
+
     def difficulty(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Turn values so that high is hard; NaN stays NaN."""
         return values if self.hard == "high" else -values
@@ -132,6 +139,10 @@ class ReplayedScore(Score):
 
     compute: Callable[[Sequence[Weights], np.ndarray, np.ndarray, Study], Float[np.ndarray, "checkpoint n"]]
     at: Callable[[Study], Int[np.ndarray, " checkpoint"]] = lambda study: study.looks
+
+    def missing(self, study: Study) -> str:
+        """Say why the score cannot be had from a study; empty if it can."""
+        return self.needs(study) if study.replayable else "runs the network again, which needs the default one"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,10 @@ class SelfInfluence(Mean):
         return self._learning_rate * self.total
 
 
+def _needs(study: Study) -> str:
+    return "" if np.isfinite(study.learning_rate) else "needs a learning rate that is the same in all updates"
+
+
 def _tracin(
     checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
@@ -44,6 +48,7 @@ TRACIN_RECORDED = StreamedScore(
     formula="learning rate x sum over records of the squared gradient norm of the recorded layers' kernels",
     source=SOURCE + ", of the recorded layers",
     start=SelfInfluence,
+    needs=_needs,
 )
 TRACIN = ReplayedScore(
     name="tracin",
@@ -52,4 +57,5 @@ TRACIN = ReplayedScore(
     formula="learning rate x sum over checkpoints of the squared gradient norm of all kernels and biases",
     source=SOURCE,
     compute=_tracin,
+    needs=_needs,
 )

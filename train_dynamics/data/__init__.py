@@ -1,0 +1,1 @@
+"""Examples, as arrays, and which of them an update uses."""

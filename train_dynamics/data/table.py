@@ -1,0 +1,111 @@
+"""Data sets that are a table, CSV or Parquet: a row is an example, a column one of its features or its label."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.imports import told
+from train_dynamics.data.source import Source, of_arrays
+from train_dynamics.data.trees import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_WORDS = 100  # a column of more different words is text, not a category
+LISTED = 20
+
+
+def table_source(config: StudyConfig) -> Source:
+    """Read a table. The column `--labels` has the labels, and `--inputs` the features, or all the others have.
+
+    Columns of numbers are taken as they are, of true and false as 1 and 0; a column of words becomes one column of 1
+    and 0 for each word, called COLUMN=WORD. A column `id` has the names of the examples, unless it is asked for.
+
+    Raises:
+        InputError: If it can't be read, has no such columns, or has some that are neither numbers nor words.
+    """
+    table = _read(Path(config.dataset))
+    names = table.column_names
+    listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    if config.labels not in names:
+        raise InputError.flag(
+            "labels", config.labels or None, f"must be a column of {config.dataset}, which has {listed}"
+        )
+    ids = _labels(table, "id") if "id" in names and "id" not in (config.labels, *config.inputs.split(",")) else None
+    chosen = config.inputs.split(",") if config.inputs else [n for n in names if n not in (config.labels, "id")]
+    for name in chosen:
+        if name not in names or name == config.labels:
+            raise InputError.flag("inputs", config.inputs, f"must be columns of {config.dataset}, which has {listed}")
+    if not chosen:
+        raise DataError(f"must have a column beside the labels, and has {listed}")
+    features: dict[str, Float[np.ndarray, " n"]] = {}
+    for name in chosen:
+        features |= _features(table, name)
+    inputs = np.stack(list(features.values()), axis=1)
+    return of_arrays(Dataset(inputs, _labels(table, config.labels), ids, feature_names=tuple(features)))
+
+
+def _read(path: Path) -> "pa.Table":
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    try:
+        table = csv.read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read: {told(error)}") from error
+    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if twice:
+        raise DataError(f"has more than one column {min(twice)!r}")
+    return table
+
+
+def _features(table: "pa.Table", name: str) -> dict[str, Float[np.ndarray, " n"]]:
+    """Make a column of numbers, or some of 1 and 0, of a column, each by its name."""
+    import pyarrow as pa
+
+    column = _plain(table, name)
+    kind = column.type
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+    if any(is_kind(kind) for is_kind in numbers):
+        number = pa.uint8() if pa.types.is_boolean(kind) else kind  # truth values do not become float64 at once
+        return {name: column.cast(number).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)}
+    right = "leave it out: --inputs=COLUMN,COLUMN,... lists those to use"
+    if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise DataError(f"column {name} has {kind}, neither numbers nor words; {right}")
+    _refuse_gaps(column, name)
+    words = np.array(column.to_pylist(), str)
+    distinct = np.unique(words)
+    if len(distinct) > MOST_WORDS:
+        raise DataError(
+            f"column {name} has {len(distinct):,} different words, for example {distinct[0]!r}, and more than "
+            f"{MOST_WORDS} are no categories; {right}"
+        )
+    return {f"{name}={word}": np.float64(words == word) for word in distinct.tolist()}
+
+
+def _labels(table: "pa.Table", name: str) -> Shaped[np.ndarray, " n"]:
+    import pyarrow as pa
+
+    column = _plain(table, name)
+    _refuse_gaps(column, name)
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    return np.array(column.to_pylist())
+
+
+def _plain(table: "pa.Table", name: str) -> "pa.ChunkedArray":
+    """Give a column without the dictionary that it may be stored with."""
+    import pyarrow as pa
+
+    column = table[name]
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _refuse_gaps(column: "pa.ChunkedArray", name: str) -> None:
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise DataError(f"column {name} has nothing in row {row}; leave such rows out, or fill them in")

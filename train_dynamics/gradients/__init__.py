@@ -1,0 +1,1 @@
+"""The gradient that each single example asks for."""

@@ -1,0 +1,1 @@
+"""What is on disk: the one contract between recording and analysis."""

@@ -1,0 +1,131 @@
+"""Which arrays a recording holds: what is kept of each layer, and under which names."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from train_dynamics.config import StudyConfig
+from train_dynamics.tapping.layers import Factors, Layer
+from train_dynamics.tapping.layout import Layout
+
+KINDS = {
+    "factored": ("activation", "cotangent"),
+    "dense": ("gradient",),
+    "sketch": ("sketch",),
+    "measures": ("norm", "product", "alignment"),
+}
+
+
+class KeptLayer(NamedTuple):
+    """What is kept of the gradients of a parameter.
+
+    Attributes:
+        name: What it is called: the path of the parameter, or, of the kernels of the default network, `fc1`, `fc2`, ...
+        layer: The parameter: path, shape, and how factors become that shape.
+        layout: `factored`, `dense`, `sketch` or `measures`.
+        of_inputs: Whether the activation is the inputs, flat, which are stored once and not with every record.
+    """
+
+    name: str
+    layer: Layer
+    layout: str
+    of_inputs: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in the names of arrays, where a slash would be a directory."""
+        return self.name.replace("/", ".")
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of its arrays in a block."""
+        kinds = KINDS[self.layout][self.of_inputs :]
+        return [f"{kind}.{self.key}" for kind in kinds]
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether gradients can be read or, of a sketch, their projections: whether two examples can be compared."""
+        return self.layout != "measures"
+
+
+class Contents(NamedTuple):
+    """What every record of a recording holds.
+
+    Attributes:
+        layers: The layers that something is kept of, by name.
+        parameters: Names of the parameters, with dots: `fc1.kernel`.
+        output_layer: The layer whose cotangent is the class probabilities less the one-hot label; empty if the outputs
+            of the network are stored instead.
+        classes: Whether the outputs are those of a classifier, so that there are predictions.
+        state: Names of other arrays of the network, as the statistics of batch normalisation, with dots.
+    """
+
+    layers: dict[str, KeptLayer]
+    parameters: tuple[str, ...]
+    output_layer: str = ""
+    classes: bool = True
+    state: tuple[str, ...] = ()
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays of a block."""
+        names = ["loss", *(["prediction"] if self.classes else [])]
+        names += [f"parameters.{name}" for name in self.parameters] + [f"variables.{name}" for name in self.state]
+        of_outputs = [f"cotangent.{self.output_layer}"] if self.output_layer else ["outputs"]
+        return list(
+            dict.fromkeys([*names, *of_outputs, *(array for kept in self.layers.values() for array in kept.arrays)])
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what a header holds of it."""
+        layers = [
+            {
+                "name": kept.name,
+                "parameter": kept.layer.name,
+                "shape": list(kept.layer.shape),
+                "layout": kept.layout,
+                "of_inputs": kept.of_inputs,
+                "factors": None
+                if (of := kept.layer.factors) is None
+                else {**of._asdict(), "layout": of.layout._asdict()},
+            }
+            for kept in self.layers.values()
+        ]
+        return {**self._asdict(), "layers": layers}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Contents":
+        """Undo `to_json`, after a round trip through JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is malformed.
+        """
+        layers = {}
+        for of in values["layers"]:
+            factors = of["factors"]
+            if factors is not None:
+                layout = Layout(**{name: tuple(sizes) for name, sizes in factors["layout"].items()})
+                factors = Factors(**{**factors, "layout": layout})
+            if of["layout"] not in KINDS:
+                raise ValueError(f"a layer has the layout {of['layout']}")
+            layer = Layer(of["parameter"], tuple(of["shape"]), factors)
+            layers[of["name"]] = KeptLayer(of["name"], layer, of["layout"], of["of_inputs"])
+        rest = {name: value for name, value in values.items() if name != "layers"}
+        lists = {name: tuple(rest.pop(name)) for name in ("parameters", "state")}
+        return cls(layers=layers, **lists, **rest)
+
+
+def mlp_contents(config: StudyConfig, widths: Sequence[int]) -> Contents:
+    """Tell what the MLP's recordings hold, and those of format 4, which do not say it.
+
+    Args:
+        config: The configuration.
+        widths: Units of each layer, the inputs first.
+    """
+    names = config.layer_names
+    shapes = dict(zip(names, itertools.pairwise(widths), strict=True))
+    layers = {}
+    for name in config.layers:
+        of_inputs = config.gradient_layout == "factored" and name == names[0]
+        layers[name] = KeptLayer(name, Layer(f"{name}/kernel", shapes[name]), config.gradient_layout, of_inputs)
+    return Contents(layers, tuple(f"{name}.{part}" for name in names for part in ("kernel", "bias")), names[-1])

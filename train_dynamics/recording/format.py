@@ -1,0 +1,153 @@
+"""The files of a recording: its header and checksums, its blocks, and how they are written whole or not at all."""
+
+import contextlib
+import io
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from train_dynamics import __version__
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.recording.contents import Contents, mlp_contents
+from train_dynamics.recording.examples import check_example_header
+from train_dynamics.recording.storage import read_whole
+
+FORMAT = 5
+READABLE = (4, 5)  # recordings of format 4 have the default network and do not say what they hold
+SIZES = ("num_examples", "num_iterations", "block_length")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+class RecordingError(InputError):
+    """A directory that is not the recording it should be."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read and check `config.json`.
+
+    Raises:
+        RecordingError: If it is not there, not readable or of a newer format.
+    """
+    if not path.is_dir():
+        raise RecordingError(f"{path} is not a directory")
+    try:
+        header = json.loads(read_whole(path.resolve() / "config.json"))
+        if not isinstance(header["format"], int):
+            raise ValueError("its format is no number")
+        if header["format"] not in READABLE:
+            other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
+            known = " and ".join(map(str, READABLE))
+            raise RecordingError(
+                f"{path} has format {header['format']}, and this version reads formats {known}: use {other}"
+            )
+        if header["checksum"] != sealed(header)["checksum"]:
+            raise ValueError("it was changed after it was written: its checksum differs")
+        StudyConfig.from_dict(header["config"])
+        contents_of(header)
+        whole = all(isinstance(header[name], int) and header[name] > 0 for name in SIZES)
+        kinds = {"class_names": list, "versions": dict, "dataset": dict}
+        if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
+            raise ValueError("sizes, class names, versions or checksums are malformed")
+        check_example_header(header)
+    except RecordingError:
+        raise
+    except FileNotFoundError:
+        raise RecordingError(f"{path} is not a recording: it has no config.json") from None
+    except KeyError as error:
+        raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
+    return header
+
+
+def contents_of(header: dict[str, Any]) -> Contents:
+    """Tell which arrays a recording holds."""
+    if header["format"] > 4:
+        return Contents.from_json(header["contents"])
+    config = StudyConfig.from_dict(header["config"])
+    return mlp_contents(config, [0, *config.hidden_sizes, len(header["class_names"])])  # the inputs' size plays no part
+
+
+def place_of(header: dict[str, Any], start: int | str) -> str:
+    """Name a block, so that its arrays read in no other block and in no other recording."""
+    return f"{header['checksum']}/{start}"
+
+
+def sealed(header: dict[str, Any]) -> dict[str, Any]:
+    """Add the checksum of everything else in a header to it."""
+    rest = {name: value for name, value in header.items() if name != "checksum"}
+    return {**rest, "checksum": checksum_of(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
+
+
+def checksum_of(content: bytes) -> str:
+    """Compute the CRC-32C of a file's content, as written into headers."""
+    return f"{google_crc32c.value(content):08x}"
+
+
+def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
+    """List the first iterations of the blocks that are whole, in order.
+
+    Raises:
+        RecordingError: If one is missing before the last, or there is one that does not belong.
+    """
+    blocks = path / "blocks"
+    try:
+        found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
+    except OSError as error:
+        raise RecordingError(f"{blocks} cannot be read: {error.strerror}") from error
+    iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
+    possible = iterations[:: header["block_length"]].tolist()
+    if odd := found - set(possible):
+        raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
+    expected = possible[: len(found)]
+    if missing := set(expected) - found:
+        raise RecordingError(
+            f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
+            "or record again into another directory"
+        )
+    return expected
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give another name to write a file or directory under first, so that it is whole or absent."""
+    new = path.with_name(path.name + ".incomplete")
+    try:
+        yield new
+        new.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a directory stays until `save_arrays` removes it
+            new.unlink()
+        raise
+
+
+def versions() -> dict[str, str]:
+    """List the versions of everything that a recording is made with."""
+    return {
+        "train-dynamics": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Make the contents of a file of NumPy's."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def save_arrays(path: Path, files: dict[str, bytes]) -> None:
+    """Write the contents of files of NumPy's, by name, into a new directory."""
+    if path.is_dir():
+        shutil.rmtree(path)  # left by a run that was killed or failed, and never more than that
+    path.mkdir()
+    for name, content in files.items():
+        (path / f"{name}.npy").write_bytes(content)

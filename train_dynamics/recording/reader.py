@@ -1,0 +1,521 @@
+"""What is on disk: the one contract between recording and analysis.
+
+    RECORDING/
+      config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
+      dataset/         images.npy or inputs.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
+      blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
+                       leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
+      further/         what training on gave, for the scores that need it, if `train_dynamics.further` did so
+
+A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, Shaped
+
+from train_dynamics.config import StudyConfig
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.trees import Tree
+from train_dynamics.recording.contents import Contents, KeptLayer
+from train_dynamics.recording.examples import read_examples
+from train_dynamics.recording.format import (
+    RecordingError,
+    checksum_of,
+    contents_of,
+    npy,
+    place_of,
+    read_header,
+    save_arrays,
+    sealed,
+    versions,
+    whole_blocks,
+    written_whole,
+)
+from train_dynamics.recording.locks import PATIENCE, busy, locked
+from train_dynamics.recording.storage import StoredArray, read_whole
+from train_dynamics.tapping.layers import rebuild
+
+FURTHER = ("retrained", "private")
+
+
+class Block:
+    """Consecutive records, read from disk as they are asked for.
+
+    Attributes:
+        path: Directory of the block.
+        iterations: The iterations it holds the records of, ascending.
+        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
+    """
+
+    def __init__(
+        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
+    ) -> None:
+        self.path = path
+        self.iterations = iterations
+        self.names = names
+        self._num_seeds = num_seeds
+        self._place = place
+
+    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
+        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
+
+        Args:
+            name: One of `names`.
+            t: Iteration, counted from the start of training; the whole block if None.
+
+        Raises:
+            KeyError: If no block has such an array.
+            IndexError: If the block has no record of iteration `t`.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            return array.read() if t is None else array.row(_row(self.iterations, t))
+
+    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
+
+        Raises:
+            KeyError: If no block has such an array.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            yield from array
+
+    def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
+        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
+
+        Raises:
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._stored(f"state.{name}") as array:
+            return array.read()
+
+    @contextlib.contextmanager
+    def _array(self, name: str) -> Iterator[StoredArray]:
+        if name not in self.names:
+            raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
+        with self._stored(f"record.{name}") as array:
+            if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
+                raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
+            yield array
+
+    @contextlib.contextmanager
+    def _stored(self, name: str) -> Iterator[StoredArray]:
+        try:
+            yield StoredArray(self.path / name, f"{self._place}/{name}")
+        except (ValueError, OSError) as error:
+            raise RecordingError(
+                f"{self.path / name} is damaged or missing: {error}; restore it from a copy"
+            ) from error
+
+
+class FurtherTraining(NamedTuple):
+    """What training on from a recording, or otherwise than it, gave.
+
+    Attributes:
+        settings: How it was done.
+        retrained: Class probabilities of each example after the networks were trained on held out examples.
+        private: Likeliest class of each example by networks trained with DP-SGD, for each noise multiplier.
+    """
+
+    settings: dict[str, Any]
+    retrained: Float[np.ndarray, "s n c"]
+    private: Integer[np.ndarray, "s level n"]
+
+
+class Recording:
+    """A recording, opened for reading on any machine, without JAX.
+
+    Args:
+        path: The directory that `train_dynamics.train` wrote.
+
+    Attributes:
+        path: The directory.
+        config: The configuration it was made with.
+        seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
+        num_iterations: Updates of the whole run, `T`.
+        block_length: Records in a block; the last one may hold fewer.
+        iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
+            `--records_per_doubling` chose of them.
+        num_planned: How many records a finished recording has.
+        class_names: Name of each class; none of a regression.
+        code: The user's code that it was made with, as text; nothing of it is ever run.
+        versions: Version of everything that it was made with.
+
+    Raises:
+        RecordingError: If the directory is not a recording, or one of a newer format.
+
+    Example:
+        >>> recording = Recording("recordings/mini_mnist")
+        >>> recording.gradients("fc2", t=100).shape
+        (10, 6000, 8, 10)
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self._root = self.path.resolve()  # stays right if the process moves to another directory
+        header = read_header(self.path)
+        self.config = StudyConfig.from_dict(header["config"])
+        self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
+        self.num_iterations: int = header["num_iterations"]
+        self.class_names = tuple(header["class_names"])
+        self.code: dict[str, dict[str, str]] = header.get("code", {})
+        self.versions: dict[str, str] = header["versions"]
+        self.block_length: int = header["block_length"]
+        self.contents: Contents = contents_of(header)
+        names = self.contents.arrays
+        iterations = self.config.iterations(header["num_examples"])
+        self.num_planned = len(iterations)
+        self._blocks = [
+            Block(
+                self._root / "blocks" / str(start),
+                iterations[k * self.block_length : (k + 1) * self.block_length],
+                names,
+                len(self.seeds),
+                place_of(header, start),
+            )
+            for k, start in enumerate(whole_blocks(self.path, header))
+        ]
+        self.iterations = iterations[: len(self._blocks) * self.block_length]
+        self._checksum: str = header["checksum"]
+        self._checksums: dict[str, str] = header["dataset"]
+        self._header = header
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return Recording, (self.path,)  # another process opens it anew
+
+    def __repr__(self) -> str:
+        return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
+
+    @property
+    def num_records(self) -> int:
+        """Number of records that are there, of each seed."""
+        return len(self.iterations)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last iteration is there."""
+        return self.num_records == self.num_planned
+
+    @property
+    def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
+        """Pixels as stored, 0 to 255 or 65,535; None if the inputs are no images."""
+        return self.data.images
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
+        """Class of each example, as the networks were told it; or the target of a regression."""
+        return self._array("labels")
+
+    @property
+    def true_labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
+        """Class of each example as its data set has it: `labels`, but for those that `noisy` tells."""
+        return self._array("true_labels" if "true_labels" in self._checksums else "labels")
+
+    @property
+    def noisy(self) -> Bool[np.ndarray, " n"]:
+        """Whether the label was flipped, as `--label_noise` asked."""
+        return self.labels != self.true_labels
+
+    @property
+    def ids(self) -> Shaped[np.ndarray, " n"]:
+        """Name of each example in its data set."""
+        return self._array("ids")
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """All examples, as training was given them."""
+        return read_examples(self._header, self._array)
+
+    @property
+    def data_problems(self) -> list[str]:
+        """What is wrong with the files of the examples, a line each."""
+        problems = []
+        for name in self._checksums:
+            try:
+                self._array(name)
+            except RecordingError as error:
+                problems.append(str(error))
+        return problems
+
+    @functools.cached_property
+    def further(self) -> FurtherTraining | None:
+        """What `train_dynamics.further` stored beside it; None if it was not run.
+
+        Raises:
+            RecordingError: If it is damaged, or belongs to another recording.
+        """
+        path = self._root / "further"
+        if not path.exists():
+            return None
+        again = f"move {path} elsewhere and run train_dynamics.further again"
+        try:
+            header = json.loads(read_whole(path / "further.json"))
+            if header["checksum"] != sealed(header)["checksum"]:
+                raise ValueError("it was changed after it was written: its checksum differs")
+            if header["recording"] != self._checksum:
+                raise ValueError("it belongs to another recording")
+            settings, checksums = header["settings"], header["arrays"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RecordingError(
+                f"{path / 'further.json'} does not belong here, is damaged or missing ({error}); {again}"
+            ) from error
+        try:
+            return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums.get(name)) for name in FURTHER))
+        except RecordingError as error:
+            raise RecordingError(f"{error}; {again}") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let no other process write to it meanwhile.
+
+        Raises:
+            InputError: If another one does.
+        """
+        with locked(self._root, busy(self.path), PATIENCE):
+            yield
+
+    def save_further(self, further: FurtherTraining) -> None:
+        """Store what further training gave; all of it or nothing.
+
+        Raises:
+            RecordingError: If it cannot be written.
+        """
+        files = {name: npy(getattr(further, name)) for name in FURTHER}
+        header = {
+            "recording": self._checksum,
+            "settings": further.settings,
+            "arrays": {name: checksum_of(content) for name, content in files.items()},
+            "versions": versions(),
+        }
+
+        try:
+            with written_whole(self._root / "further") as new:
+                save_arrays(new, files)
+                (new / "further.json").write_text(json.dumps(sealed(header), indent=2) + "\n")
+        except OSError as error:
+            raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
+
+    def inputs(self) -> Tree:
+        """Compute the inputs as the network saw them: images standardised, `[n, h, w, channel]`, and so on."""
+        return network_inputs(self.data, self.config)
+
+    def blocks(self) -> Iterator[Block]:
+        """Iterate over the blocks, in order of iteration."""
+        yield from self._blocks
+
+    def parameters(self, t: SupportsIndex) -> dict[str, Any]:
+        """Read the weights after `t` updates, nested dicts as the network has them, each `[s, ...]`.
+
+        Of the default network, `{"fc1": {"kernel": [s, in, out], "bias": [s, out]}, ...}`.
+        """
+        return self._nested("parameters", self.contents.parameters, t)
+
+    def variables(self, t: SupportsIndex) -> dict[str, Any]:
+        """Read what else the network is made of after `t` updates, as the statistics of batch normalisation."""
+        return self._nested("variables", self.contents.state, t)
+
+    def _nested(self, kind: str, names: Sequence[str], t: SupportsIndex) -> dict[str, Any]:
+        block, found = self._block(t), {}
+        for name in names:
+            *parents, leaf = name.split(".")
+            place = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, found)
+            place[leaf] = block.read(f"{kind}.{name}", t)
+        return found
+
+    def loss(self, t: SupportsIndex) -> Float[np.ndarray, "s n"]:
+        """Read the loss of each example after `t` updates, in nats."""
+        return self._block(t).read("loss", t)
+
+    def predictions(self, t: SupportsIndex) -> Integer[np.ndarray, "s n"]:
+        """Read the likeliest class of each example after `t` updates.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+        """
+        return self._block(t).read("prediction", t)
+
+    def correct(self, t: SupportsIndex) -> Bool[np.ndarray, "s n"]:
+        """Tell which examples are classified as they are labelled after `t` updates."""
+        return self.predictions(t) == self.labels
+
+    def outputs(self, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
+        """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.
+
+        Raises:
+            KeyError: Of the default network, whose class probabilities follow from its gradients.
+        """
+        return self._block(t).read("outputs", t)
+
+    def probabilities(self, t: SupportsIndex) -> Float[np.ndarray, "s n c"]:
+        """Compute the class probabilities of each example after `t` updates, from what was stored.
+
+        Of the default network: the gradient of softmax cross-entropy at the logits is p minus the one-hot label. Adding
+        that back is exact for the other classes; for the label, where p - 1 would have rounded a small p away, p is
+        exp(-loss). Of others, the softmax of the outputs.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+        """
+        self._check_classes()
+        if not self.contents.output_layer:
+            return softmax(self.outputs(t))
+        cotangent = self._block(t).read(f"cotangent.{self.contents.output_layer}", t)
+        label = self.labels[:, None] == np.arange(cotangent.shape[-1])
+        of_label = np.exp(-self.loss(t))[..., None]
+        return np.where(label, np.where(cotangent > -0.5, cotangent + 1, of_label), cotangent)
+
+    def each_error(self, block: Block) -> Iterator[Float[np.ndarray, "s n c"]]:
+        """Give class probabilities less the one-hot label, one iteration of a block after the other.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+        """
+        self._check_classes()
+        if self.contents.output_layer:
+            yield from block.each(f"cotangent.{self.contents.output_layer}")
+            return
+        label = self.labels[:, None] == np.arange(len(self.class_names))
+        for outputs in block.each("outputs"):
+            yield softmax(outputs) - label
+
+    def _check_classes(self) -> None:
+        if not self.contents.classes:
+            raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that something is kept of."""
+        return tuple(self.contents.layers)
+
+    @property
+    def gradient_layers(self) -> tuple[str, ...]:
+        """Names of those whose gradients, or projections of them, are kept, and not only their measures."""
+        return tuple(name for name, kept in self.contents.layers.items() if kept.has_gradient)
+
+    def kept(self, layer: str) -> KeptLayer:
+        """Tell what is kept of a layer.
+
+        Raises:
+            KeyError: If the layer was not recorded.
+        """
+        if layer not in self.contents.layers:
+            raise KeyError(f"layer {layer!r} was not recorded; recorded: {', '.join(self.layers)}")
+        return self.contents.layers[layer]
+
+    def gradients(self, layer: str, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
+        """Read the gradient of each example's loss with respect to a parameter after `t` updates.
+
+        Args:
+            layer: Name of a recorded layer.
+            t: Iteration: 0 is the initialisation.
+
+        Returns:
+            Gradients with the parameter's own shape behind, `[s, n, i, o]` of a dense layer's kernel, the same in
+            either layout. For the input layer it is large: 188 MB for one seed of 6,000 MNIST examples and 8 units.
+
+        Raises:
+            KeyError: If the layer was not recorded, or only measures or a sketch of it.
+            IndexError: If there is no record of iteration `t`.
+        """
+        kept = self.kept(layer)
+        if kept.layout == "dense":
+            return self._block(t).read(f"gradient.{kept.key}", t)
+        if kept.layout != "factored":
+            raise KeyError(f"of layer {layer!r} only {kept.layout} were recorded; --gradient_layout=factored keeps all")
+        activation, cotangent = self.factors(layer, t)
+        if kept.layer.factors is None:
+            return activation[..., :, None] * cotangent[..., None, :]
+        return rebuild(kept.layer, activation, cotangent)
+
+    def factors(
+        self, layer: str, t: SupportsIndex
+    ) -> tuple[Float[np.ndarray, "#s n *p i"], Float[np.ndarray, "s n *p o"]]:
+        """Read activation and cotangent at one iteration, whose product, summed over positions, is the gradient."""
+        kept = self.kept(layer)
+        cotangent = self._block(t).read(f"cotangent.{kept.key}", t)
+        if kept.of_inputs:  # alike for every seed
+            return self._flat_inputs(), cotangent
+        return self._block(t).read(f"activation.{kept.key}", t), cotangent
+
+    def measures(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
+        """Read the norm of each gradient and its product with the mean gradient of the layer, where these were kept."""
+        kept, block = self.kept(layer), self._block(t)
+        return tuple(block.read(f"{kind}.{kept.key}", t) for kind in ("norm", "product"))
+
+    def vectors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n _"], ...]:
+        """Read what two examples are compared by: either the two factors, or the gradients or their sketches, flat."""
+        kept, block = self.kept(layer), self._block(t)
+        return self._vectors(kept, tuple(block.read(name, t) for name in kept.arrays))
+
+    def each_gradient(self, block: Block, layer: str) -> Iterator[tuple[Float[np.ndarray, "#s n _"], ...]]:
+        """Read what `vectors` gives, one iteration of a block after the other."""
+        kept = self.kept(layer)
+        rows = zip(*(block.each(name) for name in kept.arrays), strict=True)
+        return (self._vectors(kept, arrays) for arrays in rows)
+
+    def _vectors(self, kept: KeptLayer, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        if not kept.has_gradient:
+            raise KeyError(f"of layer {kept.name!r} only measures were recorded, by which no two are compared")
+        if kept.of_inputs:
+            return self._flat_inputs(), *arrays
+        if kept.layout == "factored" and arrays[0].ndim > 3:  # several positions
+            arrays = (rebuild(kept.layer, *arrays),)
+        return tuple(array.reshape(*array.shape[:2], -1) for array in arrays)
+
+    def _flat_inputs(self) -> Float[np.ndarray, "1 n i"]:
+        return self.inputs().reshape(1, len(self.labels), -1)
+
+    def _block(self, t: SupportsIndex) -> Block:
+        try:
+            return self._blocks[_row(self.iterations, t) // self.block_length]
+        except IndexError as error:
+            raise IndexError(f"{error} of {self.path}") from None
+
+    def _array(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            self._arrays[name] = _load(self._root / "dataset" / f"{name}.npy", self._checksums.get(name))
+        return self._arrays[name]
+
+
+def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
+    """Find the record of an iteration among others."""
+    index = operator.index(t)
+    row = int(np.searchsorted(iterations, index))
+    if row == len(iterations) or iterations[row] != index:
+        raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
+    return row
+
+
+def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c"]:
+    """Turn logits into class probabilities.
+
+    Example:
+        >>> softmax(np.array([0.0, 0.0]))
+        array([0.5, 0.5])
+    """
+    odds = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _load(path: Path, checksum: str | None) -> np.ndarray:
+    """Read an array from a file of NumPy's whose checksum is known."""
+    try:
+        content = read_whole(path)
+        if checksum_of(content) != checksum:
+            raise ValueError("it was changed after it was written: its checksum differs")
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"{path} is damaged or missing: {error}") from error

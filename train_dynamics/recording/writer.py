@@ -1,0 +1,235 @@
+"""Writes a recording while training goes on; the one file that imports Orbax, which readers do without."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.recording.contents import Contents
+from train_dynamics.recording.examples import example_arrays, example_header
+from train_dynamics.recording.format import (
+    FORMAT,
+    RecordingError,
+    checksum_of,
+    npy,
+    place_of,
+    read_header,
+    save_arrays,
+    sealed,
+    versions,
+    whole_blocks,
+    written_whole,
+)
+from train_dynamics.recording.locks import PATIENCE, busy, check_writable, lock
+from train_dynamics.recording.reader import Block
+from train_dynamics.recording.storage import write_array
+
+PIECE_BYTES = 64 * 1024
+
+
+class Recorder:
+    """Writes a recording, a block at a time, in the background.
+
+    No other one can write to the same directory until it is closed or its process has ended, however that ends.
+
+    Args:
+        path: Directory of the recording; made if it does not exist. It must hold nothing but the beginning of this same
+            recording, as `is_begun` checks.
+        config: The configuration.
+        dataset: The examples; written once.
+        contents: What each record holds.
+        code: What `code_of` gives: the user's code it is made with.
+        block_length: Records in a block.
+        num_records: Records that are there already.
+
+    Raises:
+        InputError: If the directory cannot be written, or another process writes to it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: StudyConfig,
+        dataset: Dataset,
+        contents: Contents,
+        block_length: int,
+        num_records: int = 0,
+        code: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        self.path = path.absolute()
+        self._pending: Path | None = None
+        self._last: Path | None = None
+        num_examples = len(dataset.labels)
+        files = {name: npy(array) for name, array in example_arrays(dataset).items()}
+        header = {
+            "format": FORMAT,
+            "config": config.to_dict(),
+            "num_examples": num_examples,
+            "num_iterations": config.num_iterations(num_examples),
+            "block_length": block_length,
+            **example_header(dataset),
+            "contents": contents.to_json(),
+            "code": code or {},
+            "dataset": {name: checksum_of(content) for name, content in files.items()},
+            "versions": versions(),
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.path, patience=PATIENCE)
+            try:
+                self._begin(sealed(header), files, num_records)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except BlockingIOError:
+            raise busy(path) from None
+        except OSError as error:
+            raise InputError.flag("recording", path, f"cannot be written: {error.strerror}") from error
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(
+                use_ocdbt=False,
+                use_zarr3=True,
+                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+                    (np.ndarray, _ArrayHandler(self._header))
+                ),
+            ),
+            # Made beside the rest, a directory that cannot be made would leave threads that wait for it for minutes.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            # The other store has a thread of its own, which a failed save leaves waiting for work: Orbax then raises
+            # before it ends that thread.
+            checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=True, blocking_write=True),
+        )
+
+    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
+        """Write what comes before the first block, as far as it is not there."""
+        if not (self.path / "config.json").exists():
+            with written_whole(self.path / "config.json") as new:
+                new.write_text(json.dumps(header, indent=2) + "\n")
+        found = read_header(self.path)
+        same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
+        if not same or found["block_length"] != header["block_length"]:
+            raise InputError.flag(
+                "recording", self.path, "was begun by another run meanwhile; choose another directory"
+            )
+        if found["dataset"] != header["dataset"]:
+            raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
+        if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
+            raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
+        if not (self.path / "dataset").exists():
+            with written_whole(self.path / "dataset") as new:
+                save_arrays(new, files)
+        (self.path / "blocks").mkdir(exist_ok=True)
+        check_writable(self.path / "blocks")
+        self._header = found
+
+    def save(self, start: int, record: dict[str, Any], state: Any) -> None:
+        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
+
+        No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
+        """
+        self.wait()
+        self._check_there()
+        self._pending = self.path / "blocks" / str(start)
+        with self._failing_clearly(self._pending):
+            self._checkpointer.save(self._pending, args=ocp.args.PyTreeSave({"record": record, "state": state}))
+
+    def wait(self) -> None:
+        """Wait until the block being saved is whole.
+
+        Raises:
+            RecordingError: If it could not be saved.
+        """
+        block, self._pending = self._pending, None
+        if block is None:
+            return
+        with self._failing_clearly(block):
+            self._checkpointer.wait_until_finished()
+            there = os.listdir(block.parent)
+        self._check_there()
+        if block.name not in there:
+            raise RuntimeError(f"{block} was not written although saving it raised no error")
+        self._last = block
+
+    def _check_there(self) -> None:
+        """See whether the directory is still the one that was begun, blocks and all; Orbax would make another."""
+        there = (self.path / "config.json").exists() and (self._last is None or self._last.is_dir())
+        if there and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
+            return
+        raise RecordingError(
+            f"{self.path}, or a part of it, was moved or removed while it was written; bring it back, in place of what "
+            "is left there, and run the same command again, or choose another directory"
+        )
+
+    @contextlib.contextmanager
+    def _failing_clearly(self, block: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._pending = None
+            self._check_there()
+            raise RecordingError(
+                f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
+                f"{block.name} stays, and the same command goes on from there"
+            ) from error
+
+    def restore_state(self, start: int, like: Any) -> Any:
+        """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
+        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        block = self.path / "blocks" / str(start)
+        whole = Block(block, np.arange(0), (), 0, place_of(self._header, start))
+        for path in block.glob("state.*"):
+            whole.state(path.name.removeprefix("state."))  # which checks it
+        arguments = ocp.args.PyTreeRestore(item={"state": like}, restore_args={"state": restore}, partial_restore=True)
+        try:
+            return self._checkpointer.restore(block, args=arguments)["state"]
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RecordingError(
+                f"{block}: the state to go on from is damaged or missing: {reason}; restore it from a copy, or move "
+                f"{block} elsewhere and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for what is being saved, let go of the threads, and let others write."""
+        with contextlib.ExitStack() as last:
+            last.callback(os.close, self._lock)
+            last.callback(self._checkpointer.close)
+            self.wait()
+
+
+class _ArrayHandler(ocp.type_handlers.NumpyHandler):
+    """The part of Orbax that stores arrays; only how they are written is ours."""
+
+    def __init__(self, header: dict[str, Any]) -> None:
+        super().__init__()
+        self._header = header
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+        async def write() -> None:
+            calls = []
+            for array, info in zip(values, infos, strict=True):
+                await info.await_path_creation()
+                start = info.parent_dir.name.partition(".")[0]  # "98.orbax-checkpoint-tmp" until it is whole
+                place = f"{place_of(self._header, start)}/{info.name}"
+                rows = _rows(array) if info.name.startswith("record.") else None
+                calls.append(asyncio.to_thread(write_array, Path(info.path), array, rows, place))
+            # None is left writing when the first error is raised.
+            done = await asyncio.gather(*calls, return_exceptions=True)
+            for error in filter(None, done):
+                raise error
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="arrays")]
+
+
+def _rows(array: np.ndarray) -> int | None:
+    """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
+    return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None

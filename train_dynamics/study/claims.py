@@ -1,0 +1,293 @@
+"""What the published study claims, measured in this recording."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.study.results import NUM_CHUNKS, Results, metric_name
+
+ALL, TOP, MIDDLE, BOTTOM = 0, 1, 6, NUM_CHUNKS  # columns of a curve: all examples, chunk 0, chunk 5, chunk 9
+CHUNKS = slice(1, None)
+LEARNED = 0.8
+EARLY = 50
+RESAMPLES = 1000
+SURE = 0.975
+DECIMALS = 9  # a mean of values of 0.95 is that but for its last bits, which must not decide
+Means = dict[str, Float[np.ndarray, "t group"]]
+
+
+class UndecidedError(Exception):
+    """Why a recording cannot decide a claim."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim and its verdict.
+
+    Attributes:
+        name: Short name.
+        sentence: What is claimed.
+        measured: How it was measured, and what value would hold.
+        unit: Of the value: `share`, `updates`, `cosine` or `nats per unit of weight`.
+        value: The measured value, of curves averaged over seeds; None if there is none.
+        low: Lower end of the value's 95 % interval, from a bootstrap over seeds, of the resampled sets that decide the
+            claim; None as above, and of a single seed.
+        high: Upper end.
+        holds: Whether it holds here; None if this recording cannot decide.
+        support: Share of the resampled sets of seeds that give the same verdict, and neither the other nor none; None
+            where nothing is decided, and of a single seed.
+        reason: Why it cannot; empty if it can.
+    """
+
+    name: str
+    sentence: str
+    measured: str
+    unit: str
+    value: float | None
+    low: float | None
+    high: float | None
+    holds: bool | None
+    support: float | None
+    reason: str
+
+    @property
+    def barely(self) -> bool:
+        """Whether other seeds could well have decided otherwise."""
+        return self.support is not None and self.support < SURE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
+    """Find the first iteration at which a curve is at least `level`, but for rounding; None if it never is.
+
+    Example:
+        >>> reaches(np.array([0.1, 0.8, 0.7]), 0.8)
+        1
+    """
+    above = curve >= level - 0.1**DECIMALS
+    return int(above.argmax()) if above.any() else None
+
+
+def between(
+    curves: Float[np.ndarray, "s t group"], iterations: Int[np.ndarray, " t"]
+) -> Float[np.ndarray, "s _ group"]:
+    """Fill in the iterations that were not recorded, by straight lines.
+
+    Example:
+        >>> between(np.array([[[0.0], [1.0]]]), np.array([0, 2])).ravel()
+        array([0. , 0.5, 1. ])
+    """
+    every = np.arange(iterations[-1] + 1)
+    if len(every) == len(iterations):
+        return curves
+    later = np.searchsorted(iterations, every).clip(1)
+    share = ((every - iterations[later - 1]) / (iterations[later] - iterations[later - 1]))[:, None]
+    return curves[:, later - 1] * (1 - share) + curves[:, later] * share
+
+
+def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: int = 0) -> list[Claim]:
+    """Measure every claim.
+
+    The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
+    Between records, curves are taken to be straight.
+    """
+    num_records = int(results.iterations[-1]) + 1
+    of_all, of_chunks = list(_of_all(num_classes, num_records)), list(_of_chunks(layers, num_records))
+    if results.num_chunks < NUM_CHUNKS:
+        return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
+    if results.agr is None:
+        definitions, left = of_all, _undecided(of_chunks, "needs two seeds or more, whose agreement ranks the examples")
+    elif np.count_nonzero(~results.indifferent) < 2:
+        few = "needs two networks or more that tell examples apart, whose agreement ranks the examples"
+        definitions, left = of_all, _undecided(of_chunks, few)
+    else:
+        definitions, left = [*of_all, *of_chunks], []
+    curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
+    num_seeds = len(results.curves["accuracy"])
+    draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
+    resampled: list[list[float]] = [[] for _ in definitions]
+    # Few seeds have few distinct resamples: three have ten.
+    for draw, count in zip(*np.unique(draws, axis=0, return_counts=True), strict=True):
+        means = {metric: np.tensordot(draw / num_seeds, curve, 1) for metric, curve in curves.items()}
+        for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
+            with contextlib.suppress(UndecidedError):
+                values += [round(float(statistic(means)), DECIMALS)] * count
+    means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
+    decided = [
+        # A single seed resampled is itself, and says nothing of others.
+        _decide(*definition, means, values if num_seeds > 1 else None)
+        for definition, values in zip(definitions, resampled, strict=True)
+    ]
+    return decided + left
+
+
+def _undecided(definitions: Sequence[tuple], reason: str) -> list[Claim]:
+    return [Claim(*words, None, None, None, None, None, reason) for *words, _, _ in definitions]
+
+
+def _decide(
+    name: str,
+    sentence: str,
+    measured: str,
+    unit: str,
+    statistic: Callable[[Means], float],
+    holds: Callable[[float], bool],
+    means: Means,
+    resampled: list[float] | None,
+) -> Claim:
+    try:
+        value = round(float(statistic(means)), DECIMALS)
+    except UndecidedError as error:
+        return Claim(name, sentence, measured, unit, None, None, None, None, None, str(error))
+    ends = np.percentile(resampled, [2.5, 97.5], method="nearest") if resampled else [np.nan, np.nan]
+    shown, low, high = (float(x) if np.isfinite(x) else None for x in (value, *ends))
+    verdict = bool(holds(value))
+    support = None if resampled is None else sum(bool(holds(x)) == verdict for x in resampled) / RESAMPLES
+    return Claim(name, sentence, measured, unit, shown, low, high, verdict, support, "")
+
+
+def _need(iteration: int, num_records: int) -> None:
+    if num_records <= iteration:
+        raise UndecidedError(f"needs {iteration} iterations; the recording has {num_records - 1}")
+
+
+def _of_all(num_classes: int, num_records: int) -> Iterator[tuple]:
+    """List name, sentence, measure, unit, statistic and verdict of every claim about all examples.
+
+    A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
+    """
+
+    def start(means: Means) -> float:
+        return means["accuracy"][0, ALL]
+
+    chance = 1 / num_classes
+    yield (
+        "starts_at_chance",
+        "At initialisation, accuracy is near chance.",
+        f"training accuracy at iteration 0; holds within 5 points of {chance:.0%}",
+        "share",
+        start,
+        lambda value: abs(value - chance) <= 0.05,
+    )
+
+    def first_at(means: Means) -> float:
+        found = reaches(means["accuracy"][:, ALL], LEARNED)
+        if found is None:
+            _need(100, num_records)
+            return np.inf
+        return float(found)
+
+    yield (
+        "learns_fast",
+        "Training accuracy passes 80 % within the first 100 iterations.",
+        "first iteration with a training accuracy of 80 %; holds up to 100",
+        "updates",
+        first_at,
+        lambda value: value <= 100,
+    )
+
+
+def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
+    """List the same of every claim about chunks.
+
+    They need agreement to rank by: a ranking by how examples were learned says nothing of how they are.
+    """
+
+    def top_early(means: Means) -> float:
+        _need(EARLY, num_records)
+        return means["accuracy"][EARLY, TOP]
+
+    yield (
+        "typical_learned_early",
+        "The most typical tenth is nearly all learned by iteration 50.",
+        "accuracy of chunk 0 at iteration 50; holds from 95 %",
+        "share",
+        top_early,
+        lambda value: value >= 0.95,
+    )
+
+    def order(means: Means) -> float:
+        reached = [reaches(curve, LEARNED) for curve in means["accuracy"][:, CHUNKS].T]
+        times = [num_records if t is None else t for t in reached]
+        if sum(t is not None for t in reached) < 2:
+            raise UndecidedError("fewer than two chunks reach 80 %")
+        return np.mean([later >= earlier for earlier, later in itertools.pairwise(times)])
+
+    yield (
+        "learned_in_order",
+        "The iteration at which a chunk reaches 80 % rises with the chunk.",
+        "share of neighbouring chunks of which the less typical one reaches 80 % no earlier; holds if all",
+        "share",
+        order,
+        lambda value: value == 1,
+    )
+
+    for layer in layers:
+        of_layer = "" if len(layers) == 1 else f" in {layer}"
+        suffix = "" if len(layers) == 1 else f"_{layer}"
+
+        def lead(means: Means, name: str = metric_name(layers, layer, "alignment")) -> float:
+            _need(EARLY, num_records)
+            early = means[name][:EARLY, CHUNKS].mean(axis=0)
+            return early[0] - early[1:].max()
+
+        yield (
+            f"typical_most_aligned{suffix}",
+            f"In the first 50 iterations the most typical tenth is the most aligned with the mean gradient{of_layer}.",
+            "mean alignment of chunk 0 over iterations 0 to 49, less that of the best other chunk; holds above 0",
+            "cosine",
+            lead,
+            lambda value: value > 0,
+        )
+
+        def rise(means: Means, name: str = metric_name(layers, layer, "gradient_norm")) -> float:
+            under_way = reaches(means["accuracy"][:, ALL], 0.5)
+            if under_way is None:
+                raise UndecidedError("training accuracy never reaches 50 %")
+            return np.diff(means[name][under_way:, CHUNKS].mean(axis=0)).min()
+
+        yield (
+            f"norm_rises_with_chunk{suffix}",
+            f"Once learning is under way, the gradient norm rises with the chunk{of_layer}.",
+            "mean norm from 50 % training accuracy on; smallest difference of neighbouring chunks; holds above 0",
+            "nats per unit of weight",
+            rise,
+            lambda value: value > 0,
+        )
+
+    def widening(means: Means) -> float:
+        area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)
+        return min(area[MIDDLE] - area[TOP], area[BOTTOM] - area[MIDDLE])
+
+    yield (
+        "uncertainty_widens",
+        "The region between first correct and last mistake widens from the top to the middle to the bottom tenth.",
+        "mean height of the region, the share of the examples there; smaller of the two differences; holds above 0",
+        "share",
+        widening,
+        lambda value: value > 0,
+    )
+
+    def forgotten(means: Means) -> float:
+        learned = reaches(means["accuracy"][:, TOP], 0.95)
+        if learned is None:
+            raise UndecidedError("the most typical tenth never reaches 95 %")
+        # Never wrong from an iteration on implies correct at it, so the ratio is a conditional share.
+        return 1 - means["last_mistake"][learned, TOP] / means["accuracy"][learned, TOP]
+
+    yield (
+        "typical_not_forgotten",
+        "The top tenth, once learned, is hardly ever forgotten.",
+        "of the examples of chunk 0 that are correct when it reaches 95 %, the share ever wrong later; holds up to 5 %",
+        "share",
+        forgotten,
+        lambda value: value <= 0.05,
+    )

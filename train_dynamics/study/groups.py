@@ -1,0 +1,194 @@
+"""Groups of examples through training: how far batches, classes and all examples pull together."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train_dynamics.dynamics.alignment import Alignment
+from train_dynamics.dynamics.coherence import m_coherence
+from train_dynamics.dynamics.confusion import confusion, fixed_batches
+from train_dynamics.dynamics.groups import Groups, gradient_sums
+from train_dynamics.dynamics.noise_scale import noise_scale
+from train_dynamics.dynamics.opposing import OpposingSignals, extremes
+from train_dynamics.dynamics.stiffness import stiffness, within_and_between
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import read_factors
+
+MOST_LOOKS = 500
+MOST_CLASSES = 20
+MOST_BATCHES = 200
+
+
+class Measures(NamedTuple):
+    """What is measured of one layer: of all seeds at one record, or at several, `[s, t]`.
+
+    Attributes:
+        m_coherence: Of all examples.
+        noise_scale: Of all examples.
+        gradient_confusion: Of fixed batches.
+        smallest_cosine: Of fixed batches.
+        stiffness_within: Mean cosine between two examples of one class.
+        stiffness_between: Mean cosine between two examples of different classes.
+        stiffness: Stiffness by pair of classes; without any classes if there are more than `MOST_CLASSES`.
+    """
+
+    m_coherence: Float[np.ndarray, "s *t"]
+    noise_scale: Float[np.ndarray, "s *t"]
+    gradient_confusion: Float[np.ndarray, "s *t"]
+    smallest_cosine: Float[np.ndarray, "s *t"]
+    stiffness_within: Float[np.ndarray, "s *t"]
+    stiffness_between: Float[np.ndarray, "s *t"]
+    stiffness: Float[np.ndarray, "s *t c c"]
+
+    @classmethod
+    def stacked(cls, of_records: Iterable["Measures"]) -> "Measures":
+        """Put records behind each other, as axis `t`."""
+        return cls(*(np.stack(values, axis=1) for values in zip(*of_records, strict=True)))
+
+
+class Sums(NamedTuple):
+    """What the gradients of one seed at one record are reduced to.
+
+    Attributes:
+        norm: L2 norm of each.
+        mean_norm: L2 norm of their mean.
+        of_batches: Inner products of the means of batches.
+        of_classes: Inner products of the sums of those of each class, each divided by its norm.
+        directed: Number in each class that are not zero.
+    """
+
+    norm: Float[np.ndarray, " n"]
+    mean_norm: Float[np.ndarray, ""] | np.floating
+    of_batches: Float[np.ndarray, "b b"]
+    of_classes: Float[np.ndarray, "c c"]
+    directed: Int[np.ndarray, " c"]
+
+
+class GroupStudy:
+    """Which iterations are looked at, and which examples are compared with which, in every layer.
+
+    Args:
+        recording: The recording; batches are as large as those it was trained on, and at most `MOST_BATCHES`.
+
+    Attributes:
+        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones, the first and
+            the last among them; more would show no more in a curve, and cost as much more.
+        sizes: Examples of each class.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        last = recording.num_records - 1
+        spread = np.linspace(0, last, min(recording.num_records, MOST_LOOKS))
+        self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
+        self._labels = labels = recording.labels
+        self._num_classes = len(recording.class_names)
+        self._batch_size = recording.config.examples_per_batch(len(recording.labels))
+        self.sizes: Int[np.ndarray, " c"] = np.bincount(labels, minlength=self._num_classes)
+        self._classes = Groups.of([np.flatnonzero(labels == c) for c in range(self._num_classes)])
+        self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)[:MOST_BATCHES]))
+
+    def sums(self, gradients: tuple[Float[np.ndarray, "..."], ...], found: Alignment) -> Sums:
+        """Reduce the gradients of one seed at one record to what all measures here are made of.
+
+        Args:
+            gradients: Activation and cotangent, or only gradients, as `gradient_sums` takes them.
+            found: Their alignment.
+        """
+        inverse = np.divide(1, found.norm, out=np.zeros_like(found.norm), where=found.norm > 0)
+        directed = self.sizes if inverse.all() else np.bincount(self._labels[inverse > 0], minlength=self._num_classes)
+        of_batches = gradient_sums(gradients, self._batches) / np.float32(self._batch_size)
+        of_classes = gradient_sums(gradients, self._classes, inverse).astype(np.float64)
+        return Sums(found.norm, found.mean_norm, of_batches @ of_batches.T, of_classes @ of_classes.T, directed)
+
+    def measure(self, of_seeds: Sequence[Sums]) -> Measures:
+        """Compute all measures of all seeds at one record."""
+        norm, mean_norm, of_batches, of_classes, directed = map(np.stack, zip(*of_seeds, strict=True))
+        opposed = confusion(of_batches)
+        matrix = stiffness(of_classes, directed, self.sizes)
+        shown = self._num_classes if self._num_classes <= MOST_CLASSES else 0
+        return Measures(
+            m_coherence(norm, mean_norm),
+            noise_scale(norm, mean_norm),
+            *opposed,
+            *within_and_between(matrix, self.sizes),
+            matrix[:, :shown, :shown],
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupDynamics:
+    """What came of following groups through a recording.
+
+    Attributes:
+        looks: Iterations that the measures are of.
+        layers: Measures of each recorded layer, `[s, t]`, one `t` for each look.
+        opposing: The examples whose losses rise and fall most.
+    """
+
+    looks: Int[np.ndarray, " look"]
+    layers: dict[str, Measures]
+    opposing: OpposingSignals
+
+
+class Update(NamedTuple):
+    """The update in which both extremes moved most.
+
+    Attributes:
+        seed: Index of the seed.
+        record: Index of the record before it.
+        risers: Examples whose loss rose most, the most first.
+        fallers: Examples whose loss fell most, the most first.
+        rise: Mean change of loss of the risers, in nats.
+        fall: That of the fallers.
+    """
+
+    seed: int
+    record: int
+    risers: Int[np.ndarray, " m"]
+    fallers: Int[np.ndarray, " m"]
+    rise: float
+    fall: float
+
+
+def quartiles(curve: Float[np.ndarray, "s t"]) -> Float[np.ndarray, "quartile t"]:
+    """Find the quartiles over seeds, of which the second is the median; a seed without a value counts as infinite.
+
+    Between two seeds they are interpolated; what is infinite is NaN.
+
+    Example:
+        >>> quartiles(np.array([[1.0], [2.0], [np.nan]])).ravel()
+        array([1.5, 2. , nan])
+    """
+    infinite = 1e300  # which can be interpolated, unlike infinity; an eighth of it can come only of it
+    found = np.quantile(np.nan_to_num(curve.astype(float), nan=infinite), (0.25, 0.5, 0.75), axis=0)
+    return np.where(found > infinite / 8, np.nan, found)
+
+
+def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:
+    """Find the update of any seed in which the smaller of rise and fall is the largest."""
+    curves = opposing.curves
+    both = np.minimum(curves["risers"], -curves["fallers"])
+    s, t = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
+    before, after = (recording.loss(int(recording.iterations[record]))[s] for record in (t, t + 1))
+    change = after - before
+    risers, fallers = extremes(change, opposing.size)
+    return Update(
+        s,
+        t,
+        risers[np.argsort(-change[risers])],
+        fallers[np.argsort(change[fallers])],
+        float(change[risers].mean()),
+        float(change[fallers].mean()),
+    )
+
+
+def mean_cosine(
+    recording: Recording, layer: str, t: int, s: int, one: Int[np.ndarray, " m"], other: Int[np.ndarray, " k"]
+) -> float:
+    """Compute the cosine between the mean gradients of two groups of examples; 0 if one of them is zero."""
+    sums = gradient_sums(read_factors(recording, layer, t)[s], Groups.of([one, other])).astype(np.float64)
+    lengths = float(np.prod(np.linalg.norm(sums, axis=1)))
+    return float(sums[0] @ sums[1]) / lengths if lengths else 0.0

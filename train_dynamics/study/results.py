@@ -1,0 +1,301 @@
+"""One pass over a recording: what tables, figures and claims are made of."""
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
+
+from train_dynamics.config import InputError
+from train_dynamics.dynamics.agreement import agreement, chunks, indifferent, ranks
+from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
+from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
+from train_dynamics.dynamics.groups import group_weights
+from train_dynamics.dynamics.opposing import OpposingSignals
+from train_dynamics.dynamics.scores.margin import margin
+from train_dynamics.dynamics.scores.score import Records
+from train_dynamics.recording.locks import is_being_written
+from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
+from train_dynamics.study.scores import ScoreOptions, ScorePass, Scores, batches
+
+NUM_CHUNKS = 10
+Curves = dict[str, Float[np.ndarray, "s t group"]]
+Item, Result = TypeVar("Item"), TypeVar("Result")
+LayerMeasures = dict[str, list[Measures]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What the study asks of a recording.
+
+    Attributes:
+        iterations: The recorded iterations.
+        agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed.
+        ranking: What the examples are ranked by, in nats: `agr`, or of a single seed the mean loss over all records.
+        rank: Rank of each example; 0 is the most typical.
+        chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
+        indifferent: Which seeds' networks tell no example from another after the last update.
+        forgetting: When each example was learned and forgotten, for each seed.
+        curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
+            `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
+            called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
+        scores: All scores of each example; None if not asked for.
+        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration; None if
+            not asked for.
+    """
+
+    iterations: Int[np.ndarray, " t"]
+    agr: Float[np.ndarray, " n"] | None
+    ranking: Float[np.ndarray, " n"]
+    rank: Int[np.ndarray, " n"]
+    chunk: Int[np.ndarray, " n"]
+    indifferent: Bool[np.ndarray, " s"]
+    forgetting: Forgetting
+    curves: Curves
+    scores: Scores | None = None
+    group_dynamics: GroupDynamics | None = None
+
+    @property
+    def ranked_by(self) -> str:
+        """Name of the score that ranks the examples: `agr`, or of a single seed `cumulative_loss`."""
+        return "cumulative_loss" if self.agr is None else "agr"
+
+    @property
+    def ranked_by_words(self) -> str:
+        """What that score is, in words."""
+        if self.agr is None:
+            return "their mean loss over all records, because a single seed has no other to agree with"
+        return "how much the trained networks agree on them (AGR)"
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks."""
+        return self.curves["accuracy"].shape[-1] - 1
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of a curve: `all`, and each chunk."""
+        return ("all", *(f"chunk_{k}" for k in range(self.num_chunks)))
+
+
+class Gradients(NamedTuple):
+    """What scores need of the gradients of a block.
+
+    Attributes:
+        norm: L2 norm of each example's gradient, of all recorded layers together.
+        error_norm: L2 norm of the class probabilities less the one-hot label.
+        largest_other: Largest probability of a class that is not the label.
+    """
+
+    norm: Float[np.ndarray, "s t n"]
+    error_norm: Float[np.ndarray, "s t n"]
+    largest_other: Float[np.ndarray, "s t n"]
+
+
+class OfBlock(NamedTuple):
+    """What a block gives: `loss` if scores or groups are asked for, `records` if scores are, `measures` if groups."""
+
+    iterations: Int[np.ndarray, " t"]
+    correct: Bool[np.ndarray, "s t n"]
+    loss: Float[np.ndarray, "s t n"] | None
+    records: Records | None
+    curves: Curves
+    measures: LayerMeasures
+
+
+def compute(
+    recording: Recording,
+    options: ScoreOptions | None = ScoreOptions(),
+    groups: bool = True,
+    advance: Callable[[int], object] = lambda records: None,
+) -> Results:
+    """Compute all results, reading each block once; memory does not grow with the number of blocks.
+
+    The examples are ranked by agreement. A single seed has none: there they are ranked by their mean loss over all
+    records, `cumulative_loss`, for which the losses are read once more.
+
+    Args:
+        recording: The recording.
+        options: How to compute scores; no scores if None.
+        groups: Whether to follow groups of examples.
+        advance: Told the number of records after each block.
+
+    Raises:
+        InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
+    """
+    check_finished(recording)
+    labels = recording.labels
+    score_pass = ScorePass(recording, options) if options is not None else None
+    probabilities = recording.probabilities(recording.num_iterations)
+    if len(recording.seeds) > 1:
+        ranking = agr = agreement(probabilities)
+    else:
+        agr = None
+        losses = (block.read("loss")[0].sum(axis=0, dtype=np.float64) for block in recording.blocks())
+        ranking = sum(losses) / recording.num_records
+    rank = ranks(ranking)
+    num_chunks = min(NUM_CHUNKS, len(labels))
+    chunk = chunks(rank, num_chunks)
+    everyone = group_weights(np.zeros(len(labels), int), 1)
+    weights = np.concatenate([everyone, group_weights(chunk, num_chunks)], axis=1)
+    study = GroupStudy(recording) if groups else None
+
+    def of_block(block: Block) -> OfBlock:
+        prediction = block.read("prediction")
+        correct = prediction == labels
+        loss = block.read("loss") if score_pass or study else None
+        curves, gradients, measures = _gradient_curves(
+            recording, block, weights.astype(np.float32), score_pass is not None, study
+        )
+        records = score_pass and Records(
+            block.iterations,
+            loss,
+            prediction,
+            correct,
+            margin(loss, gradients.largest_other),
+            gradients.error_norm,
+            gradients.norm,
+            batches(recording, block),
+        )
+        return OfBlock(block.iterations, correct, loss, records, {"accuracy": correct @ weights, **curves}, measures)
+
+    opposing = OpposingSignals(len(recording.seeds), len(labels))
+    measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
+    forgetting = Forgetting(len(recording.seeds), len(labels))
+    pieces: list[Curves] = []
+    # Our threads share the work already; BLAS threads on products this small only get in their way.
+    # There are more of them than processors, for some wait for the disk.
+    workers = min(8, 2 * (os.cpu_count() or 1))
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
+        for found in _in_order(threads, of_block, recording.blocks(), workers):
+            forgetting.add(found.correct, found.iterations)
+            pieces.append(found.curves)
+            advance(len(found.iterations))
+            if score_pass:
+                score_pass.add(found.records)
+            if study:
+                opposing.add(found.loss)
+                for layer, of_layer in found.measures.items():
+                    measures[layer] += of_layer
+    curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
+
+    members = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
+    for metric, curve, iterations in (
+        ("first_correct", first_correct_curve, forgetting.first_correct),
+        ("last_mistake", last_mistake_curve, forgetting.last_mistake),
+    ):
+        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in members], axis=-1)
+    group_dynamics = study and GroupDynamics(
+        study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
+    )
+    scores = score_pass and score_pass.finish()
+    dead = indifferent(probabilities)
+    return Results(recording.iterations, agr, ranking, rank, chunk, dead, forgetting, curves, scores, group_dynamics)
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Map a function over items, a few ahead of the one that is handed on: results wait for no longer than that."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
+    """Name a metric of a layer: the metric's own name if only one layer was recorded."""
+    return metric if len(layers) == 1 else f"{layer}/{metric}"
+
+
+def _gradient_curves(
+    recording: Recording,
+    block: Block,
+    weights: Float[np.ndarray, "n group"],
+    scores: bool,
+    study: GroupStudy | None,
+) -> tuple[Curves, Gradients | None, LayerMeasures]:
+    curves: Curves = {}
+    looks = set(study.looks.tolist()) if study else set()
+    measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
+    lead = (len(recording.seeds), len(block.iterations))
+    squares = np.zeros((*lead, len(weights)), np.float32) if scores else None
+    for layer in recording.layers:
+        cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
+        for t, of_seeds in enumerate(_each_alignment(recording, block, layer)):
+            sums = []
+            for s, (parts, found) in enumerate(of_seeds):
+                cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
+                if scores:
+                    squares[s, t] += np.square(found.norm)
+                if parts and block.iterations[t] in looks:
+                    sums.append(study.sums(parts, found))
+            if sums:
+                measures[layer].append(study.measure(sums))
+        curves[metric_name(recording.layers, layer, "alignment")] = cosine
+        curves[metric_name(recording.layers, layer, "gradient_norm")] = norm
+    if not scores:
+        return curves, None, measures
+    error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(2))
+    room = np.empty((lead[0], len(recording.class_names), len(weights)), np.float32)
+    for t, error in enumerate(recording.each_error(block)):
+        error_norm[:, t], largest_other[:, t] = _of_output(error, room)
+    return curves, Gradients(np.sqrt(squares), error_norm, largest_other), measures
+
+
+def _each_alignment(
+    recording: Recording, block: Block, layer: str
+) -> Iterator[Iterator[tuple[tuple[Float[np.ndarray, "n _"], ...], Alignment]]]:
+    """Compare gradients with their mean: for each iteration, of one seed after the other, what they are made of, too.
+
+    One seed at a time stays in the processor's cache.
+    """
+    num_seeds, kept = len(recording.seeds), recording.kept(layer)
+    if not kept.has_gradient:
+        for rows in zip(block.each(f"norm.{kept.key}"), block.each(f"product.{kept.key}"), strict=True):
+            yield (((), measured_alignment(*(row[s] for row in rows))) for s in range(num_seeds))
+        return
+    for parts in recording.each_gradient(block, layer):
+        of_seeds = (tuple(part[s % len(part)] for part in parts) for s in range(num_seeds))
+        yield ((of_seed, alignment_of(*of_seed)) for of_seed in of_seeds)
+
+
+def _of_output(
+    cotangent: Float[np.ndarray, "s n c"], room: Float[np.ndarray, "s c n"]
+) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
+    """Find the norm of p - y, and the largest p of another class: at the label, p - 1 is never above 0.
+
+    A class after the other, and without fresh memory, takes a fifth of the time.
+    """
+    np.copyto(room, np.swapaxes(cotangent, 1, 2))
+    largest_other = room.max(axis=1)
+    return np.sqrt(np.square(room, out=room).sum(axis=1)), largest_other
+
+
+def check_finished(recording: Recording) -> None:
+    """Check that a recording has all records, and more than one example.
+
+    Raises:
+        InputError: If not.
+    """
+    if len(recording.labels) < 2:
+        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+    if not recording.finished:
+        if is_being_written(recording.path):
+            state, then = "is still being written", "analyse it when that is finished"
+        else:
+            state, then = "is unfinished", "run the train command again to finish it"
+        raise InputError.flag(
+            "recording",
+            recording.path,
+            f"{state} and holds {recording.num_records} of {recording.num_planned} records; {then}",
+        )

@@ -1,0 +1,206 @@
+"""All scores of a recording: fed by the pass over its records, and then by what is replayed from stored parameters."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
+
+from train_dynamics.config import InputError
+from train_dynamics.data.batches import batch_indices
+from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.dynamics.scores.score import (
+    EnsembleScore,
+    Further,
+    FurtherScore,
+    Records,
+    ReplayedScore,
+    Score,
+    StreamedScore,
+    Study,
+    Weights,
+)
+from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.study.motion import nearest
+
+EARLY = 0.1  # of the run, as epoch 20 of 200 in the paper of EL2N and GraNd
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """How scores are computed.
+
+    Attributes:
+        iteration: Where scores that are defined early in training are read; a tenth of the run if None.
+        looks: At how many iterations, evenly spread and the last among them, parameters are replayed, and scores looked
+            at as if recording had stopped there.
+    """
+
+    iteration: int | None = None
+    looks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.looks < 1:
+            raise InputError.flag("score_looks", self.looks, "must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of every example.
+
+    Attributes:
+        study: What they were computed of.
+        scores: Those that could be computed.
+        missing: Why others could not, by name.
+        values: Of the ensemble, by name: the mean over seeds, or what all seeds together give.
+        of_seeds: Of each seed, by name, where single seeds have the score.
+        stopped: Of the ensemble, had recording stopped at each look, by name; NaN where the score says nothing yet.
+        probabilities: Class probabilities at the end, which scores of the ensemble are made of.
+    """
+
+    study: Study
+    scores: tuple[Score, ...]
+    missing: dict[str, str]
+    values: dict[str, Float[np.ndarray, " n"]]
+    of_seeds: dict[str, Float[np.ndarray, "s n"]]
+    stopped: dict[str, Float[np.ndarray, "look n"]]
+    probabilities: Float[np.ndarray, "s n c"]
+
+    def resampled(self, score: Score, counts: Float[np.ndarray, "draw s"]) -> Float[np.ndarray, "draw n"]:
+        """Compute a score of the ensemble from draws of seeds, each as often as it was drawn."""
+        if isinstance(score, EnsembleScore):
+            return score.compute(self.probabilities, counts)
+        return counts @ self.of_seeds[score.name] / counts.sum(axis=1, keepdims=True)
+
+
+def study_of(recording: Recording, options: ScoreOptions) -> Study:
+    """Tell scores what they may know of a recording.
+
+    Raises:
+        InputError: If the iteration asked for was not recorded.
+    """
+    iterations = recording.iterations
+    last = int(iterations[-1])
+    if options.iteration is None:
+        early = iterations[np.searchsorted(iterations, round(EARLY * last), side="right") - 1]
+    elif options.iteration in iterations:
+        early = options.iteration
+    else:
+        (near,) = nearest(iterations, np.array([options.iteration]))
+        right = f"must be a recorded iteration, from 0 to {last}; the nearest is {near}"
+        raise InputError.flag("score_iteration", options.iteration, right)
+    looks = nearest(iterations, np.linspace(0, last, options.looks + 1).round().astype(int)[1:])
+    config, num_examples = recording.config, len(recording.labels)
+    return Study(
+        num_seeds=len(recording.seeds),
+        num_examples=num_examples,
+        iterations=iterations,
+        epoch=config.iterations_per_epoch(num_examples),
+        early=int(early),
+        looks=looks[looks > 0],
+        learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
+        further=recording.further is not None,
+        replayable=config.model == "mlp" and config.loss in ("", "softmax_cross_entropy"),
+    )
+
+
+class ScorePass:
+    """Computes all scores, fed with the records in order; memory does not grow with their number.
+
+    Args:
+        recording: The recording.
+        options: How.
+        scores: The scores.
+
+    Raises:
+        InputError: If the iteration asked for was not recorded.
+    """
+
+    def __init__(self, recording: Recording, options: ScoreOptions, scores: Sequence[Score] = SCORES) -> None:
+        self._recording = recording
+        self.study = study_of(recording, options)
+        reasons = {score.name: score.missing(self.study) for score in scores}
+        self._missing = {name: reason for name, reason in reasons.items() if reason}
+        self._scores = tuple(score for score in scores if not reasons[score.name])
+        self._accumulators = {
+            score.name: score.start(self.study) for score in self._scores if isinstance(score, StreamedScore)
+        }
+        self._stopped: dict[str, list[np.ndarray]] = {score.name: [] for score in self._scores}
+
+    def add(self, records: Records) -> None:
+        """Take in the next records."""
+        places = np.flatnonzero(np.isin(records.iterations, self.study.looks)) + 1
+        start = 0
+        for stop in sorted({*places.tolist(), len(records.iterations)}):
+            part = records.part(start, stop)
+            for accumulator in self._accumulators.values():
+                accumulator.add(part)
+            if stop in places:
+                for name, accumulator in self._accumulators.items():
+                    self._stopped[name].append(accumulator.value().mean(axis=0))
+            start = stop
+
+    def finish(self) -> Scores:
+        """Compute what is replayed and what is of the ensemble, and hand over all scores.
+
+        Raises:
+            InputError: If the recording is damaged.
+        """
+        of_seeds = {name: accumulator.value() for name, accumulator in self._accumulators.items()}
+        stopped = {name: np.stack(values) for name, values in self._stopped.items() if values}
+        for score in self._scores:
+            if isinstance(score, ReplayedScore):
+                of_seeds[score.name], stopped[score.name] = self._replay(score)
+        probabilities = [self._recording.probabilities(t) for t in self.study.looks]
+        if (further := self._recording.further) is not None:
+            trained = Further(self._recording.labels, probabilities[-1], further.retrained, further.private)
+            for score in self._scores:
+                if isinstance(score, FurtherScore):
+                    of_seeds[score.name] = score.compute(trained)
+                    stopped[score.name] = np.full((len(self.study.looks), self.study.num_examples), np.nan)
+                    stopped[score.name][-1] = of_seeds[score.name].mean(axis=0)  # it went on from the end alone
+        values = {name: value.mean(axis=0) for name, value in of_seeds.items()}
+        everyone = np.ones((1, self.study.num_seeds))
+        for score in self._scores:
+            if isinstance(score, EnsembleScore):
+                with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+                    found = threads.map(lambda p, score=score: score.compute(p, everyone)[0], probabilities)
+                    stopped[score.name] = np.stack(list(found))
+                values[score.name] = stopped[score.name][-1]
+        return Scores(self.study, self._scores, self._missing, values, of_seeds, stopped, probabilities[-1])
+
+    def _replay(self, score: ReplayedScore) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "look n"]]:
+        """Compute a score of each seed, and of the ensemble had recording stopped at each look."""
+        at = score.at(self.study)
+        parameters = [self._recording.parameters(t) for t in at]
+        labels = self._recording.labels
+        images = self._recording.inputs().reshape(len(labels), -1)
+
+        def of_seed(s: int) -> Float[np.ndarray, "checkpoint n"]:
+            return score.compute([_of_seed(layers, s) for layers in parameters], images, labels, self.study)
+
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            found = np.zeros((len(at), len(labels)))
+            last = []
+            for checkpoints in threads.map(of_seed, range(self.study.num_seeds)):
+                found += checkpoints / self.study.num_seeds
+                last.append(checkpoints[-1].astype(np.float64))
+        reached = np.searchsorted(at, self.study.looks, side="right") - 1
+        stopped = np.where(reached[:, None] >= 0, found[reached.clip(0)], np.nan)
+        return np.stack(last), stopped
+
+
+def batches(recording: Recording, block: Block) -> Int[np.ndarray, "s t b"]:
+    """List the examples of the update after each record of a block, for each seed; -1 for none."""
+    first, last = map(int, block.iterations[[0, -1]])
+    span = len(recording.labels), first, min(last + 1, recording.num_iterations)
+    found = np.stack([batch_indices(recording.config, int(seed), *span) for seed in recording.seeds])
+    ended = np.full_like(found, -1, shape=(len(found), 1, found.shape[2]))  # no update follows the last record
+    return np.concatenate([found, ended], axis=1)[:, block.iterations - first]
+
+
+def _of_seed(layers: dict[str, dict[str, np.ndarray]], s: int) -> Weights:
+    return {name: {part: value[s] for part, value in of.items()} for name, of in layers.items()}

@@ -1,0 +1,327 @@
+"""Results as CSV files, and scores as Parquet too."""
+
+import csv
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.recording.format import written_whole
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.cones import Cones
+from train_dynamics.study.contention import Contention
+from train_dynamics.study.groups import quartiles
+from train_dynamics.study.results import Results
+from train_dynamics.study.scores import ScoreOptions, study_of
+
+if TYPE_CHECKING:
+    from train_dynamics.study.score_agreement import ScoreStudy
+
+PARTS = {
+    "scores": ("score_correlations.csv", "score_stability.csv", "label_noise.csv"),
+    "groups": ("group_dynamics.csv", "opposing_signals.csv"),
+    "motion": ("scatter.mp4",),
+    "cones": ("cones.csv", "cone_members.csv"),
+    "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
+}
+"""What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
+FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
+ABOUT = {
+    "example": "position of the example in the recording",
+    "id": "name of the example in its data set",
+    "label": "class that the example was trained on",
+    "rank": "place among all examples, by agr, or of a single seed by cumulative_loss; 0 is the most typical",
+    "chunk": "tenth of that ranking; 0 is the most typical",
+    "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
+    "forgotten": "times wrong at a record after right at the one before, averaged over seeds; 0 if never right",
+    "true_label": "class that the data set gives the example: another than label if that was flipped",
+}
+
+
+def files_of_parts(recording: Recording, parts: Collection[str]) -> list[str]:
+    """List the files, other than figures, that parts of an analysis have."""
+    names = (name for part, names in PARTS.items() if part in parts for name in names)
+    return [name for name in names if name != "label_noise.csv" or recording.noisy.any()]
+
+
+def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarray]:
+    """List the columns of the table of examples: first those that say what and when, then a column for every score.
+
+    Iterations and counts are averaged over seeds. What was not computed is NaN, in a column of its own
+    nevertheless, so that tables of different recordings have the same columns. `first_correct` of an example that a
+    seed never classifies correctly counts as the iteration after the last, and `last_mistake` of one that is never
+    wrong as -1.
+    """
+    forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
+    columns = dict.fromkeys((score.name for score in SCORES), nothing)
+    columns |= results.scores.values if results.scores else {}
+    columns |= {results.ranked_by: results.ranking, "first_correct": forgetting.first_correct.mean(axis=0)}
+    columns |= {
+        "example": np.arange(len(recording.labels)),
+        "id": recording.ids,
+        "label": recording.labels,
+        "rank": results.rank,
+        "chunk": results.chunk,
+        "last_mistake": forgetting.last_mistake.mean(axis=0),
+        "forgotten": forgetting.forgotten.mean(axis=0),
+        "true_label": recording.true_labels,
+    }
+    return {name: columns[name] for name in (*FIRST, *(score.name for score in SCORES if score.name not in FIRST))}
+
+
+def write_scores(recording: Recording, results: Results, path: Path) -> None:
+    """Write one row an example; what was not computed is empty."""
+    columns = score_columns(recording, results)
+    cells = [_decimal(values) if values.dtype.kind == "f" else values for values in columns.values()]
+    _write(path, list(columns), zip(*cells, strict=True))
+
+
+def write_scores_parquet(recording: Recording, results: Results, path: Path) -> None:
+    """Write the same as Parquet; the metadata of each column name its formula, unit, source and which end is hard.
+
+    What was not computed is null.
+    """
+    import pyarrow as pa  # a third of a second, which no other table needs
+    from pyarrow import parquet
+
+    if results.scores:
+        missing = results.scores.missing
+    else:
+        study = study_of(recording, ScoreOptions())
+        missing = {score.name: score.missing(study) or "scores were not asked for" for score in SCORES}
+        del missing[results.ranked_by], missing["first_correct"]
+    about = {
+        score.name: {
+            "hard": score.hard,
+            "unit": score.unit,
+            "formula": score.formula,
+            "source": score.source,
+            "missing": missing.get(score.name, ""),
+        }
+        for score in SCORES
+    }
+    arrays, fields = [], []
+    for name, values in score_columns(recording, results).items():
+        text = values.dtype.kind in "SUO"
+        arrays.append(pa.array(_texts(values) if text else values, from_pandas=values.dtype.kind == "f"))
+        metadata = {key: value for key, value in (about.get(name) or {"about": ABOUT[name]}).items() if value}
+        fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
+    with written_whole(path) as new:
+        parquet.write_table(pa.table(arrays, pa.schema(fields, metadata={"key": "id"})), new)
+
+
+def write_correlations(results: Results, study: "ScoreStudy", path: Path) -> None:
+    """Write Spearman's rank correlation between every two scores, high being hard in both."""
+    names = [score.name for score in results.scores.scores]
+    _write(path, ["score", *names], ((name, *_decimal(study.correlations[k])) for k, name in enumerate(names)))
+
+
+def write_stability(results: Results, study: "ScoreStudy", path: Path) -> None:
+    """Write how far the ranking of fewer seeds, or of a shorter recording, agrees with that of all of it."""
+    from train_dynamics.study.score_agreement import stability_rows  # half a second to import
+
+    rows = (
+        (name, against, value, *_decimal(correlations), draws)
+        for name, against, value, *correlations, draws in stability_rows(results.scores, study)
+    )
+    _write(path, ("score", "against", "value", "mean", "smallest", "largest", "draws"), rows)
+
+
+def write_label_noise(results: Results, study: "ScoreStudy", path: Path) -> None:
+    """Write how well each score finds wrong labels."""
+    rows = (
+        (score.name, score.hard, *_decimal((precision, area)))
+        for score, precision, area in zip(results.scores.scores, study.precision, study.auc, strict=True)
+    )
+    _write(path, ("score", "hard", "precision", "auc"), rows)
+
+
+def write_curves(results: Results, path: Path) -> None:
+    """Write mean and standard deviation over seeds (of these seeds: divided by their number) of every curve."""
+    rows = (
+        (metric, group, t, mean, std)
+        for metric, curve in results.curves.items()
+        for g, group in enumerate(results.groups)
+        for t, mean, std in zip(
+            results.iterations, _decimal(curve[..., g].mean(axis=0)), _decimal(curve[..., g].std(axis=0)), strict=True
+        )
+    )
+    _write(path, ["metric", "group", "iteration", "mean", "std"], rows)
+
+
+def write_cones(recording: Recording, found: Sequence[Cones], path: Path) -> None:
+    """Write one row a cone of two examples or more, of each layer; `labels` counts them, the most frequent first."""
+    rows = (
+        (
+            cones.seed,
+            cones.layer,
+            cones.frame.iteration,
+            cone,
+            size,
+            label_counts(recording, members := cones.members(cone)),
+            *_decimal(
+                (
+                    cones.smallest_cosine[cone],
+                    cones.frame.cosine[0, members].mean(),
+                    cones.frame.correct[members].mean(),
+                )
+            ),
+        )
+        for cones in found
+        for cone, size in enumerate(cones.sizes)
+        if size > 1
+    )
+    header = ("seed", "layer", "iteration", "cone", "size", "labels", "smallest_cosine", "mean_alignment", "accuracy")
+    _write(path, header, rows)
+
+
+def write_cone_members(recording: Recording, found: Sequence[Cones], path: Path) -> None:
+    """Write one row an example that has a cone, of each layer; cones of one are among them."""
+    rows = (
+        (cones.seed, cones.layer, cones.frame.iteration, cone, n, recording.ids[n], recording.labels[n])
+        for cones in found
+        for cone in range(len(cones.sizes))
+        for n in cones.members(cone)
+    )
+    _write(path, ("seed", "layer", "iteration", "cone", "example", "id", "label"), rows)
+
+
+def write_contention(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row a pair, the strongest first; what was not tested has empty cells and the reason."""
+    rows = (
+        (
+            k,
+            recording.seeds[pair.seed],
+            pair.layer,
+            pair.iteration,
+            pair.last,
+            pair.sightings,
+            len(pair.left),
+            len(pair.right),
+            label_counts(recording, pair.left),
+            label_counts(recording, pair.right),
+            *_decimal((pair.cosine, pair.strength)),
+            *_decimal(
+                (
+                    fight.accuracy_correlation,
+                    fight.loss_correlation,
+                    fight.matched_correlation,
+                    fight.p,
+                    fight.corrected,
+                )
+            ),
+            str(fight.survives).lower() if fight.p is not None else "",
+            fight.reason,
+        )
+        for k, fight in enumerate(contention.fights)
+        for pair in (fight.pair,)
+    )
+    header = (
+        *("pair", "seed", "layer", "iteration", "last_seen", "sightings"),
+        *("left_size", "right_size", "left_labels", "right_labels", "cosine", "strength"),
+        *("accuracy_correlation", "loss_correlation", "matched_correlation", "p", "p_corrected", "survives", "reason"),
+    )
+    _write(path, header, rows)
+
+
+def write_label_opposition(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row for every two labels, and every label and itself, of each layer.
+
+    `share` is that of the pairs of their examples whose gradients are opposed, averaged over seeds and the iterations
+    looked at.
+    """
+    names = recording.class_names
+    rows = (
+        (layer, names[a], names[b], *_decimal([share[a, b]]))
+        for layer, share in contention.label_opposition.items()
+        for a in range(len(names))
+        for b in range(a, len(names))
+    )
+    _write(path, ("layer", "label", "other_label", "share"), rows)
+
+
+def write_contention_members(recording: Recording, contention: Contention, path: Path) -> None:
+    """Write one row an example of each side of each pair."""
+    rows = (
+        (k, side, n, recording.ids[n], recording.labels[n])
+        for k, fight in enumerate(contention.fights)
+        for side, group in (("left", fight.pair.left), ("right", fight.pair.right))
+        for n in group
+    )
+    _write(path, ("pair", "side", "example", "id", "label"), rows)
+
+
+def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
+    """Write mean, standard deviation and quartiles over seeds of everything measured of groups.
+
+    `group` is `all`, `batches`, `within` and `between` classes, two classes as `4/9`, or `risers` and `fallers`; the
+    layer is empty of what is no layer's. Mean and deviation are empty where a seed has no value; for quartiles that
+    counts as infinite.
+    """
+    found, names = results.group_dynamics, recording.class_names
+    curves = []
+    for layer, measures in found.layers.items():
+        curves += [
+            ("m_coherence", layer, "all", measures.m_coherence),
+            ("noise_scale", layer, "all", measures.noise_scale),
+            ("gradient_confusion", layer, "batches", measures.gradient_confusion),
+            ("smallest_cosine", layer, "batches", measures.smallest_cosine),
+            ("stiffness", layer, "within", measures.stiffness_within),
+            ("stiffness", layer, "between", measures.stiffness_between),
+        ]
+        curves += [
+            ("stiffness", layer, f"{names[a]}/{names[b]}", measures.stiffness[..., a, b])
+            for a in range(measures.stiffness.shape[-1])
+            for b in range(a, measures.stiffness.shape[-1])
+        ]
+    curves += [("loss_change", "", group, curve) for group, curve in found.opposing.curves.items()]
+    rows = (
+        (metric, layer, group, t, *of_seeds)
+        for metric, layer, group, curve in curves
+        for t, *of_seeds in zip(
+            found.looks if layer else results.iterations[:-1],
+            *map(_decimal, (curve.mean(axis=0), curve.std(axis=0), *quartiles(curve))),
+            strict=True,
+        )
+    )
+    statistics = ("mean", "std", "lower_quartile", "median", "upper_quartile")
+    _write(path, ("metric", "layer", "group", "iteration", *statistics), rows)
+
+
+def write_opposing_signals(recording: Recording, results: Results, path: Path) -> None:
+    """Write one row an example: how often its loss was among those that rise and fall most, averaged over seeds."""
+    opposing = results.group_dynamics.opposing
+    columns = {
+        "example": range(len(recording.labels)),
+        "id": recording.ids,
+        "label": recording.labels,
+        "risen": _decimal(opposing.risen.mean(axis=0)),
+        "fallen": _decimal(opposing.fallen.mean(axis=0)),
+    }
+    _write(path, list(columns), zip(*columns.values(), strict=True))
+
+
+def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
+    """Count the labels of a group, the most frequent first, as `4:131; 9:2`."""
+    count = np.bincount(recording.labels[members], minlength=len(recording.class_names))
+    order = np.argsort(-count, kind="stable")
+    return "; ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
+
+
+def _decimal(values: Iterable[float | np.floating | None]) -> list[str]:
+    return ["" if value is None or math.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def _texts(values: np.ndarray) -> list[Any]:
+    return [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[tuple]) -> None:
+    with written_whole(path) as new, new.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,196 @@
+"""Every example's loss, outputs and gradients: the definition, and what is kept of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from train_dynamics.config import InputError
+from train_dynamics.tapping.convolution import Convolution
+from train_dynamics.tapping.cut import cut
+from train_dynamics.tapping.examples import over_examples, shape_of_one
+from train_dynamics.tapping.layers import Factors, Layer
+from train_dynamics.tapping.measures import mean_gradient, measures_of
+from train_dynamics.tapping.parameters import TOGETHER, check_loss, in_float32, named
+from train_dynamics.tapping.products import Plain, Term, dense, join
+from train_dynamics.tapping.sketch import sketch_of
+
+Loss = Callable[[Any, Any], tuple[Any, Any]]
+"""`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""
+
+Form = Literal["factored", "dense", "measures", "sketch"]
+"""What is kept of a layer's gradients: exact factors where they are smaller, gradients, measures, or a projection."""
+
+
+class Evaluation(NamedTuple):
+    """What one pass over the examples gives.
+
+    Attributes:
+        loss: Loss of each example.
+        outputs: What else the loss function returns, each leaf with a first axis of examples.
+        kept: What is kept of the gradients, by `KIND.NAME` with the name of the parameter: see `evaluate`.
+    """
+
+    loss: Float[Array, " n"]
+    outputs: Any
+    kept: dict[str, Array]
+
+
+def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
+    """Find every parameter, and which of them have gradients with exact factors smaller than themselves.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters, arrays or `jax.ShapeDtypeStruct`.
+        example: One example, likewise.
+
+    Returns:
+        Layers by name, in the order of `jax.tree.leaves(params)`.
+
+    Raises:
+        InputError: If the loss returns no pair of a scalar and outputs, or the parameters are not real numbers.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> find_layers(loss, {"w": jnp.ones((8, 9))}, jnp.ones(8))["w"].factors.i
+        8
+    """
+    layers = []
+
+    def look(params: Any, example: Any) -> tuple:
+        params = in_float32(params)
+        check_loss(loss, params, example)
+        layers.extend(_layers(params, cut(loss, params, example).terms).values())
+        return ()
+
+    jax.eval_shape(look, params, example)
+    return {layer.name: layer for layer in layers}
+
+
+def evaluate(
+    loss: Loss,
+    params: Any,
+    examples: Any,
+    layouts: Mapping[str, Form],
+    batch_size: int | None = None,
+    sketch_size: int = 256,
+) -> Evaluation:
+    """Evaluate every example, and keep its gradient at each chosen layer in the form that `layouts` says.
+
+    All of it is exact, up to rounding in float32: gradients are what `definition` gives.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters; bfloat16 is computed as float32.
+        examples: A pytree of arrays with a first axis of examples.
+        layouts: What to keep, by the name of a parameter.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+        sketch_size: Length of sketches, at most; `sketch.sketch_error` tells what it is good for.
+
+    Returns:
+        Losses, outputs and, of a layer `NAME`,
+
+        - factored: `activation.NAME` [n, i] and `cotangent.NAME` [n, o], with an axis of positions after n if there are
+          several; `layers.rebuild` multiplies them. A layer without factors is kept dense.
+        - dense: `gradient.NAME` [n, *shape].
+        - measures: `norm.NAME`, `product.NAME` with the layer's mean gradient over all examples, and `alignment.NAME`,
+          the cosine of the two, 0 where either is zero; [n] each. The same for all parameters together as `all`,
+          whichever layers are chosen. Examples are evaluated twice for it.
+        - sketch: `sketch.NAME` [n, k], a random projection, linear in the gradient and the same always: see `sketch`.
+
+    Raises:
+        InputError: As `find_layers` does, or if examples have no common first axis or a name is not a parameter's.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> found = evaluate(loss, {"w": jnp.ones((8, 9))}, jnp.ones((5, 8)), {"w": "factored"})
+        >>> found.kept["activation.w"].shape, found.kept["cotangent.w"].shape
+        ((5, 8), (5, 9))
+    """
+    params = in_float32(params)
+    check_loss(loss, params, shape_of_one(examples))
+    names = list(named(params))
+    if missing := [name for name in layouts if name not in names]:
+        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+
+    def one(example: Any, mean: dict[str, Array]) -> Evaluation:
+        found = cut(loss, params, example)
+        layers, kept = _layers(params, found.terms), {}
+        for layer, gradient, terms in zip(layers.values(), found.gradients, found.terms, strict=True):
+            if layouts.get(layer.name, "measures") != "measures":
+                kept.update(_keep(layer, layouts[layer.name], sketch_size, gradient, terms))
+        for kind, values in measures_of(layers, found.gradients, found.terms, mean).items() if measured else ():
+            kept.update({f"{kind}.{name}": values[name] for name in (*measured, TOGETHER)})
+        return Evaluation(found.loss, found.outputs, kept)
+
+    measured = [name for name, form in layouts.items() if form == "measures"]
+    with jax.default_matmul_precision("highest"):
+        mean = named(mean_gradient(loss, params, examples, batch_size)) if measured else {}
+        return over_examples(lambda example: one(example, mean), examples, batch_size)
+
+
+def definition(
+    loss: Loss, params: Any, examples: Any, names: Sequence[str], batch_size: int | None = None
+) -> dict[str, Float[Array, "n ..."]]:
+    """Compute d loss_n / d parameter for every example, the plain way: what everything else is held to.
+
+    Args:
+        loss: The loss of one example.
+        params: Parameters; bfloat16 is computed as float32.
+        examples: A pytree of arrays with a first axis of examples.
+        names: Names of parameters.
+        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+
+    Returns:
+        Gradients [n, *shape] by name.
+
+    Example:
+        >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
+        >>> definition(loss, {"w": jnp.ones((8, 9))}, jnp.ones((5, 8)), ["w"])["w"].shape
+        (5, 8, 9)
+    """
+    params = in_float32(params)
+
+    def one(example: Any) -> dict[str, Array]:
+        gradients = named(jax.grad(loss, has_aux=True)(params, example)[0])
+        return {name: gradients[name] for name in names}
+
+    with jax.default_matmul_precision("highest"):
+        return over_examples(one, examples, batch_size)
+
+
+def _layers(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
+    return {
+        name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
+        for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
+    }
+
+
+def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
+    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
+    found = set()
+    for term in terms:
+        if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
+            return None
+        i, o = term.product.sizes
+        found.add((i, o, term.axes.layout(i, o)))
+    if len(found) != 1:
+        return None
+    i, o, layout = found.pop()
+    positions = sum(term.product.positions for term in terms)
+    return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
+
+
+def _keep(layer: Layer, form: Form, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
+    if layer.factors is None or form == "dense":
+        value = dense(gradient, terms)
+        if form == "sketch":
+            return {f"sketch.{layer.name}": sketch_of(layer, size, value)}
+        return {f"gradient.{layer.name}": value}
+    activation, cotangent = join(terms)
+    if form == "sketch":
+        return {f"sketch.{layer.name}": sketch_of(layer, size, factors=(activation, cotangent))}
+    if layer.factors.positions == 1:
+        activation, cotangent = activation[0], cotangent[0]
+    return {f"activation.{layer.name}": activation, f"cotangent.{layer.name}": cotangent}

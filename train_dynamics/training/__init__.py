@@ -1,0 +1,1 @@
+"""Pure steps, seeds side by side, blocks of iterations."""

@@ -1,0 +1,53 @@
+"""The user's code that a recording was made with: what it was, word for word, so that it can be run again."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.data.imports import load_attribute, names_code
+from train_dynamics.task.task import Task
+
+NAMED = ("dataset", "model", "loss", "optimizer")
+
+
+def code_of(config: StudyConfig, task: Task | None = None) -> dict[str, dict[str, str]]:
+    """List the code that a configuration names besides ours, and that of a task made in Python.
+
+    Returns:
+        By field of the configuration its import path, source text and the SHA-256 of that. The text of what was typed
+        into an interpreter is not known, and empty.
+    """
+    found = {}
+    for name in NAMED if task is None else ("optimizer",):
+        spec = getattr(config, name)
+        if names_code(spec):
+            found[name] = _described(spec, load_attribute(name, spec))
+    if task is not None:
+        found["task"] = _described(config.model, task.loss)
+    return found
+
+
+def _described(spec: str, what: Callable | Any) -> dict[str, str]:
+    where = what if inspect.isroutine(what) or inspect.isclass(what) else type(what)
+    try:
+        text = inspect.getsource(inspect.getmodule(where) or where)
+    except (OSError, TypeError):
+        text = ""
+    return {"import": spec, "source": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check_code(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]], path: Any) -> None:
+    """Check that a recording goes on with the code it was begun with.
+
+    Raises:
+        InputError: If some of it is not the same.
+    """
+    for name, code in before.items():
+        if code["sha256"] != now.get(name, {}).get("sha256"):
+            raise InputError.flag(
+                "recording",
+                path,
+                f"was begun with other code of --{name}: {code['import']} has changed; choose another directory",
+            )

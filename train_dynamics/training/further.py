@@ -1,0 +1,304 @@
+"""Training on from the end of a recording, or again under privacy, for the scores that a recording alone has not.
+
+Both are those of Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning"
+(2019). What they say of an example is computed where all other scores are; this is what has to be trained for it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.data.datasets import Dataset, load_dataset
+from train_dynamics.data.scaling import flat_inputs
+from train_dynamics.gradients import per_example
+from train_dynamics.recording.reader import FurtherTraining, Recording
+from train_dynamics.training import steps
+from train_dynamics.training.steps import Setup, State
+from train_dynamics.training.sweep import collect, compiled, deal, enough_memory, local_devices
+
+SMALLEST, LARGEST = 1e-6, 1e6
+NOISE = 1  # apart from the draw of the weights, which has the seed alone
+
+
+@dataclasses.dataclass(frozen=True)
+class FurtherConfig:
+    """What further training does beyond the recorded configuration, which it takes everything else from.
+
+    Attributes:
+        holdout_split: Split of the data set that networks are trained on further.
+        holdout_epochs: Passes over it; as many as were recorded if None.
+        gradient_clip: Largest L2 norm of an example's gradient under DP-SGD, all weights together.
+        noise_multipliers: Standard deviations of the noise on the sum of a batch's gradients, over that norm.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    holdout_split: str = "test"
+    holdout_epochs: int | None = None
+    gradient_clip: float = 8.0
+    noise_multipliers: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+    def __post_init__(self) -> None:
+        if self.holdout_epochs is not None and self.holdout_epochs < 1:
+            raise InputError.flag("holdout_epochs", self.holdout_epochs, "must be a whole number, 1 or more")
+        if not SMALLEST <= self.gradient_clip <= LARGEST:
+            raise InputError.flag("gradient_clip", self.gradient_clip, f"must be from {SMALLEST:g} to {LARGEST:g}")
+        noise = self.noise_multipliers
+        if not noise or not all(0 <= level <= LARGEST for level in noise) or len(set(noise)) < len(noise):
+            raise InputError.flag(
+                "noise_multipliers", noise, f"must be different numbers from 0 to {LARGEST:g}, comma separated"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON has them."""
+        return {**dataclasses.asdict(self), "noise_multipliers": list(self.noise_multipliers)}
+
+
+def train_on(
+    setup: Setup,
+    state: State,
+    batches: Int[Array, "t b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take the updates of some batches, and record nothing."""
+
+    def step(state: State, batch: Int[Array, " b"]) -> tuple[State, None]:
+        return steps.update(setup, state, batch, images, labels), None
+
+    return jax.lax.scan(step, state, batches)[0]
+
+
+def private_update(
+    setup: Setup,
+    clip: float,
+    noise_multiplier: Float[Array, ""],
+    key: Array,
+    state: State,
+    batch: Int[Array, " b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take one step of DP-SGD: Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1.
+
+    Each example's gradient is clipped to length, the batch's are summed, noise is added, and the sum is divided by the
+    size of a full batch, also where the batch has fewer examples, whose number is not to be told. Batches are those of
+    ordinary training, and not drawn independently as the accounting of a privacy budget would have it.
+
+    Args:
+        setup: Network and optimizer.
+        clip: Largest L2 norm of an example's gradient.
+        noise_multiplier: Standard deviation of the noise on the sum, over that norm.
+        key: Of the noise.
+        state: Weights and optimizer.
+        batch: Examples; -1 for none.
+        images: Inputs, as the network sees them.
+        labels: Class of each example.
+    """
+
+    def of_one(n: Int[Array, ""]) -> per_example.Parameters:
+        loss = functools.partial(per_example.example_loss, setup.model)
+        found = jax.grad(loss)(state.parameters, images[n], labels[n])
+        return jax.tree.map(lambda gradient: jnp.where(n >= 0, gradient, 0), found)
+
+    aggregate = optax.contrib.differentially_private_aggregate(clip, noise_multiplier, key)
+    mean, _ = aggregate.update(jax.vmap(of_one)(batch), aggregate.init(state.parameters))
+    descent, optimizer = setup.optimizer.update(mean, state.optimizer, state.parameters)
+    return State(optax.apply_updates(state.parameters, descent), optimizer)
+
+
+def train_privately(
+    setup: Setup,
+    clip: float,
+    noise_multiplier: Float[Array, ""],
+    seed: Int[Array, ""],
+    first: Int[Array, ""],
+    state: State,
+    batches: Int[Array, "t b"],
+    images: Float[Array, "n ..."],
+    labels: Int[Array, " n"],
+) -> State:
+    """Take the steps of DP-SGD of some batches, of which the first is that of iteration `first`."""
+    noise = jax.random.fold_in(jax.random.key(seed), NOISE)
+
+    def step(state: State, x: tuple[Array, Array]) -> tuple[State, None]:
+        t, batch = x
+        key = jax.random.fold_in(noise, t)
+        return private_update(setup, clip, noise_multiplier, key, state, batch, images, labels), None
+
+    return jax.lax.scan(step, state, (first + jnp.arange(len(batches)), batches))[0]
+
+
+def train_further(
+    recording: Recording,
+    config: FurtherConfig,
+    holdout: Dataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+    stop: Callable[[], bool] = lambda: False,
+) -> FurtherTraining | None:
+    """Train all networks of a recording on, and all of them again under privacy.
+
+    Args:
+        recording: The recording, finished.
+        config: What is not in it.
+        holdout: What `held_out` read for these; read here if None.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+        stop: Asked after each epoch whether to end there.
+
+    Returns:
+        What the networks say of the recorded examples at the end; None if it was to stop.
+
+    Raises:
+        InputError: If the examples held out cannot be read, or training does not stay finite.
+    """
+    study, num_examples = recording.config, len(recording.labels)
+    holdout = holdout or held_out(study, config)
+    setup = steps.set_up(study, len(recording.class_names))
+    devices = list(devices or local_devices())[: study.num_seeds]
+    seeds = deal(study.seeds, len(devices))
+
+    def over_seeds(of_seed: Callable[..., Any], *axes: int | None, once: bool = False) -> Callable[..., Any]:
+        program = jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
+        ready: list[jax.stages.Compiled] = []  # at the first call, which has the shapes of all
+
+        def call(*arguments: Any) -> Any:
+            if not ready:
+                ready.append(compiled(program.lower(*arguments), devices[0].platform, once))
+            return ready[0](*arguments)
+
+        return call
+
+    begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0, once=True)
+    draw = over_seeds(functools.partial(steps.initial_state, setup), 0, None, once=True)
+    fit = over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
+    fit_privately = functools.partial(train_privately, setup, config.gradient_clip)
+    fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
+    predict = over_seeds(functools.partial(_probabilities, setup), 0, None)
+
+    _check_alike(recording.data, holdout, config)
+    images, labels = _inputs(study, recording.data)
+    held_images, held_labels = _inputs(study, holdout, recording.data)
+    epochs = config.holdout_epochs or study.epochs
+    levels = config.noise_multipliers
+    say(
+        f"Training {counted(study.num_seeds, 'network')} on for {counted(epochs, 'epoch')} of "
+        f"{counted(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by DP-SGD "
+        f"at each of {counted(len(levels), 'noise level')}"
+    )
+    bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
+    with bar, enough_memory():
+        end = recording.parameters(recording.num_iterations)
+        state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
+        for epoch in range(epochs):
+            state = fit(state, _batches(study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
+            bar.update()
+            if stop():
+                return None
+        retrained = collect(predict(state.parameters, images), study.num_seeds)
+        _check_finite(retrained, study, f"of --holdout_split={config.holdout_split}")
+        private = []
+        for level in levels:
+            state = draw(seeds, images[0])
+            for epoch in range(study.epochs):
+                first, batches = _batches(study, seeds, num_examples, epoch)
+                state = fit_privately(np.float32(level), seeds, first, state, batches, images, labels)
+                bar.update()
+                if stop():
+                    return None
+            found = collect(predict(state.parameters, images), study.num_seeds)
+            _check_finite(found, study, f"with noise {level:g}")
+            private.append(found.argmax(axis=-1).astype(np.min_scalar_type(len(recording.class_names) - 1)))
+            accuracy = np.mean(private[-1] == recording.labels)
+            bar.write(f"With noise {level:g}, {accuracy:.1%} of the examples are classified correctly")
+    return FurtherTraining(config.to_dict(), retrained, np.stack(private, axis=1))
+
+
+def _probabilities(
+    setup: Setup, parameters: per_example.Parameters, images: Float[Array, "n ..."]
+) -> Float[Array, "n c"]:
+    def of_one(image: Float[Array, "..."]) -> Float[Array, " c"]:
+        return jax.nn.softmax(per_example.forward(setup.model, parameters, image[None])[0])
+
+    return jax.lax.map(of_one, images, batch_size=setup.eval_batch_size or len(images))
+
+
+def _check_finite(probabilities: Float[np.ndarray, "s n c"], study: StudyConfig, when: str) -> None:
+    broken = ~np.isfinite(probabilities).all(axis=(1, 2))
+    if broken.any():
+        raise InputError(
+            f"training {when} made the weights of seed {study.seeds[int(broken.argmax())]} no longer finite; smaller "
+            "--noise_multipliers, a smaller --gradient_clip or fewer --holdout_epochs may help"
+        )
+
+
+def _check_alike(recorded: Dataset, held_out: Dataset, config: FurtherConfig) -> None:
+    """See whether the networks can take the examples held out.
+
+    Raises:
+        InputError: If not.
+    """
+    if recorded.class_names != held_out.class_names:
+        known, other = (", ".join(data.class_names) for data in (recorded, held_out))
+        raise InputError.flag(
+            "holdout_split", config.holdout_split, f"must have the classes that were recorded, {known}, and not {other}"
+        )
+    shapes = tuple(np.shape(data.inputs)[1:] for data in (recorded, held_out))
+    if shapes[0] != shapes[1]:
+        raise InputError.flag(
+            "holdout_split", config.holdout_split, f"must have inputs of shape {shapes[0]}, and has some of {shapes[1]}"
+        )
+
+
+def _inputs(
+    study: StudyConfig, dataset: Dataset, like: Dataset | None = None
+) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]:
+    return jnp.asarray(flat_inputs(dataset, study, like)), jnp.asarray(dataset.labels)
+
+
+def _batches(
+    study: StudyConfig, seeds: Int[np.ndarray, "device s"], num_examples: int, epoch: int
+) -> tuple[int, Int[np.ndarray, "device s t b"]]:
+    """Give the first iteration of an epoch and the batches of all its updates."""
+    per_epoch = study.iterations_per_epoch(num_examples)
+    first = epoch * per_epoch
+    found = [steps.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
+    return first, np.stack(found).reshape(*seeds.shape, per_epoch, study.examples_per_batch(num_examples))
+
+
+def held_out(study: StudyConfig, config: FurtherConfig, data_dir: str | None = None) -> Dataset:
+    """Read the examples held out, as the data set has them.
+
+    Args:
+        study: What was recorded.
+        config: Which split they are.
+        data_dir: Where the data set lies, if no longer where it was.
+
+    Raises:
+        InputError: If they cannot be read, or are those recorded.
+    """
+    if config.holdout_split == study.split:
+        raise InputError.flag("holdout_split", config.holdout_split, "is the recorded split; give another one")
+    try:
+        return load_dataset(
+            dataclasses.replace(
+                study,
+                data_dir=data_dir or study.data_dir,
+                split=config.holdout_split,
+                num_examples=None,
+                label_noise=0.0,
+            )
+        )
+    except InputError as error:
+        raise InputError(str(error).replace("--split=", "--holdout_split=", 1)) from error

@@ -1,0 +1,151 @@
+"""From a configuration and its examples to what is trained and what is recorded of it."""
+
+import fnmatch
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.imports import load_attribute
+from train_dynamics.data.scaling import network_inputs
+from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
+from train_dynamics.tapping.evaluation import find_layers
+from train_dynamics.tapping.layers import Layer, choose
+from train_dynamics.tapping.parameters import TOGETHER
+from train_dynamics.task.flax import task_of_linen, task_of_model
+from train_dynamics.task.mlp import MLP
+from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
+from train_dynamics.task.task import Task
+from train_dynamics.training import steps
+from train_dynamics.training.task_steps import TaskSetup, by_dots
+
+
+class Prepared(NamedTuple):
+    """What a run needs to know before it starts.
+
+    Attributes:
+        setup: What is trained and recorded: the steps.
+        contents: What its records hold.
+        inputs: The inputs of all examples, as the network sees them.
+    """
+
+    setup: steps.Setup | TaskSetup
+    contents: Contents
+    inputs: Any
+
+
+def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> Prepared:
+    """Build what a configuration names.
+
+    The default network, with the default loss and nothing recorded but kernels, has steps of its own: they take a
+    fraction of the time, because of what is known of that network.
+
+    Args:
+        config: The configuration.
+        dataset: The examples.
+        task: What is trained, if not what `config.model` names.
+
+    Raises:
+        InputError: If the model, the loss, the optimizer, a layer or a layout is none, or they do not go together.
+    """
+    if task is None and config.model == "mlp":
+        check_flat(dataset, config)
+    inputs, classes = network_inputs(dataset, config), bool(dataset.class_names)
+    if task is None and _is_default(config, classes):
+        widths = [inputs[0].size, *config.hidden_sizes, dataset.num_classes]
+        return Prepared(steps.set_up(config, dataset.num_classes), mlp_contents(config, widths), inputs)
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs, np.asarray(dataset.labels))
+    )
+    if task is None:
+        task = _task(config, dataset, example[0], classes)
+    optimizer = optimizer_of(config)
+    return Prepared(*_of_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
+
+
+def _is_default(config: StudyConfig, classes: bool) -> bool:
+    whole_kernels = set(config.layers) <= set(config.layer_names)
+    default_loss = config.loss in ("", DEFAULTS[True])
+    layouts = config.gradient_layout in ("factored", "dense")
+    return classes and config.model == "mlp" and default_loss and whole_kernels and layouts
+
+
+def _task(config: StudyConfig, dataset: Dataset, example: Any, classes: bool) -> Task:
+    of_outputs = output_loss(config.loss, classes)
+    if config.model == "mlp":
+        num_outputs = dataset.num_classes if classes else int(np.prod(dataset.labels.shape[1:]))
+        return task_of_linen(MLP(config.hidden_sizes, num_outputs), example, of_outputs)
+    return task_of_model(load_attribute("model", config.model), example, of_outputs, config.model)
+
+
+def _of_task(
+    config: StudyConfig, task: Task, optimizer: Any, example: Any, num_classes: int | None
+) -> tuple[TaskSetup, Contents]:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        parameters, variables = jax.eval_shape(task.init, key), jax.eval_shape(task.variables, key)
+
+        def loss(params: Any, example: Any) -> tuple[Any, Any]:  # whose variables are traced as well
+            return task.loss_with(example[1])(params, example[0])
+
+        found = find_layers(loss, parameters, (example, variables))
+        outputs = jax.eval_shape(loss, parameters, (example, variables))[1]
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own code
+        text = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise InputError.flag(
+            "model",
+            config.model,
+            f"does not run on inputs of shape {_shapes(example[0])}: {type(error).__name__}: {text}",
+        ) from error
+    shape = getattr(outputs, "shape", None)
+    if shape is None or (num_classes is not None and shape != (num_classes,)):
+        right = f"one number for each of {num_classes} classes" if num_classes else "one array"
+        raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
+    if config.model == "mlp":
+        found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
+    layers = {name: _kept(name, found[name], layout) for name, layout in _layouts(config, found).items()}
+    if any(kept.layout == "measures" for kept in layers.values()):
+        total = sum(int(np.prod(layer.shape)) for layer in found.values())
+        layers[TOGETHER] = KeptLayer(TOGETHER, Layer(TOGETHER, (total,)), "measures")
+    contents = Contents(
+        layers,
+        mlp_contents(config, ()).parameters if config.model == "mlp" else tuple(by_dots(parameters)),
+        classes=num_classes is not None,
+        state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
+    )
+    setup = TaskSetup(task, optimizer, contents, num_classes is not None, config.eval_batch_size, config.sketch_size)
+    return setup, contents
+
+
+def _kept(name: str, layer: Layer, layout: str) -> KeptLayer:
+    """Tell what is really kept of a layer: what has no smaller factors is dense."""
+    return KeptLayer(name, layer, "dense" if layout == "factored" and layer.factors is None else layout)
+
+
+def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
+    """Choose layers, and of each what is kept: the first pattern of `--gradient_layout` that matches decides."""
+    try:
+        names = choose(found, config.layers)
+    except InputError as error:
+        raise InputError.flag("layers", config.layers, str(error)) from error
+    chosen = {}
+    rules = config.layout_rules
+    for name in names:
+        layout = next((layout for pattern, layout in rules if fnmatch.fnmatch(name, pattern)), None)
+        chosen[name] = layout or "factored"
+    unused = [pattern for pattern, _ in rules if pattern != "*" and not fnmatch.filter(names, pattern)]
+    if unused:
+        raise InputError.flag(
+            "gradient_layout",
+            config.gradient_layout,
+            f"no recorded layer matches {unused[0]}; there are {', '.join(names)}",
+        )
+    return chosen
+
+
+def _shapes(tree: Any) -> str:
+    return ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(tree)) or "nothing"

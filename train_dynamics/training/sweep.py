@@ -1,0 +1,502 @@
+"""Seeds over devices, blocks in a loop: computes one block while the one before is being stored."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.data.datasets import Dataset, load_dataset
+from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.locks import check_writable, existing, is_begun
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.writer import Recorder
+from train_dynamics.task.task import Task
+from train_dynamics.training import steps
+from train_dynamics.training.code import check_code, code_of
+from train_dynamics.training.setup import Prepared, prepare
+
+BLOCK_BYTES = 256 * 1024**2
+BLOCK_ITERATIONS = 50
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        # The library that XLA multiplies and sums with on CPUs since jaxlib 0.10.2 gave wrong results for some programs
+        # of more than 32,768 rows, without a word (jax-ml/jax#39103), and is no faster; XLA's own loops and Eigen do
+        # without.
+        "xla_cpu_experimental_ynn_fusion_type": "",
+        # Vectors of 256 bits, which XLA prefers even where processors have longer ones, are some 6 % slower.
+        "xla_cpu_prefer_vector_width": 512,
+    },
+    "gpu": {
+        # Left alone, XLA tries out kernels while it compiles and takes the fastest, which differs from process to
+        # process, and so do the last bits of what they compute: a run that goes on would not be the one uninterrupted.
+        "xla_gpu_deterministic_ops": True,
+    },
+}
+OPTIONS_ONCE: dict[str, Any] = {  # for what hardly ever runs
+    "xla_backend_optimization_level": 1,
+    # What XLA gives straight to LLVM, not by way of MLIR, compiles in two thirds of the time, but may run slower.
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def deal(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
+    """Deal seeds out to devices in order, as evenly as equal rows allow; the last seed fills the last row.
+
+    Example:
+        >>> deal([0, 1, 2], 2)
+        array([[0, 1],
+               [2, 2]], dtype=int32)
+    """
+    rows = math.ceil(len(seeds) / num_devices)
+    padded = [*seeds, *[seeds[-1]] * (rows * num_devices - len(seeds))]
+    return np.array(padded, np.int32).reshape(num_devices, rows)
+
+
+def collect(tree: Any, num_seeds: int) -> Any:
+    """Bring `[device, s, ...]` arrays to the host as `[s, ...]`, without those that only filled a row.
+
+    One CPU device's memory is used as it is, without a copy.
+    """
+
+    def on_host(array: jax.Array) -> np.ndarray:
+        shards = [np.asarray(shard.data)[0] for shard in sorted(array.addressable_shards, key=lambda s: s.index)]
+        return (shards[0] if len(shards) == 1 else np.concatenate(shards))[:num_seeds]
+
+    return jax.tree.map(on_host, tree)
+
+
+class Sweep:
+    """All seeds of a configuration on the given devices, compiled once.
+
+    Arrays on the devices have leading axes `[device, s]`; on the host, `[s]`.
+
+    Args:
+        config: The configuration.
+        dataset: The examples.
+        block_length: Records in a block.
+        devices: Devices to use, as far as there are seeds for them.
+        prepared: What `prepare` gives for this; made here if None.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        dataset: Dataset,
+        block_length: int,
+        devices: Sequence[jax.Device],
+        prepared: Prepared | None = None,
+    ) -> None:
+        self.config = config
+        self.block_length = block_length
+        recorded = config.iterations(len(dataset.labels))
+        self._longest = int(np.diff(recorded).max())
+        # A last, shorter block is filled up with iterations beyond the end.
+        self._iterations = np.append(recorded, recorded[-1] + 1 + np.arange(block_length))
+        devices = list(devices)[: config.num_seeds]
+        self._on_cpu = devices[0].platform == "cpu"
+        self.seeds = deal(config.seeds, len(devices))
+        setup, _, inputs = prepared or prepare(config, dataset)
+        # Copies, and not views, which would keep them all.
+        self._example = jax.tree.map(lambda leaf: np.array(leaf[0]), (inputs, dataset.labels))
+        self._num_examples = len(dataset.labels)
+        self._examples = setup.place(inputs, dataset.labels)
+        pmap = functools.partial(jax.pmap, devices=devices)
+
+        def initial(seeds: jax.Array, example: Any) -> Any:
+            # One seed after the other: random draws of all at once take three times as long to compile.
+            return jax.lax.map(lambda seed: setup.initial_state(seed, example), seeds)
+
+        self._place = pmap(lambda state: state)
+        block = functools.partial(steps.run_block, setup)
+        shared = (0, 0, 0, None, None)
+        run = pmap(over_seeds(block, shared, setup, self._on_cpu), in_axes=shared, donate_argnums=(1,))
+        state, record = shapes(setup, inputs, dataset.labels)
+        leading = (self.seeds.shape[1], block_length)
+        empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
+        stack = functools.partial(_stacked, self.seeds.shape)
+        self._batch_size = config.examples_per_batch(len(dataset.labels))
+        batch = jax.ShapeDtypeStruct((block_length, self._longest, self._batch_size), np.int32)
+        gaps = jax.ShapeDtypeStruct((block_length,), np.int32)
+        records = jax.tree.map(lambda one: jax.ShapeDtypeStruct((block_length, *one.shape), one.dtype), record)
+        compile_here = functools.partial(compiled, platform=devices[0].platform)
+        with ThreadPoolExecutor(1) as thread:  # a program compiles on one core
+            draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._example)
+            of_seeds = thread.submit(compile_here, draw, once=True)
+            of_records = thread.submit(compile_here, empty.lower(np.zeros(len(self.seeds))), once=True)
+            arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
+            self._run = compile_here(run.lower(*arguments))
+            self._initial, self._empty = of_seeds.result(), of_records.result()
+
+    def initial_state(self) -> Any:
+        """Draw the weights of all seeds."""
+        return self._initial(self.seeds, self._example)
+
+    def restored_state(self, state: Any) -> Any:
+        """Deal a state from the host out to the devices."""
+        return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
+
+    def empty_records(self) -> steps.Record:
+        """Make a buffer for the records of a block, `[device, s, t, ...]`."""
+        return self._empty(np.zeros(len(self.seeds)))
+
+    def batches(self, first: int) -> tuple[Int[np.ndarray, "device s t gap b"], Int[np.ndarray, " t"]]:
+        """List the batches of the updates after each record of a block, from record `first` on, and count them."""
+        iterations = self._iterations[first : first + self.block_length + 1]
+        gaps = np.diff(iterations).astype(np.int32)
+        found = np.full((*self.seeds.shape, len(gaps), self._longest, self._batch_size), -1, np.int32)
+        for place, seed in np.ndenumerate(self.seeds):
+            of_seed = steps.batch_indices(self.config, int(seed), self._num_examples, *map(int, iterations[[0, -1]]))
+            found[place][np.arange(self._longest) < gaps[:, None]] = of_seed
+        return found, gaps
+
+    def run(self, state: Any, records: steps.Record, first: int) -> tuple[Any, steps.Record]:
+        """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
+        return self._run(state, records, *self.batches(first), self._examples)
+
+    def blocks(
+        self, state: Any, firsts: Sequence[int], wait: Callable[[], object]
+    ) -> Iterator[tuple[int, dict[str, Any], Any]]:
+        """Compute the blocks that begin with some records, each from where the one before ended.
+
+        The next block is computed while one is brought to the host, and both while the caller stores the one before.
+
+        Args:
+            state: The state to begin with.
+            firsts: The first record of each block; at least one.
+            wait: Returns when nothing reads a block that was handed out any more. Called on a CPU, whose memory they
+                are, before it is used again; by then, the caller has dropped its own arrays of that block.
+
+        Yields:
+            The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
+            `[s, ...]`.
+        """
+        rooms = [self.empty_records(), self.empty_records()]
+        ahead = self.run(state, rooms.pop(0), firsts[0])
+        for first, following in itertools.zip_longest(firsts, firsts[1:]):
+            state, records = ahead
+            if following is not None:
+                if self._on_cpu:
+                    wait()
+                ahead = self.run(state, rooms.pop(0), following)
+            yield first, *collect((records, state), self.config.num_seeds)
+            rooms.append(records)
+
+
+def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> jax.stages.Compiled:
+    """Compile a program for a platform with our options, as far as XLA has those; quickly, if it hardly ever runs."""
+    options = {**OPTIONS.get(platform, {}), **(OPTIONS_ONCE if once else {})}
+    while True:
+        try:
+            return program.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = [name for name in options if f"No such compile option: '{name}'" in str(error)]
+            if not unknown:
+                raise
+            del options[unknown[0]]
+
+
+def over_seeds(block: Callable, in_axes: tuple, setup: Any, on_cpu: bool) -> Callable:
+    """Let a block run for several seeds.
+
+    Vectorized over seeds, the convolutions of a network have a group of channels for each, which CPUs are slow at.
+    There any network but the default one trains one seed after the other.
+    """
+    if isinstance(setup, steps.Setup) or not on_cpu:
+        return jax.vmap(block, in_axes)
+
+    def one_after_another(state: Any, records: Any, batches: jax.Array, gaps: jax.Array, examples: Any) -> Any:
+        return jax.lax.map(lambda of_seed: block(*of_seed, gaps, examples), (state, records, batches))
+
+    return one_after_another
+
+
+def shapes(setup: Any, inputs: Any, labels: np.ndarray) -> tuple[Any, steps.Record]:
+    """Give shape and type of everything in one seed's state and its record of one iteration."""
+
+    def start(inputs: Any, labels: jax.Array) -> tuple[Any, steps.Record]:
+        state = setup.initial_state(jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], (inputs, labels)))
+        return state, setup.recorded(state, setup.traced(inputs, labels))
+
+    return jax.eval_shape(start, inputs, np.asarray(labels))
+
+
+def _stacked(leading: tuple[int, ...], tree: Any) -> Any:
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct((*leading, *one.shape), one.dtype), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will record.
+
+    Attributes:
+        iterations: The iterations that will be recorded.
+        block_length: Records in a block.
+        record_bytes: Bytes that one record of all seeds takes.
+        state_bytes: Bytes that the state at the end of each block takes.
+    """
+
+    iterations: Int[np.ndarray, " t"]
+    block_length: int
+    record_bytes: int
+    state_bytes: int
+
+    @property
+    def num_records(self) -> int:
+        """Records of each seed."""
+        return len(self.iterations)
+
+    def bytes_from(self, first: int) -> int:
+        """Bytes that the blocks from record `first` on take."""
+        records = self.num_records - first
+        return records * self.record_bytes + math.ceil(records / self.block_length) * self.state_bytes
+
+
+def plan(config: StudyConfig, dataset: Dataset, prepared: Prepared | None = None) -> Plan:
+    """Divide a run into equal blocks of about an epoch, of bounded size.
+
+    Equal blocks need one compiled program. The last one computes a few iterations beyond the end, fewer than there
+    are blocks, which are not recorded.
+    """
+    num_examples = len(dataset.labels)
+    setup, _, inputs = prepared or prepare(config, dataset)
+    iterations = config.iterations(num_examples)
+    state_bytes, record_bytes = (
+        config.num_seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in shapes(setup, inputs, dataset.labels)
+    )
+    in_batches = config.examples_per_batch(num_examples) * int(np.diff(iterations).max())
+    batch_bytes = config.num_seeds * in_batches * np.dtype(np.int32).itemsize
+    most = max(config.iterations_per_epoch(num_examples), BLOCK_ITERATIONS)
+    most = max(1, min(most, BLOCK_BYTES // max(record_bytes, batch_bytes)))
+    num_blocks = math.ceil(len(iterations) / most)
+    return Plan(iterations, math.ceil(len(iterations) / num_blocks), record_bytes, state_bytes)
+
+
+def train(
+    config: StudyConfig,
+    path: str | os.PathLike,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+    stop: Callable[[], bool] = lambda: False,
+    dataset: Dataset | None = None,
+    task: Task | None = None,
+) -> bool:
+    """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
+
+    Args:
+        config: The configuration.
+        path: Directory of the recording.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+        stop: Asked after each block whether to end there.
+        dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
+            uses those.
+        task: What is trained, if not what `config.model` names.
+
+    Returns:
+        Whether the recording is finished.
+
+    Raises:
+        InputError: If the data cannot be read, or the directory or the room on its disk will not do.
+        RecordingError: If a block cannot be stored, or what is stored is moved, removed or damaged meanwhile.
+    """
+    began, path = time.monotonic(), Path(path)
+    recording = Recording(path) if is_begun(path, config) else None
+    if recording is not None and recording.finished:
+        records, seeds = counted(recording.num_records, "record"), counted(config.num_seeds, "seed")
+        say(f"{path} already holds all {records} of {seeds}; nothing to do")
+        return True
+    check_writable(path)
+    if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
+        dataset = recording.data
+    elif dataset is None:
+        dataset = load_dataset(config)
+    code = code_of(config, task)
+    if recording is not None:
+        check_code(recording.code, code, path)
+    prepared = prepare(config, dataset, task)
+    todo, done = plan(config, dataset, prepared), 0
+    if recording is not None:
+        todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
+    devices = list(devices or local_devices())
+    say(
+        f"Recording {_what(config, dataset, prepared)}: "
+        f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
+        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
+    )
+    _check_free(path, todo, done, say)
+    if done:
+        say(f"Going on from iteration {todo.iterations[done]}")
+
+    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
+    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
+    with begun as recorder, bar, enough_memory():
+        sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
+        state = sweep.initial_state()
+        if done:
+            like = collect(state, config.num_seeds)
+            state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
+        firsts = range(done, todo.num_records, todo.block_length)
+        for first, record, ending in sweep.blocks(state, firsts, recorder.wait):
+            iterations = todo.iterations[first : first + todo.block_length]
+            length = len(iterations)
+            record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
+            _check_finite(record["loss"], config.seeds, iterations)
+            recorder.save(int(iterations[0]), record, ending)
+            if "prediction" in record:
+                bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
+            else:
+                bar.set_postfix(loss=f"{record['loss'][:, -1].mean():.3g}")
+            bar.update(length)
+            del record  # whose memory is used again
+            if stop():
+                break
+    if first + length < todo.num_records:
+        return False
+    if not Recording(path).finished:
+        raise RecordingError(
+            f"{path} is damaged: its last blocks were removed while it was written; the same command records them again"
+        )
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    return True
+
+
+def sweep(
+    task: Task,
+    data: Dataset | Any,
+    path: str | os.PathLike,
+    config: StudyConfig | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    say: Callable[[str], None] = print,
+) -> Recording:
+    """Train a task from several seeds and record what every example does to its weights, at every iteration.
+
+    The same call again goes on where an interrupted one ended.
+
+    Args:
+        task: What is trained.
+        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset` makes one.
+        path: Directory of the recording.
+        config: How to train, and what to record of which layers; its data set and model play no part. The default
+            records all layers.
+        devices: Devices to use; all local ones by default.
+        say: Takes the lines to show the user.
+
+    Returns:
+        The recording.
+
+    Raises:
+        InputError: If the task, the data or the configuration will not do.
+
+    Example:
+        >>> recording = sweep(task, (inputs, labels), "recordings/mine", StudyConfig(num_seeds=3, epochs=5))
+        >>> recording.gradients("head/kernel", t=0).shape
+        (3, 6000, 64, 10)
+    """
+    named = f"{task.loss.__module__}:{task.loss.__qualname__}"
+    config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
+    dataset = data if isinstance(data, Dataset) else Dataset(*data)
+    train(config, path, devices, say, dataset=dataset, task=task)
+    return Recording(path)
+
+
+def local_devices() -> list[jax.Device]:
+    """List the devices of this machine.
+
+    Raises:
+        InputError: If JAX finds none.
+    """
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
+
+
+def keep_programs() -> None:
+    """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
+
+    JAX tells by program, versions and processor what is the same. `XDG_CACHE_HOME` stands for another ~/.cache,
+    `JAX_COMPILATION_CACHE_DIR` for another directory, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing; nor does
+    a user without a home.
+    """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it compiles then
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = next(filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))), "")
+        jax.config.update("jax_compilation_cache_dir", caches and f"{caches}/train_dynamics")
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say clearly where a device has too little of it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"not enough memory ({str(error).splitlines()[0][:150]}); fewer --seeds or --num_examples, or smaller "
+            "--hidden_sizes, need less"
+        ) from error
+
+
+def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterations: Int[np.ndarray, " t"]) -> None:
+    broken = ~np.isfinite(loss).all(axis=-1)
+    if broken.any():
+        t, s = np.argwhere(broken.T)[0]
+        kept = f"what was recorded before iteration {iterations[0]} stays" if iterations[0] else "nothing was recorded"
+        cause = "a lower --learning_rate" if iterations[t] else "a --pixel_mean nearer to 0 or a larger --pixel_std"
+        raise InputError(
+            f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; {cause} may help, "
+            "into another directory"
+        )
+
+
+def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
+    """Say which layers of which network are recorded."""
+    names = list(prepared.contents.layers)
+    layers = ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
+    if config.model != "mlp":
+        return f"{layers} of {config.model}"
+    outputs = dataset.num_classes or int(np.prod(dataset.labels.shape[1:]))
+    size = sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(prepared.inputs))
+    return f"{layers} of a {'-'.join(map(str, (size, *config.hidden_sizes, outputs)))} network"
+
+
+def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+    """Say how many bytes the recording will take, and stop if fewer are free."""
+    free = shutil.disk_usage(existing(path)).free
+    needed = todo.bytes_from(done)
+    say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    if needed > free:
+        raise InputError.flag(
+            "recording",
+            path,
+            f"needs {_size(needed)}, but only {_size(free)} are free; choose another disk, fewer epochs, "
+            "seeds, examples or layers",
+        )
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes for people."""
+    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
+    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"

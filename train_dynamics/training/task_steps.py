@@ -1,0 +1,119 @@
+"""One training run of any task as pure functions: start, update, record."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from train_dynamics.recording.contents import KINDS, Contents
+from train_dynamics.tapping.evaluation import evaluate
+from train_dynamics.tapping.parameters import named
+from train_dynamics.task.task import Task
+
+Record = dict[str, Any]
+
+
+class TaskState(NamedTuple):
+    """All that training goes on from.
+
+    Attributes:
+        parameters: The parameters.
+        optimizer: State of the optimizer.
+        variables: Whatever else the network is made of.
+        seed: The seed, of which every random draw of an update is a function.
+        updates: How many there have been.
+    """
+
+    parameters: Any
+    optimizer: optax.OptState
+    variables: Any
+    seed: Int[Array, ""]
+    updates: Int[Array, ""]
+
+
+class TaskSetup(NamedTuple):
+    """What stays the same for every seed and iteration.
+
+    Attributes:
+        task: What is trained.
+        optimizer: The rule of the updates.
+        contents: What is kept of each layer.
+        classes: Whether outputs are those of a classifier, the logits.
+        eval_batch_size: Examples to evaluate at a time; all at once if None.
+        sketch_size: Numbers in a sketch.
+    """
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    contents: Contents
+    classes: bool
+    eval_batch_size: int | None
+    sketch_size: int
+
+    def initial_state(self, seed: Int[Array, ""], example: Any) -> TaskState:
+        """Draw the weights of a seed, a function of the seed alone."""
+        key = jax.random.key(seed)
+        parameters = self.task.init(key)
+        variables = self.task.variables(key)
+        return TaskState(parameters, self.optimizer.init(parameters), variables, jnp.int32(seed), jnp.int32(0))
+
+    def place(self, inputs: Any, labels: np.ndarray) -> Any:
+        """Bring the training set to the device, as examples `(input, label)`."""
+        return jax.device_put((inputs, labels))
+
+    def traced(self, inputs: Any, labels: Array) -> Any:
+        """Give what `place` would, where only shapes matter."""
+        return inputs, labels
+
+    def updated(self, state: TaskState, batch: Int[Array, " b"], examples: Any) -> TaskState:
+        """Take one optimizer step down the loss of the batch; in a short one, -1 stands for no example.
+
+        Where there is no example another of the batch fills its place, with weight 0: what a network takes from a batch
+        as a whole, as its mean, then is that of these examples.
+        """
+        count = jnp.sum(batch >= 0)
+        filled = batch[jnp.arange(len(batch)) % jnp.maximum(count, 1)]
+        chosen = jax.tree.map(lambda leaf: leaf[filled], examples)
+        weights = jnp.asarray(batch >= 0, jnp.float32)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.updates)
+
+        def of_parameters(parameters: Any) -> tuple[Any, Any]:
+            with jax.default_matmul_precision("highest"):
+                return self.task.mean_loss(parameters, state.variables, chosen, weights, key)
+
+        gradient, variables = jax.grad(of_parameters, has_aux=True)(state.parameters)
+        descent, optimizer = self.optimizer.update(gradient, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, descent)
+        return TaskState(parameters, optimizer, variables, state.seed, state.updates + 1)
+
+    def recorded(self, state: TaskState, examples: Any) -> Record:
+        """Write down what every example does to the weights as they are.
+
+        Returns:
+            A dict with `parameters` and `variables` by dotted names, `loss` [n], `outputs` [n, ...], of a classifier
+            `prediction` [n], and what is kept of each layer, by kind.
+        """
+        layouts = {kept.layer.name: kept.layout for kept in self.contents.layers.values()}
+        loss = self.task.loss_with(state.variables)
+        found = evaluate(loss, state.parameters, examples, layouts, self.eval_batch_size, sketch_size=self.sketch_size)
+        outputs = jnp.asarray(found.outputs, jnp.float32)
+        record = {
+            "parameters": by_dots(state.parameters),
+            "variables": by_dots(state.variables) if jax.tree.leaves(state.variables) else {},
+            "loss": jnp.asarray(found.loss, jnp.float32),
+            "outputs": outputs,
+        }
+        if self.classes:
+            record["prediction"] = jnp.argmax(outputs, -1).astype(np.min_scalar_type(outputs.shape[-1] - 1))
+        for kept in self.contents.layers.values():
+            for kind in KINDS[kept.layout]:
+                record.setdefault(kind, {})[kept.key] = found.kept[f"{kind}.{kept.layer.name}"]
+        return record
+
+
+def by_dots(tree: Any) -> dict[str, Array]:
+    """Name the leaves by their paths with dots, as the arrays of a recording are."""
+    return {name.replace("/", "."): leaf for name, leaf in named(tree).items()}
