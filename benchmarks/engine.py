@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from train_dynamics.gradients import per_example as gradients
-from train_dynamics.tapping.evaluation import definition, evaluate, find_layers
+from train_dynamics.gradients.evaluation import definition, evaluate, find_layers
 from train_dynamics.task.mlp import MLP
 
 ROUNDS = 7

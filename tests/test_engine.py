@@ -13,8 +13,8 @@ import pytest
 
 from tests.networks import NETWORKS, network
 from train_dynamics.config import InputError
-from train_dynamics.tapping.evaluation import definition, evaluate, find_layers
-from train_dynamics.tapping.layers import Layer, choose, rebuild
+from train_dynamics.gradients.evaluation import definition, evaluate, find_layers
+from train_dynamics.recording.layers import Layer, choose, rebuild
 
 OPERATIONS = 100
 
@@ -235,6 +235,8 @@ def test_names_and_examples_that_are_refused(rng):
     loss, params, examples = network("dense", rng)
     with pytest.raises(InputError, match=r"no parameter is named kernel; there are bias"):
         evaluate(lambda p, e: (p["bias"].sum(), ()), {"bias": jnp.zeros(3)}, examples, {"kernel": "dense"})
+    with pytest.raises(InputError, match="layouts are factored, dense, measures, sketch; found denes"):
+        evaluate(loss, params, examples, {"Dense_0/bias": "denes"})
     with pytest.raises(InputError, match=r"one first axis, of the examples; their shapes are \[5, 6\], \[4\]"):
         evaluate(loss, params, (examples[0], examples[1][:4]), {})
     with pytest.raises(InputError, match="there are no parameters"):

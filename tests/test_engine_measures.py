@@ -12,11 +12,11 @@ import pytest
 from tests.networks import network
 from tests.test_engine import both, close, one_of
 from train_dynamics.config import InputError
-from train_dynamics.tapping.evaluation import definition, evaluate, find_layers
-from train_dynamics.tapping.independence import check_independent, of_batch
-from train_dynamics.tapping.layers import Factors, Layer
-from train_dynamics.tapping.layout import Layout
-from train_dynamics.tapping.sketch import sketch_error, sketch_of
+from train_dynamics.gradients.evaluation import definition, evaluate, find_layers
+from train_dynamics.gradients.independence import check_independent, of_batch
+from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layout import Layout
+from train_dynamics.recording.sketch import sketch_error, sketch_of
 
 
 def flat(gradients):
@@ -152,7 +152,9 @@ def test_the_worst_case_of_a_cosine(rng):
 
 
 def test_reading_needs_no_jax():
-    code = "import sys, train_dynamics.tapping.layers, train_dynamics.tapping.sketch; assert 'jax' not in sys.modules"
+    code = (
+        "import sys, train_dynamics.recording.layers, train_dynamics.recording.sketch; assert 'jax' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -43,6 +43,9 @@ def main() -> None:
         raise InputError.flag("recording", recording.path, "is unfinished; let train_dynamics.train finish it first")
     if len(recording.labels) < 2:
         raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+    if not recording.replayable:
+        right = "further training is for the default network and loss"
+        raise InputError.flag("recording", recording.path, f"was made with {recording.config.model}; {right}")
     if not os.access(recording.path, os.W_OK):
         raise InputError.flag("recording", recording.path, "cannot be written to, and further/ belongs into it")
     try:

@@ -42,6 +42,8 @@ def main() -> None:
     say(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:
         say("What train_dynamics.further stored is there, and its checksums are right")
+    if not recording.replayable and flags.FLAGS.samples:
+        say(f"No gradient was computed again: that would run {recording.config.model}, which this command does not")
     if found.num_compared:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
         say(

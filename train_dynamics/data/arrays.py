@@ -1,7 +1,7 @@
 """Examples, as arrays, and what is done to them whatever their source."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ PIXELS = (np.uint8, np.uint16)
 MOST_NAMED = 5
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Dataset:
     """Examples as arrays; row `n` of each is example `n`.
 
@@ -41,27 +41,37 @@ class Dataset:
 
     inputs: Tree
     labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]
-    ids: Shaped[np.ndarray, " n"] = None  # type: ignore[assignment]
-    class_names: tuple[str, ...] = None  # type: ignore[assignment]
-    true_labels: Int[np.ndarray, " n"] | None = None
-    feature_names: tuple[str, ...] = ()
-    vocabulary: tuple[str, ...] = ()
+    ids: Shaped[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    true_labels: Int[np.ndarray, " n"] | None
+    feature_names: tuple[str, ...]
+    vocabulary: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        inputs = arrays(self.inputs)
+    def __init__(
+        self,
+        inputs: Tree,
+        labels: Any,
+        ids: Any = None,
+        class_names: Iterable[Any] | None = None,
+        true_labels: Int[np.ndarray, " n"] | None = None,
+        feature_names: Iterable[Any] = (),
+        vocabulary: Iterable[Any] = (),
+    ) -> None:
+        inputs = arrays(inputs)
         if is_pixels(inputs) and inputs.ndim == 3:
             inputs = inputs[..., None]
-        labels, class_names = classes(self.labels, self.class_names)
-        ids = np.arange(len(labels)) if self.ids is None else np.asarray(self.ids)
-        ids = ids.astype(str) if ids.dtype.kind == "O" else ids
-        words = {name: tuple(map(str, getattr(self, name))) for name in ("feature_names", "vocabulary")}
-        for name, value in {
+        labels, class_names = classes(labels, class_names)
+        ids = np.arange(len(labels)) if ids is None else np.asarray(ids)
+        found = {
             "inputs": inputs,
             "labels": labels,
-            "ids": ids,
+            "ids": ids.astype(str) if ids.dtype.kind == "O" else ids,
             "class_names": class_names,
-            **words,
-        }.items():
+            "true_labels": true_labels,
+            "feature_names": tuple(map(str, feature_names)),
+            "vocabulary": tuple(map(str, vocabulary)),
+        }
+        for name, value in found.items():
             object.__setattr__(self, name, value)
         self._check_lengths()
         self._check_words()
@@ -144,7 +154,7 @@ def is_pixels(inputs: Tree) -> bool:
 
 
 def classes(
-    labels: Any, class_names: Sequence[Any] | None
+    labels: Any, class_names: Iterable[Any] | None
 ) -> tuple[Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"], tuple[str, ...]]:
     """Number the classes of labels from 0, and name them; targets of a regression have none.
 

@@ -52,9 +52,9 @@ def source_of(config: StudyConfig) -> Callable[[StudyConfig], Source]:
     if path.is_dir() and config.data_dir is None:  # without which TFDS would not look here
         return folder_source
     if path.is_file() and path.suffix.lower() not in FILES:
-        raise InputError.flag(
-            "dataset", name, f"must be a directory of images, or a file that ends in {', '.join(FILES)}"
-        )
+        kinds = f"a directory of images, or a file that ends in {', '.join(FILES)}"
+        code = f"; of Python code, name the function: {name}:FUNCTION" if path.suffix == ".py" else ""
+        raise InputError.flag("dataset", name, f"must be {kinds}{code}")
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or path.suffix.lower() in FILES):
         raise InputError.flag("dataset", name, f"there is no such file or directory in {os.getcwd()}")
     return FILES.get(path.suffix.lower(), tfds_source)

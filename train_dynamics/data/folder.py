@@ -29,9 +29,8 @@ def folder_source(config: StudyConfig) -> Source:
             for entry in sorted(root.iterdir())
             if entry.is_dir() and not entry.name.startswith(".")
         }
-        below = [
-            name for name, files in of_class.items() if not files and any(e.is_dir() for e in (root / name).iterdir())
-        ]
+        empty = [name for name, files in of_class.items() if not files]
+        below = [name for name in empty if any(entry.is_dir() for entry in (root / name).iterdir())]
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
     if below:

@@ -31,7 +31,7 @@ def decoded(content: bytes) -> Shaped[np.ndarray, "h w channel"]:
     return found[..., None] if found.ndim == 2 else found[..., ::-1]
 
 
-def stacked(images: Sequence[Shaped[np.ndarray, "h w channel"]], config: StudyConfig) -> Shaped[np.ndarray, "n h w c"]:
+def stacked(images: Sequence[Shaped[np.ndarray, "_ _ _"]], config: StudyConfig) -> Shaped[np.ndarray, "n h w c"]:
     """Make one array of images, resized if `--image_size` is given; grey ones among colours become colours.
 
     Raises:
@@ -53,7 +53,7 @@ def stacked(images: Sequence[Shaped[np.ndarray, "h w channel"]], config: StudyCo
     return np.stack([_like(image, channels, deepest) for image in images])
 
 
-def _like(image: Shaped[np.ndarray, "h w channel"], channels: int, dtype: np.dtype) -> Shaped[np.ndarray, "h w c"]:
+def _like(image: Shaped[np.ndarray, "h w channel"], channels: int, dtype: np.dtype) -> Shaped[np.ndarray, "h w _"]:
     """Give a grey image three channels, and one of 8 bits 16, if others have these."""
     if image.dtype != dtype and dtype == np.uint16:
         image = image.astype(np.uint16) * 257
@@ -79,9 +79,7 @@ def of_size(dataset: Dataset, config: StudyConfig) -> Dataset:
     if config.image_size is None:
         return dataset
     if dataset.images is None:
-        raise InputError.flag(
-            "image_size", config.image_size, f"{config.dataset} has no images of 8 or 16 bits to resize"
-        )
+        raise InputError.flag("image_size", config.image_size, f"{config.dataset} has no images to resize")
     if dataset.images.shape[1:3] == (config.image_size, config.image_size):
         return dataset
     return dataclasses.replace(dataset, inputs=stacked(list(dataset.images), config))

@@ -13,7 +13,7 @@ from train_dynamics.data.arrays import Dataset
 PART = re.compile(r"([\w.-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
-Parts = list[tuple[str, Int[np.ndarray, " k"]]]
+Parts = list[tuple[str, Int[np.ndarray, " _"]]]
 """Examples: of each split, in order, which."""
 
 

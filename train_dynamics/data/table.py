@@ -31,15 +31,14 @@ def table_source(config: StudyConfig) -> Source:
     table = _read(Path(config.dataset))
     names = table.column_names
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    there = f"of {config.dataset}, which has {listed}"
     if config.labels not in names:
-        raise InputError.flag(
-            "labels", config.labels or None, f"must be a column of {config.dataset}, which has {listed}"
-        )
+        raise InputError.flag("labels", config.labels or None, f"must be a column {there}")
     ids = _labels(table, "id") if "id" in names and "id" not in (config.labels, *config.inputs.split(",")) else None
     chosen = config.inputs.split(",") if config.inputs else [n for n in names if n not in (config.labels, "id")]
     for name in chosen:
         if name not in names or name == config.labels:
-            raise InputError.flag("inputs", config.inputs, f"must be columns of {config.dataset}, which has {listed}")
+            raise InputError.flag("inputs", config.inputs, f"must be columns {there}, beside the labels")
     if not chosen:
         raise DataError(f"must have a column beside the labels, and has {listed}")
     features: dict[str, Float[np.ndarray, " n"]] = {}
@@ -81,7 +80,7 @@ def _features(table: "pa.Table", name: str) -> dict[str, Float[np.ndarray, " n"]
     distinct = np.unique(words)
     if len(distinct) > MOST_WORDS:
         raise DataError(
-            f"column {name} has {len(distinct):,} different words, for example {distinct[0]!r}, and more than "
+            f"column {name} has {len(distinct):,} different words, for example {str(distinct[0])!r}, and more than "
             f"{MOST_WORDS} are no categories; {right}"
         )
     return {f"{name}={word}": np.float64(words == word) for word in distinct.tolist()}

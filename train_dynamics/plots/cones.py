@@ -3,26 +3,32 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.plots.grids import SIDE, mosaic
+from train_dynamics.data.showing import Shown
+from train_dynamics.plots.grids import SIDE, draw_texts, mosaic
 from train_dynamics.plots.style import BLUE, styled
 from train_dynamics.study.motion import Frame
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
 MARKERS = ("o", "s", "^", "D", "v", "X")
 PANEL_ROWS = 3
+PANEL_TEXTS = 3  # texts in each of them
 
 
-def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: str, color: str) -> None:
-    """Draw up to three rows of images evenly picked from a group, below a title with a mark in its colour."""
-    picked = np.unique(np.linspace(0, len(images) - 1, min(len(images), PANEL_ROWS * SIDE)).astype(int))
-    canvas = mosaic(images[picked])
-    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, extent=(0, SIDE, -(-len(picked) // SIDE), 0))
-    axes.set(xlim=(0, SIDE), ylim=(PANEL_ROWS, 0), xticks=[], yticks=[])
+def grid_panel(axes: Axes, examples: Shown, title: str, color: str) -> None:
+    """Draw up to three rows of examples evenly picked from a group, below a title with a mark in its colour."""
+    in_row = PANEL_TEXTS if isinstance(examples, list) else SIDE
+    picked = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), PANEL_ROWS * in_row)).astype(int))
+    if isinstance(examples, list):
+        draw_texts(axes, [examples[n] for n in picked], PANEL_ROWS, PANEL_TEXTS)
+    else:
+        canvas = mosaic(examples[picked])
+        axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, extent=(0, SIDE, -(-len(picked) // SIDE), 0))
+        axes.set(xlim=(0, SIDE), ylim=(PANEL_ROWS, 0), xticks=[], yticks=[])
     axes.set_title(f"     {title}", fontsize=9)
     axes.annotate("\N{BLACK SQUARE}", (0, 1), (0, 5), "axes fraction", "offset points", color=color, fontsize=11)
     axes.grid(False)
@@ -30,16 +36,16 @@ def grid_panel(axes: Axes, images: UInt8[np.ndarray, "m h w channel"], title: st
         side.set_visible(False)
 
 
-def cone_grids(groups: Sequence[UInt8[np.ndarray, "_ h w channel"]], titles: Sequence[str], title: str) -> Figure:
-    """Draw some of the images of up to six cones, a panel each."""
+def cone_grids(groups: Sequence[Shown], titles: Sequence[str], title: str) -> Figure:
+    """Draw some of the examples of up to six cones, a panel each."""
     with styled():
         rows = max(1, -(-len(groups) // 2))
         figure = Figure(figsize=(8.0, 0.5 + 1.85 * rows))
         figure.suptitle(title, x=0.012, ha="left", fontsize=11)
         for axes in (panels := figure.subplots(rows, 2, squeeze=False).ravel())[len(groups) :]:
             axes.set_axis_off()
-        for axes, images, words, color in zip(panels, groups, titles, COLORS, strict=False):
-            grid_panel(axes, images, words, color)
+        for axes, examples, words, color in zip(panels, groups, titles, COLORS, strict=False):
+            grid_panel(axes, examples, words, color)
         return figure
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from train_dynamics.data.showing import Shown
 from train_dynamics.plots.cones import grid_panel
 from train_dynamics.plots.style import BLUE, ORANGE, styled
 from train_dynamics.study.motion import Frame
@@ -17,18 +18,18 @@ def fight(
     frames: Sequence[Frame],
     loss: Float[np.ndarray, "t n"],
     groups: tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]],
-    images: tuple[UInt8[np.ndarray, "_ h w channel"], UInt8[np.ndarray, "_ h w channel"]],
+    examples: tuple[Shown, Shown],
     words: tuple[str, str],
     found_at: int,
     title: str,
 ) -> Figure:
-    """Draw both groups of a pair: some of their images, and their alignment, loss and accuracy around its discovery.
+    """Draw both groups of a pair: some of their examples, and their alignment, loss and accuracy around its discovery.
 
     Args:
         frames: Consecutive iterations, in one layer.
         loss: Of all examples at these iterations.
         groups: Members of either group.
-        images: Their images.
+        examples: These, as they are shown.
         words: What either group is called.
         found_at: Iteration of the discovery.
         title: Of the figure.
@@ -45,7 +46,7 @@ def fight(
         )
         drawn = [figure.add_subplot(grid[row, :]) for row in (1, 2, 3)]
         for side, (color, line) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
-            grid_panel(figure.add_subplot(grid[0, side]), images[side], words[side], color)
+            grid_panel(figure.add_subplot(grid[0, side]), examples[side], words[side], color)
             for axes, (_, values) in zip(drawn, curves, strict=True):
                 mean = [value[groups[side]].mean() for value in values]
                 axes.plot(iterations, mean, color=color, linestyle=line, linewidth=1.3, label=words[side])

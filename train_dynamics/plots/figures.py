@@ -8,6 +8,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from train_dynamics.config import counted
+from train_dynamics.data.showing import has_pictures, shown
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
 from train_dynamics.plots import curves, film, grids, scatter
@@ -115,18 +116,18 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         ),
     )
     order = np.argsort(results.rank)
-    shown = min(grids.SIDE**2, len(order))
+    count = min(grids.most_shown(recording.data), len(order))
     for name, words, chosen, caption in (
         (
             "random",
             "random examples",
-            np.sort(np.random.default_rng(0).choice(len(order), shown, replace=False)),
+            np.sort(np.random.default_rng(0).choice(len(order), count, replace=False)),
             "Drawn uniformly: what the data set looks like, to compare the next two with.",
         ),
         (
             "typical",
             "most typical examples",
-            order[:shown],
+            order[:count],
             "Lowest AGR first: the trained networks say nearly the same of these."
             if results.agr is not None
             else "Lowest mean loss over all records first: what the network learned at once.",
@@ -134,18 +135,18 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         (
             "atypical",
             "most atypical examples",
-            order[::-1][:shown],
-            "Highest AGR first: the trained networks differ most on these. Look for odd shapes and doubtful labels."
+            order[::-1][:count],
+            "Highest AGR first: the trained networks differ most on these. Look for odd ones and doubtful labels."
             if results.agr is not None
-            else "Highest mean loss over all records first. Look for odd shapes and doubtful labels.",
+            else "Highest mean loss over all records first. Look for odd ones and doubtful labels.",
         ),
     ):
         labels = [recording.class_names[label] for label in recording.labels[chosen]]
         ranked = results.ranking[chosen]
         name_of_score = "mean loss" if results.agr is None else "AGR"
-        title = f"{shown} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
-        figure = grids.image_grid(recording.images[chosen], labels, title)
-        yield Drawing(f"examples_{name}", f"{shown} {words}", caption, figure)
+        title = f"{count} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
+        figure = grids.example_grid(shown(recording.data, chosen), labels, title)
+        yield Drawing(f"examples_{name}", f"{count} {words}", caption, figure)
 
 
 def _shown_groups(results: Results) -> dict[str, int]:
@@ -182,9 +183,11 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
         yield Drawing(
             metric_name(layers, cones.layer, "cones").replace("/", "_"),
             f"The largest cones of {where}",
-            "Each panel shows up to 24 examples whose gradients point the same way, or nearly. Look for what they have "
-            "in common besides the label: slant, stroke, shape.",
-            cone_plots.cone_grids([recording.images[group] for group in groups], titles, f"Largest cones of {where}"),
+            "Each panel shows some examples whose gradients point the same way, or nearly. Look for what they have in "
+            f"common besides the label{': slant, stroke, shape' if has_pictures(recording.data) else ''}.",
+            cone_plots.cone_grids(
+                [shown(recording.data, group) for group in groups], titles, f"Largest cones of {where}"
+            ),
         )
         yield Drawing(
             metric_name(layers, cones.layer, "cone_scatter").replace("/", "_"),
@@ -221,7 +224,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             contention_plots.fight(
                 *window(recording, fight),
                 groups,
-                tuple(recording.images[group] for group in groups),
+                tuple(shown(recording.data, group) for group in groups),
                 words,
                 pair.iteration,
                 f"Pair {k}: {where}",

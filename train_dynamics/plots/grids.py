@@ -1,14 +1,62 @@
-"""Grids of images."""
+"""Grids of examples: of images, or of short texts for what is none."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.showing import LINES, Shown, has_pictures
 from train_dynamics.plots.style import styled
 
 SIDE = 8
+TEXTS = 4  # texts in a row
+MOST_TEXTS = 24  # which take Matplotlib as long as hundreds of images
+TEXT_HEIGHT = 0.085 * LINES + 0.06  # inches
+
+
+def example_grid(examples: Shown, captions: Sequence[str], title: str) -> Figure:
+    """Draw up to 64 images or 24 texts in reading order, each with a caption above it."""
+    return (text_grid if isinstance(examples, list) else image_grid)(examples, captions, title)
+
+
+def most_shown(dataset: Dataset) -> int:
+    """Tell how many examples a grid shows."""
+    return SIDE**2 if has_pictures(dataset) else MOST_TEXTS
+
+
+def text_grid(texts: Sequence[str], captions: Sequence[str], title: str) -> Figure:
+    """Draw up to 24 texts in reading order, each in a box with a caption above it."""
+    with styled():
+        texts = texts[:MOST_TEXTS]
+        rows = max(1, -(-len(texts) // TEXTS))
+        figure = Figure(figsize=(7.0, 0.35 + (TEXT_HEIGHT + 0.18) * rows))
+        figure.suptitle(title, x=0.012, ha="left", fontsize=11)
+        draw_texts(figure.subplots(), texts, rows, TEXTS, captions)
+        return figure
+
+
+def draw_texts(axes: Axes, texts: Sequence[str], rows: int, columns: int, captions: Sequence[str] = ()) -> None:
+    """Draw texts in boxes, in reading order, each below its caption if there are captions."""
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    top = 0.18 / (TEXT_HEIGHT + 0.18) if captions else 0.02
+    small = {"fontsize": 5, "family": "monospace", "linespacing": 1.05, "va": "top", "color": "#111111"}
+    for n, text in enumerate(texts):
+        row, column = divmod(n, columns)
+        box = Rectangle((column + 0.02, row + top), 0.96, 0.96 - top, facecolor="#f4f4f4", edgecolor="none")
+        axes.add_patch(box)
+        drawn = [axes.text(column + 0.04, row + top + 0.03, text, clip_on=True, **small)]
+        if captions:
+            drawn.append(axes.text(column + 0.02, row + 0.8 * top, captions[n], fontsize=7, color="#333333"))
+        for one in drawn:
+            one.set_parse_math(False)  # a dollar sign is one
+            one.set_in_layout(False)  # which would measure each
 
 
 def image_grid(images: UInt8[np.ndarray, "n h w channel"], captions: Sequence[str], title: str) -> Figure:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from train_dynamics.config import counted
+from train_dynamics.data.showing import shown
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
 from train_dynamics.plots.figures import Drawing
@@ -164,7 +165,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         f"that are most often at either extreme, over all seeds and updates; {both} of {opposing.size} are in both. "
         "Changes are averaged over a group. Look for what it has in common.",
         cone_plots.cone_grids(
-            [recording.images[group] for group in panels.values()],
+            [shown(recording.data, group) for group in panels.values()],
             [f"{words}; labels {_labels(recording, group)}" for words, group in panels.items()],
             f"Opposing signals: {where}, and most often",
         ),

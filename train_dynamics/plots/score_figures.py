@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
+from train_dynamics.data.showing import has_pictures, shown
 from train_dynamics.dynamics.scores.score import Score
 from train_dynamics.plots import scores as score_plots
 from train_dynamics.plots.figures import Drawing
-from train_dynamics.plots.grids import SIDE
+from train_dynamics.plots.grids import most_shown
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.results import Results
 from train_dynamics.study.score_agreement import ScoreStudy, summary
@@ -59,20 +60,21 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
             "last iteration recorded (updates)",
         ),
     )
-    yield Drawing(
-        "score_extremes",
-        f"The easiest and the hardest examples by each of {len(names)} scores",
-        "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
-        "extremes_SCORE among the figures have 64 of either, with labels.",
-        score_plots.overview(
-            [
-                tuple(recording.images[chosen] for chosen in ends(score, results, score_plots.STRIP))
-                for score in _with_values(results)
-            ],
-            [score.name for score in _with_values(results)],
-            "The easiest and the hardest examples by each score",
-        ),
-    )
+    if has_pictures(recording.data):
+        yield Drawing(
+            "score_extremes",
+            f"The easiest and the hardest examples by each of {len(names)} scores",
+            "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
+            "extremes_SCORE among the figures have 64 of either, with labels.",
+            score_plots.overview(
+                [
+                    tuple(shown(recording.data, chosen) for chosen in ends(score, results, score_plots.STRIP))
+                    for score in _with_values(results)
+                ],
+                [score.name for score in _with_values(results)],
+                "The easiest and the hardest examples by each score",
+            ),
+        )
     if study.noisy.any():
         share = study.noisy.mean()
         yield Drawing(
@@ -86,10 +88,10 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
 
 
 def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
-    """Draw up to 64 examples at either end of each score."""
+    """Draw up to 64 images, or 24 other examples, at either end of each score."""
     flipped = " A star is at a label that was flipped." if recording.noisy.any() else ""
     for score in _with_values(results):
-        easy, hard = ends(score, results, SIDE**2)
+        easy, hard = ends(score, results, most_shown(recording.data))
         values = results.scores.values[score.name]
         titles = tuple(
             f"{len(chosen)} {word}: {values[chosen[0]]:.3g} to {values[chosen[-1]]:.3g}"
@@ -101,8 +103,8 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
             f"The easiest and the hardest examples by {score.name}",
             f"{score.formula}; in {score.unit}, {score.hard} is hard." + flipped,
             score_plots.extremes(
-                recording.images[easy],
-                recording.images[hard],
+                shown(recording.data, easy),
+                shown(recording.data, hard),
                 labels,
                 titles,
                 extremes_title(score),

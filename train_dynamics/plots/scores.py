@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from train_dynamics.plots.grids import SIDE, mosaic
+from train_dynamics.data.showing import Shown
+from train_dynamics.plots.grids import SIDE, TEXT_HEIGHT, TEXTS, draw_texts, mosaic
 from train_dynamics.plots.style import BLUE, GREEN, styled
 
 DPI = 150
@@ -93,13 +94,15 @@ def noise_bars(
 
 
 def extremes(
-    easy: UInt8[np.ndarray, "m h w channel"],
-    hard: UInt8[np.ndarray, "m h w channel"],
+    easy: Shown,
+    hard: Shown,
     labels: tuple[Sequence[str], Sequence[str]],
     titles: tuple[str, str],
     title: str,
 ) -> Figure:
-    """Draw up to 8 x 8 images of either end side by side, the most extreme first, each below its label."""
+    """Draw up to 64 images or 24 texts of either end side by side, the most extreme first, each below its label."""
+    if isinstance(easy, list):
+        return _extreme_texts((easy, hard), labels, titles, title)
     panels = [_labelled(images, of) for images, of in zip((easy, hard), labels, strict=True)]
     with styled():
         height, width = panels[0].shape[0] / DPI, panels[0].shape[1] / DPI
@@ -116,6 +119,19 @@ def extremes(
             axes.set_axis_off()
             axes.imshow(panel, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
             figure.text(left, (below + height + 0.05) / down, words, fontsize=9)
+        return figure
+
+
+def _extreme_texts(
+    ends: tuple[list[str], list[str]], labels: tuple[Sequence[str], Sequence[str]], titles: Sequence[str], title: str
+) -> Figure:
+    with styled():
+        rows = -(-max(1, *map(len, ends)) // TEXTS)
+        figure = Figure(figsize=(14.0, 0.6 + (TEXT_HEIGHT + 0.18) * rows))
+        figure.suptitle("\n".join(_lines(title, 11, 13.8)), x=0.006, ha="left", fontsize=11)
+        for axes, texts, captions, words in zip(figure.subplots(1, 2), ends, labels, titles, strict=True):
+            draw_texts(axes, texts, rows, TEXTS, captions)
+            axes.set_title(words, fontsize=9)
         return figure
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from train_dynamics.config import StudyConfig
-from train_dynamics.tapping.layers import Factors, Layer
-from train_dynamics.tapping.layout import Layout
+from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layout import Layout
 
 KINDS = {
     "factored": ("activation", "cotangent"),

@@ -42,9 +42,9 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, locked
 from train_dynamics.recording.storage import StoredArray, read_whole
-from train_dynamics.tapping.layers import rebuild
 
 FURTHER = ("retrained", "private")
 
@@ -394,6 +394,12 @@ class Recording:
     def _check_classes(self) -> None:
         if not self.contents.classes:
             raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it is the default network with the default loss, which this program can run again without JAX."""
+        ordinary = self.config.model == "mlp" and self.config.loss in ("", "softmax_cross_entropy")
+        return ordinary and self.contents.classes
 
     @property
     def layers(self) -> tuple[str, ...]:

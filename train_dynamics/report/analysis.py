@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, counted
+from train_dynamics.data.showing import has_pictures
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.locks import locked
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
 
 KINDS = (".png", ".svg")
+COMPARING = ("groups", "cones", "contention")
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
@@ -61,6 +63,9 @@ def analyze(
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
         raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
+    if not recording.gradient_layers and (without := [part for part in COMPARING if part in parts]):
+        parts = [part for part in parts if part not in without]
+        say(f"Left out: {', '.join(without)}. They compare gradients with each other, and only measures were recorded")
     try:
         if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
             raise InputError.flag(
@@ -136,7 +141,7 @@ def analyze(
                 if "label_noise.csv" in about["files"]:
                     tables.write_label_noise(results, score_study, output / "label_noise.csv")
                 shown = pictures(score_figures.score_drawings(recording, results, score_study))
-                laid_out.append(scores_section(results, score_study, shown))
+                laid_out.append(scores_section(results, score_study, shown, has_pictures(recording.data)))
                 pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
             if "groups" in parts:
                 tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")

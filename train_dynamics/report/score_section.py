@@ -9,8 +9,17 @@ from train_dynamics.study.results import Results
 from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 
-def scores_section(results: Results, study: ScoreStudy, pictures: Sequence[Picture]) -> Section:
-    """Lay out all scores, with a table of what each is, how stable, and how well it finds wrong labels."""
+def scores_section(
+    results: Results, study: ScoreStudy, pictures: Sequence[Picture], has_pictures: bool = True
+) -> Section:
+    """Lay out all scores, with a table of what each is, how stable, and how well it finds wrong labels.
+
+    Args:
+        results: The scores.
+        study: How they compare.
+        pictures: The figures.
+        has_pictures: Whether the examples are images.
+    """
     scores, found = results.scores.scores, results.scores.study
     words = (
         f"{len(scores)} scores of how hard an example is, from one recording. scores.csv and scores.parquet have "
@@ -19,6 +28,11 @@ def scores_section(results: Results, study: ScoreStudy, pictures: Sequence[Pictu
     )
     for name, reason in results.scores.missing.items():
         words += f" {name} is missing: {reason}."
+    if not has_pictures:
+        words += (
+            " The overview of the examples at the ends of all scores is left out, for it needs images; the files "
+            "extremes_SCORE among the figures show them."
+        )
     if results.agr is None:
         words += " With one seed there is no agreement, and the examples are ranked by cumulative_loss."
     if study.noisy.any():

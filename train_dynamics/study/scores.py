@@ -103,7 +103,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         looks=looks[looks > 0],
         learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
-        replayable=config.model == "mlp" and config.loss in ("", "softmax_cross_entropy"),
+        replayable=recording.replayable,
     )
 
 

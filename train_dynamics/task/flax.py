@@ -50,7 +50,11 @@ def task_of_linen(model: nn.Module, inputs: Any, output_loss: OutputLoss) -> Tas
         )
         return weighted_mean(jax.vmap(output_loss)(outputs, labels), weights), {**variables, **changed}
 
-    return Task(lambda key: begin(key)[0], loss, lambda key: begin(key)[1], batch_loss)
+    def losses(params: Any, variables: Any, batch: Any) -> Any:
+        values, labels = batch
+        return jax.vmap(output_loss)(model.apply({"params": params, **variables}, values, **switches), labels)
+
+    return Task(lambda key: begin(key)[0], loss, lambda key: begin(key)[1], batch_loss, losses)
 
 
 def task_of_nnx(make: Callable[[nnx.Rngs], nnx.Module], output_loss: OutputLoss) -> Task:
@@ -83,7 +87,11 @@ def task_of_nnx(make: Callable[[nnx.Rngs], nnx.Module], output_loss: OutputLoss)
         outputs, variables = run(params, variables, values, key, True)
         return weighted_mean(jax.vmap(output_loss)(outputs, labels), weights), variables
 
-    return Task(lambda key: begin(key)[0], loss, lambda key: begin(key)[1], batch_loss)
+    def losses(params: Any, variables: Any, batch: Any) -> Any:
+        values, labels = batch
+        return jax.vmap(output_loss)(run(params, variables, values, jax.random.key(0), False)[0], labels)
+
+    return Task(lambda key: begin(key)[0], loss, lambda key: begin(key)[1], batch_loss, losses)
 
 
 def _states(model: nnx.Module, kind: Any, values: Any) -> Any:
@@ -128,5 +136,6 @@ def task_of_model(found: Any, inputs: Any, output_loss: OutputLoss, flag: str) -
     raise InputError.flag(
         "model",
         flag,
-        f"is a {type(found).__name__}, not a Linen module, a Task or a function of rngs that makes an NNX module",
+        f"is of type {type(found).__name__}, and must be a Linen module, a Task, or a function of rngs that makes an "
+        "NNX module",
     )

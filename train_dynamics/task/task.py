@@ -34,6 +34,8 @@ class Task:
         batch_loss: `batch_loss(params, variables, batch, weights, key) -> (loss, variables)`: what an update goes down,
             if that is not the mean of `loss`: with dropout, or with statistics of the batch. `batch` has a leading
             axis, and examples of weight 0 only fill it up; they repeat others.
+        losses: `losses(params, variables, batch)`: of a network that takes a whole batch, the losses of its examples,
+            so that it can be seen whether each is what `loss` gives of that example alone.
 
     Example:
         >>> def loss(params, example):
@@ -47,6 +49,7 @@ class Task:
     loss: Callable[..., tuple[Any, Any]]
     variables: Callable[[Key], Variables] = no_variables
     batch_loss: Callable[..., tuple[Any, Variables]] | None = None
+    losses: Callable[[Parameters, Variables, Example], Any] | None = None
 
     def loss_with(self, variables: Variables) -> Loss:
         """Give the loss of one example where all but the parameters is fixed."""

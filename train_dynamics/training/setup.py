@@ -4,17 +4,19 @@ import fnmatch
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.imports import load_attribute
-from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.scaling import check_flat, network_inputs
+from train_dynamics.gradients.evaluation import find_layers
+from train_dynamics.gradients.independence import check_independent
+from train_dynamics.gradients.parameters import TOGETHER
 from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
-from train_dynamics.tapping.evaluation import find_layers
-from train_dynamics.tapping.layers import Layer, choose
-from train_dynamics.tapping.parameters import TOGETHER
-from train_dynamics.task.flax import task_of_linen, task_of_model
+from train_dynamics.recording.layers import Layer, choose
+from train_dynamics.task.flax import SWITCHES, task_of_linen, task_of_model
 from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
 from train_dynamics.task.task import Task
@@ -92,28 +94,29 @@ def _of_task(
 
         found = find_layers(loss, parameters, (example, variables))
         outputs = jax.eval_shape(loss, parameters, (example, variables))[1]
-    except InputError:
-        raise
+    except InputError as error:
+        name = "loss" if "scalar loss" in str(error) and config.loss else "model"
+        raise InputError.flag(name, getattr(config, name), str(error)) from error
     except Exception as error:  # of the user's own code
-        text = next(iter(str(error).strip().splitlines()), "")[:200]
-        raise InputError.flag(
-            "model",
-            config.model,
-            f"does not run on inputs of shape {_shapes(example[0])}: {type(error).__name__}: {text}",
-        ) from error
+        raise InputError.flag("model", config.model, _why(error, example[0])) from error
     shape = getattr(outputs, "shape", None)
     if shape is None or (num_classes is not None and shape != (num_classes,)):
         right = f"one number for each of {num_classes} classes" if num_classes else "one array"
         raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
     if config.model == "mlp":
         found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
-    layers = {name: _kept(name, found[name], layout) for name, layout in _layouts(config, found).items()}
+    layers = {
+        name: _kept(name, found[name], layout, config.model == "mlp" and name == config.layer_names[0])
+        for name, layout in _layouts(config, found).items()
+    }
     if any(kept.layout == "measures" for kept in layers.values()):
         total = sum(int(np.prod(layer.shape)) for layer in found.values())
         layers[TOGETHER] = KeptLayer(TOGETHER, Layer(TOGETHER, (total,)), "measures")
     contents = Contents(
         layers,
-        mlp_contents(config, ()).parameters if config.model == "mlp" else tuple(by_dots(parameters)),
+        tuple(f"{name}.{part}" for name in config.layer_names for part in ("kernel", "bias"))
+        if config.model == "mlp"
+        else tuple(by_dots(parameters)),
         classes=num_classes is not None,
         state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
     )
@@ -121,9 +124,10 @@ def _of_task(
     return setup, contents
 
 
-def _kept(name: str, layer: Layer, layout: str) -> KeptLayer:
+def _kept(name: str, layer: Layer, layout: str, of_inputs: bool) -> KeptLayer:
     """Tell what is really kept of a layer: what has no smaller factors is dense."""
-    return KeptLayer(name, layer, "dense" if layout == "factored" and layer.factors is None else layout)
+    layout = "dense" if layout == "factored" and layer.factors is None else layout
+    return KeptLayer(name, layer, layout, of_inputs=of_inputs and layout == "factored")
 
 
 def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
@@ -145,6 +149,36 @@ def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
             f"no recorded layer matches {unused[0]}; there are {', '.join(names)}",
         )
     return chosen
+
+
+def _why(error: Exception, inputs: Any) -> str:
+    """Say why a network does not run, in one line."""
+    told = next(iter(str(error).strip().splitlines()), "").partition(" (https://")[0][:200]
+    kind = type(error).__name__
+    evaluated = f"where it is evaluated and not trained ({told}); let its __call__ take one of {', '.join(SWITCHES)}"
+    if kind == "InvalidRngError":
+        return f"needs random numbers {evaluated}"
+    if kind == "ModifyScopeVariableError":
+        return f"changes its statistics {evaluated}"
+    return f"does not run on inputs of shape {_shapes(inputs)}: {kind}: {told}"
+
+
+def check_examples_apart(config: StudyConfig, prepared: Prepared, labels: np.ndarray) -> None:
+    """See whether a network that takes a whole batch gives each example the loss that it has alone.
+
+    Raises:
+        InputError: If not; then no example has a gradient of its own.
+    """
+    setup = prepared.setup
+    if isinstance(setup, steps.Setup) or setup.task.losses is None:
+        return
+    key = jax.random.key(config.first_seed)
+    parameters, variables = jax.jit(setup.task.init)(key), jax.jit(setup.task.variables)(key)
+    few = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), (prepared.inputs, labels))
+    try:
+        check_independent(lambda params, batch: setup.task.losses(params, variables, batch), parameters, few)
+    except InputError as error:
+        raise InputError.flag("model", config.model, str(error)) from error
 
 
 def _shapes(tree: Any) -> str:

@@ -29,7 +29,7 @@ from train_dynamics.recording.writer import Recorder
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
 from train_dynamics.training.code import check_code, code_of
-from train_dynamics.training.setup import Prepared, prepare
+from train_dynamics.training.setup import Prepared, check_examples_apart, prepare
 
 BLOCK_BYTES = 256 * 1024**2
 BLOCK_ITERATIONS = 50
@@ -334,12 +334,15 @@ def train(
     todo, done = plan(config, dataset, prepared), 0
     if recording is not None:
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
+    check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
     say(
         f"Recording {_what(config, dataset, prepared)}: "
         f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
         f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
     )
+    if dataset.num_classes == 1:
+        say("All labels are of one class: the network has no choice, and every loss and gradient is 0")
     _check_free(path, todo, done, say)
     if done:
         say(f"Going on from iteration {todo.iterations[done]}")

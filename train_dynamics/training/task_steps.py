@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from train_dynamics.gradients.evaluation import evaluate
+from train_dynamics.gradients.parameters import TOGETHER, named
 from train_dynamics.recording.contents import KINDS, Contents
-from train_dynamics.tapping.evaluation import evaluate
-from train_dynamics.tapping.parameters import named
 from train_dynamics.task.task import Task
 
 Record = dict[str, Any]
@@ -97,6 +97,7 @@ class TaskSetup(NamedTuple):
             `prediction` [n], and what is kept of each layer, by kind.
         """
         layouts = {kept.layer.name: kept.layout for kept in self.contents.layers.values()}
+        layouts.pop(TOGETHER, None)  # which comes with the measures of any layer
         loss = self.task.loss_with(state.variables)
         found = evaluate(loss, state.parameters, examples, layouts, self.eval_batch_size, sketch_size=self.sketch_size)
         outputs = jnp.asarray(found.outputs, jnp.float32)
@@ -109,7 +110,7 @@ class TaskSetup(NamedTuple):
         if self.classes:
             record["prediction"] = jnp.argmax(outputs, -1).astype(np.min_scalar_type(outputs.shape[-1] - 1))
         for kept in self.contents.layers.values():
-            for kind in KINDS[kept.layout]:
+            for kind in KINDS[kept.layout][kept.of_inputs :]:
                 record.setdefault(kind, {})[kept.key] = found.kept[f"{kind}.{kept.layer.name}"]
         return record
 

@@ -47,6 +47,8 @@ def adversarial_distance(weights: Weights, images: Float[np.ndarray, "n i"]) -> 
     first = next(iter(weights.values()))
     gram = first["kernel"].T @ first["kernel"]
     widths = [len(layer["bias"]) for layer in weights.values()]
+    if widths[-1] == 1:
+        return np.zeros(len(images))  # one class has no boundary, and so no step leads to one
     outputs = np.empty((len(images), widths[0]))
     for part in slices(len(images), 8 * images.shape[1]):  # which become float64 only there
         outputs[part] = images[part] @ first["kernel"] + first["bias"]

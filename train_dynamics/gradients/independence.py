@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
-from train_dynamics.tapping.examples import count
-from train_dynamics.tapping.parameters import in_float32, named
+from train_dynamics.gradients.examples import count
+from train_dynamics.gradients.parameters import in_float32, named
 
 BatchLoss = Callable[[Any, Any], Any]
 """`batch_loss(params, examples) -> [n]`, or a pair of that and outputs with a first axis n."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from train_dynamics.config import InputError
-from train_dynamics.tapping.layout import Layout
+from train_dynamics.recording.layout import Layout
 
 
 class Factors(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int8
 
-from train_dynamics.tapping.layers import Layer
+from train_dynamics.recording.layers import Layer
 
 NARROW = 4
 """Up to this m the relative variance 2 m / size of projecting one side is no more than the 8 / size of both."""

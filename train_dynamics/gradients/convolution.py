@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from train_dynamics.tapping.layout import Axes
+from train_dynamics.recording.layout import Axes
 
 
 class Geometry(NamedTuple):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from train_dynamics.tapping.convolution import Convolution
-from train_dynamics.tapping.products import Dot, Plain, Term
+from train_dynamics.gradients.convolution import Convolution
+from train_dynamics.gradients.products import Dot, Plain, Term
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "call", "checkpoint", "remat2", "remat")
 UNCHANGED = ("name", "copy", "copy_p", "convert_element_type", "sharding_constraint", "pvary")

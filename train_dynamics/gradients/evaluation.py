@@ -1,20 +1,19 @@
 """Every example's loss, outputs and gradients: the definition, and what is kept of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 from jaxtyping import Array, Float
 
 from train_dynamics.config import InputError
-from train_dynamics.tapping.convolution import Convolution
-from train_dynamics.tapping.cut import cut
-from train_dynamics.tapping.examples import over_examples, shape_of_one
-from train_dynamics.tapping.layers import Factors, Layer
-from train_dynamics.tapping.measures import mean_gradient, measures_of
-from train_dynamics.tapping.parameters import TOGETHER, check_loss, in_float32, named
-from train_dynamics.tapping.products import Plain, Term, dense, join
-from train_dynamics.tapping.sketch import sketch_of
+from train_dynamics.gradients.cut import cut
+from train_dynamics.gradients.examples import over_examples, shape_of_one
+from train_dynamics.gradients.measures import mean_gradient, measures_of
+from train_dynamics.gradients.parameters import TOGETHER, check_loss, in_float32, named
+from train_dynamics.gradients.products import Term, dense, join, layers_of
+from train_dynamics.recording.layers import Layer
+from train_dynamics.recording.sketch import sketch_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]
 """`loss(params, example) -> (loss, outputs)`: a pure function of a pytree of parameters and one example, a pytree."""
@@ -61,7 +60,7 @@ def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
     def look(params: Any, example: Any) -> tuple:
         params = in_float32(params)
         check_loss(loss, params, example)
-        layers.extend(_layers(params, cut(loss, params, example).terms).values())
+        layers.extend(layers_of(params, cut(loss, params, example).terms).values())
         return ()
 
     jax.eval_shape(look, params, example)
@@ -72,7 +71,7 @@ def evaluate(
     loss: Loss,
     params: Any,
     examples: Any,
-    layouts: Mapping[str, Form],
+    layouts: Mapping[str, str],
     batch_size: int | None = None,
     sketch_size: int = 256,
 ) -> Evaluation:
@@ -100,7 +99,7 @@ def evaluate(
         - sketch: `sketch.NAME` [n, k], a random projection, linear in the gradient and the same always: see `sketch`.
 
     Raises:
-        InputError: As `find_layers` does, or if examples have no common first axis or a name is not a parameter's.
+        InputError: As `find_layers` does, if examples have no common first axis, or if a name or a layout is unknown.
 
     Example:
         >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
@@ -110,13 +109,12 @@ def evaluate(
     """
     params = in_float32(params)
     check_loss(loss, params, shape_of_one(examples))
-    names = list(named(params))
-    if missing := [name for name in layouts if name not in names]:
-        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+    _check_layouts(layouts, list(named(params)))
+    measured = [name for name, form in layouts.items() if form == "measures"]
 
-    def one(example: Any, mean: dict[str, Array]) -> Evaluation:
+    def one(example: Any) -> Evaluation:
         found = cut(loss, params, example)
-        layers, kept = _layers(params, found.terms), {}
+        layers, kept = layers_of(params, found.terms), {}
         for layer, gradient, terms in zip(layers.values(), found.gradients, found.terms, strict=True):
             if layouts.get(layer.name, "measures") != "measures":
                 kept.update(_keep(layer, layouts[layer.name], sketch_size, gradient, terms))
@@ -124,10 +122,9 @@ def evaluate(
             kept.update({f"{kind}.{name}": values[name] for name in (*measured, TOGETHER)})
         return Evaluation(found.loss, found.outputs, kept)
 
-    measured = [name for name, form in layouts.items() if form == "measures"]
     with jax.default_matmul_precision("highest"):
-        mean = named(mean_gradient(loss, params, examples, batch_size)) if measured else {}
-        return over_examples(lambda example: one(example, mean), examples, batch_size)
+        mean = mean_gradient(loss, params, examples, batch_size) if measured else {}
+        return over_examples(one, examples, batch_size)
 
 
 def definition(
@@ -160,29 +157,14 @@ def definition(
         return over_examples(one, examples, batch_size)
 
 
-def _layers(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
-    return {
-        name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
-        for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
-    }
+def _check_layouts(layouts: Mapping[str, str], names: Sequence[str]) -> None:
+    if missing := [name for name in layouts if name not in names]:
+        raise InputError(f"no parameter is named {', '.join(missing)}; there are {', '.join(names)}")
+    if wrong := set(layouts.values()) - set(get_args(Form)):
+        raise InputError(f"layouts are {', '.join(get_args(Form))}; found {', '.join(sorted(wrong))}")
 
 
-def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
-    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
-    found = set()
-    for term in terms:
-        if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
-            return None
-        i, o = term.product.sizes
-        found.add((i, o, term.axes.layout(i, o)))
-    if len(found) != 1:
-        return None
-    i, o, layout = found.pop()
-    positions = sum(term.product.positions for term in terms)
-    return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
-
-
-def _keep(layer: Layer, form: Form, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
+def _keep(layer: Layer, form: str, size: int, gradient: Array, terms: tuple[Term, ...]) -> dict[str, Array]:
     if layer.factors is None or form == "dense":
         value = dense(gradient, terms)
         if form == "sketch":

@@ -4,13 +4,16 @@ For a dense layer: Goodfellow, "Efficient Per-Example Gradient Computations", 20
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from train_dynamics.tapping.convolution import Convolution
-from train_dynamics.tapping.layout import Axes
+from train_dynamics.gradients.convolution import Convolution
+from train_dynamics.gradients.parameters import named
+from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layout import Axes
 
 
 class Dot(NamedTuple):
@@ -86,6 +89,29 @@ class Term(NamedTuple):
 
     product: Dot | Convolution | Plain
     axes: Axes | None
+
+
+def layers_of(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
+    """Tell of every parameter whether its gradient has factors, and which."""
+    return {
+        name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
+        for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
+    }
+
+
+def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
+    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
+    found = set()
+    for term in terms:
+        if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
+            return None
+        i, o = term.product.sizes
+        found.add((i, o, term.axes.layout(i, o)))
+    if len(found) != 1:
+        return None
+    i, o, layout = found.pop()
+    positions = sum(term.product.positions for term in terms)
+    return Factors(i, o, positions, layout) if positions * (i + o) < i * o else None
 
 
 def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
