@@ -15,7 +15,10 @@ from tests.test_datasets import prepare
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.showing import example_text, has_pictures, shown
 from train_dynamics.data.trees import DataError, leaves, restored, structure
+from train_dynamics.plots import grids
+from train_dynamics.plots import scores as score_plots
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import verify
 from train_dynamics.training import sweep
@@ -138,6 +141,43 @@ def test_all_else_is_seen_as_it_is():
     assert network_inputs(counts, StudyConfig()).dtype == np.int32
     asked = network_inputs(counts, StudyConfig(input_scaling="pixels", pixel_mean=0.0, pixel_std=1.0))
     np.testing.assert_array_equal(asked, [[0], [1]])
+
+
+# What figures show
+
+
+def test_rows_texts_and_numbers_are_shown_as_they_are():
+    table = Dataset(np.array([[31.5, 1, 0], [2, 0, 1]]), [0, 1], feature_names=("age", "colour=red", "colour=blue"))
+    assert shown(table, np.array([0, 1])) == ["age 31.5\ncolour=red", "age 2\ncolour=blue"]
+    text = Dataset(np.array([[0, 1, 0]]), [0], vocabulary=("to", "be"))
+    assert shown(text, np.array([0])) == ["to be to"]
+    letters = Dataset(np.array([[0, 1, 0]]), [0], vocabulary="ab")
+    assert shown(letters, np.array([0])) == ["aba"]
+    assert example_text(Dataset(np.array([[1.0, 0.25]]), [0]), 0) == "1 0.25"
+    tree = {"mask": np.ones((1, 2)), "x": np.zeros((1, 4, 5, 7))}
+    assert example_text(Dataset(tree, [0]), 0) == "mask: 1 1\nx: 4 x 5 x 7 numbers\n0 to 0"
+    long = example_text(Dataset(np.zeros((1, 1000)), [0]), 0).splitlines()
+    assert len(long) == 6 and all(len(line) <= 26 for line in long) and long[-1].endswith(" more lines")
+    wide = Dataset(np.ones((1, 9)), [0], feature_names=["a very long name of a column" + str(n) for n in range(9)])
+    assert all(len(line) <= 26 for line in example_text(wide, 0).splitlines())
+
+
+def test_images_are_shown_in_8_bits():
+    deep = Dataset(np.array([[[0, 1000]], [[500, 250]]], np.uint16), [0, 1])
+    assert shown(deep, np.array([1, 0]))[..., 0].tolist() == [[[128, 64]], [[0, 255]]]
+    numbers = Dataset(np.array([-1.0, 1.0]).reshape(1, 1, 2, 1), [0])
+    assert shown(numbers, np.array([0])).ravel().tolist() == [0, 255]
+    assert not has_pictures(Dataset(np.zeros((1, 2, 2)), [0]))
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_texts_are_drawn_in_order(count):
+    texts, captions = [f"text {n}\n$x" for n in range(count)], [f"label {n}" for n in range(count)]
+    (axes,) = grids.example_grid(texts, captions, "title").axes
+    drawn = [text.get_text() for text in axes.texts]
+    assert drawn[::2] == texts[:24] and drawn[1::2] == captions[:24]
+    figure = score_plots.extremes(texts, texts[::-1], (captions, captions), ("easy", "hard"), "title")
+    assert [axes.texts[0].get_text() for axes in figure.axes] == [texts[0], texts[-1]]
 
 
 # .npz

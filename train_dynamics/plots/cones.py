@@ -100,7 +100,8 @@ def cone_tracks(frames: Sequence[Frame], group: Int[np.ndarray, " m"], found_at:
             ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
             ("accuracy", [frame.correct.astype(float) for frame in frames]),
         )
-        for axes, (label, values) in zip(figure.subplots(1, 3), panels, strict=True):
+        panels = panels[: 2 if np.isnan(panels[2][1]).all() else 3]  # of a regression there is no accuracy
+        for axes, (label, values) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             of_group = np.stack([value[group] for value in values])
             if label != "accuracy":
                 band = np.quantile(of_group, (0.1, 0.9), axis=1)

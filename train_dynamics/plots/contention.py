@@ -37,14 +37,16 @@ def fight(
     with styled():
         figure = Figure(figsize=(9.0, 7.6))
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
-        grid = figure.add_gridspec(4, 2, height_ratios=(1.45, 1, 1, 1))
         iterations = [frame.iteration for frame in frames]
         curves = (
             ("cosine to the\nmean gradient", [frame.cosine[0] for frame in frames]),
             ("mean loss\n(nats)", loss),
             ("accuracy", [frame.correct for frame in frames]),
         )
-        drawn = [figure.add_subplot(grid[row, :]) for row in (1, 2, 3)]
+        with_accuracy = not any(np.isnan(frame.correct).any() for frame in frames)  # a regression has none
+        curves = curves if with_accuracy else curves[:2]
+        grid = figure.add_gridspec(len(curves) + 1, 2, height_ratios=(1.45, *(1 for _ in curves)))
+        drawn = [figure.add_subplot(grid[row + 1, :]) for row in range(len(curves))]
         for side, (color, line) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
             grid_panel(figure.add_subplot(grid[0, side]), examples[side], words[side], color)
             for axes, (_, values) in zip(drawn, curves, strict=True):
@@ -57,7 +59,8 @@ def fight(
             axes.tick_params(labelbottom=False)
         figure.align_ylabels(drawn)
         drawn[-1].set_xlabel("iteration (updates)")
-        drawn[-1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if with_accuracy:
+            drawn[-1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 

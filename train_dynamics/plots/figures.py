@@ -44,16 +44,18 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves and examples of the study, one figure after the other."""
     found = results.curves
     band = " The band is one standard deviation over seeds: what a run owes to its start and the order of its batches."
+    if "accuracy" in found:
+        yield Drawing(
+            "accuracy",
+            "Training accuracy over iterations",
+            "Share of all training examples classified correctly after each update."
+            + (band if len(recording.seeds) > 1 else ""),
+            curves.accuracy(results.iterations, found["accuracy"][..., 0]),
+        )
+    learned, unit = ("accuracy", "accuracy of the chunk") if "accuracy" in found else ("loss", "mean loss of the chunk")
     yield Drawing(
-        "accuracy",
-        "Training accuracy over iterations",
-        "Share of all training examples classified correctly after each update."
-        + (band if len(recording.seeds) > 1 else ""),
-        curves.accuracy(results.iterations, found["accuracy"][..., 0]),
-    )
-    yield Drawing(
-        "chunk_accuracy",
-        "Accuracy of each chunk over iterations",
+        f"chunk_{learned}",
+        f"{learned.capitalize()} of each chunk over iterations",
         f"The examples are ranked by {results.ranked_by_words}, and divided into tenths. "
         + (
             "Such a ranking knows how fast each was learned: the order is no finding."
@@ -63,10 +65,10 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         ),
         curves.by_chunk(
             results.iterations,
-            found["accuracy"][..., 1:],
-            "accuracy of the chunk",
-            "Accuracy of each chunk",
-            share=True,
+            found[learned][..., 1:],
+            unit,
+            f"{learned.capitalize()} of each chunk",
+            share=learned == "accuracy",
         ),
     )
     layers = recording.layers
@@ -101,9 +103,16 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
                 share=False,
             ),
         )
-    shown_groups = _shown_groups(results)
+    if "accuracy" in found:
+        yield _learning(results)
+    yield from _extremes(recording, results)
+
+
+def _learning(results: Results) -> Drawing:
+    """Draw when the examples of some groups are learned, and learned for good."""
+    found, shown_groups = results.curves, _shown_groups(results)
     groups = list(shown_groups.values())
-    yield Drawing(
+    return Drawing(
         "learning",
         "First correct, accuracy and last mistake of the top, middle and bottom tenth and of all examples",
         "First correct: examples that have been right at least once so far. Last mistake: examples that will not be "
@@ -115,6 +124,10 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             list(shown_groups),
         ),
     )
+
+
+def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
+    """Draw random examples, and those at either end of the ranking."""
     order = np.argsort(results.rank)
     count = min(grids.most_shown(recording.data), len(order))
     for name, words, chosen, caption in (
@@ -141,12 +154,19 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
             else "Highest mean loss over all records first. Look for odd ones and doubtful labels.",
         ),
     ):
-        labels = [recording.class_names[label] for label in recording.labels[chosen]]
+        labels = [label_text(recording, n) for n in chosen]
         ranked = results.ranking[chosen]
         name_of_score = "mean loss" if results.agr is None else "AGR"
         title = f"{count} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
         figure = grids.example_grid(shown(recording.data, chosen), labels, title)
         yield Drawing(f"examples_{name}", f"{count} {words}", caption, figure)
+
+
+def label_text(recording: Recording, n: int) -> str:
+    """Name the label of an example: its class, or its target."""
+    if recording.contents.classes:
+        return recording.class_names[recording.labels[n]]
+    return ", ".join(f"{value:.3g}" for value in np.atleast_1d(recording.labels[n]))
 
 
 def _shown_groups(results: Results) -> dict[str, int]:
@@ -231,7 +251,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             ),
         )
     layers = recording.layers
-    if len(contention.looks):
+    if len(contention.looks) and len(recording.classes[1]) > 1:
         for layer, share in contention.label_opposition.items():
             yield Drawing(
                 metric_name(layers, layer, "label_opposition").replace("/", "_"),
@@ -239,7 +259,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
                 "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
                 f"below {-contention.options.cosine:g}, averaged over seeds and "
                 f"{counted(len(contention.looks), 'iteration')}.",
-                contention_plots.label_matrix(share, recording.class_names, f"Opposed pairs of examples in {layer}, %"),
+                contention_plots.label_matrix(share, recording.classes[1], f"Opposed pairs of examples in {layer}, %"),
             )
 
 
@@ -247,7 +267,8 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     """Say how many examples a group has, and of which labels."""
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
-        return f"{counted(len(group), 'example')} of label {recording.class_names[recording.labels[group[0]]]}"
+        of_label = f" of label {label_text(recording, group[0])}" if recording.contents.classes else ""
+        return f"{counted(len(group), 'example')}{of_label}"
     rest = f", {len(counts) - 3} more" if len(counts) > 3 else ""
     return f"{counted(len(group), 'example')} (labels {', '.join(counts[:3])}{rest})"
 

@@ -100,11 +100,11 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
     looks, layers = results.group_dynamics.looks, recording.gradient_layers
-    half = int(results.iterations[half_learned(results.curves["accuracy"][..., 0].mean(axis=0))])
+    half = int(results.iterations[half_learned(results.progress.mean(axis=0))])
     shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
     for layer in layers:
         matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
-        if not matrices.shape[-1]:
+        if matrices.shape[-1] < 2:
             continue
         yield Drawing(
             metric_name(layers, layer, "class_stiffness").replace("/", "_"),
@@ -115,7 +115,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             groups.class_matrices(
                 [matrices[k] for k in shown],
                 [f"iteration {looks[k]:,}" for k in shown],
-                recording.class_names,
+                recording.classes[1],
                 f"Stiffness by pair of labels in {layer}, {of_seeds('mean', len(recording.seeds))}",
             ),
         )

@@ -347,9 +347,18 @@ class Recording:
         """
         return self._block(t).read("prediction", t)
 
-    def correct(self, t: SupportsIndex) -> Bool[np.ndarray, "s n"]:
-        """Tell which examples are classified as they are labelled after `t` updates."""
+    def correct(self, t: SupportsIndex) -> Bool[np.ndarray, "s n"] | Float[np.ndarray, "s n"]:
+        """Tell which examples are classified as they are labelled after `t` updates; NaN of a regression."""
+        if not self.contents.classes:
+            return np.full((len(self.seeds), len(self.labels)), np.nan, np.float32)
         return self.predictions(t) == self.labels
+
+    @property
+    def classes(self) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+        """Class of each example and names of the classes; of a regression one class of all."""
+        if self.contents.classes:
+            return self.labels, self.class_names
+        return np.zeros(len(self.labels), np.int32), ("all",)
 
     def outputs(self, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
         """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = (".png", ".svg")
 COMPARING = ("groups", "cones", "contention")
+OF_CLASSES = ("scores", "motion")
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
 
@@ -63,9 +64,21 @@ def analyze(
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
         raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
-    if not recording.gradient_layers and (without := [part for part in COMPARING if part in parts]):
-        parts = [part for part in parts if part not in without]
-        say(f"Left out: {', '.join(without)}. They compare gradients with each other, and only measures were recorded")
+    for needed, there, why in (
+        (
+            COMPARING,
+            bool(recording.gradient_layers),
+            "compares gradients, and only measures were recorded",
+        ),
+        (
+            OF_CLASSES,
+            recording.contents.classes,
+            "is about classes, and the labels are targets",
+        ),
+    ):
+        for part in () if there else [part for part in needed if part in parts]:
+            say(f"Left out: {part}, which {why}")
+            parts = [other for other in parts if other != part]
     try:
         if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
             raise InputError.flag(
@@ -102,7 +115,7 @@ def analyze(
                 from train_dynamics.study.score_agreement import study_scores
 
                 score_study = study_scores(results.scores, recording.noisy)
-            cones = find_cones(recording, cone_options, results.curves["accuracy"][..., 0]) if "cones" in parts else []
+            cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             from train_dynamics.plots import figures, style
             from train_dynamics.plots.film import film
             from train_dynamics.plots.group_drawings import group_drawings
@@ -150,8 +163,7 @@ def analyze(
                 laid_out.append(sections.groups_section(recording, results, shown))
             if "motion" in parts:
                 seed = shown_seed(recording, cone_options)
-                accuracy = results.curves["accuracy"][list(recording.seeds).index(seed), :, 0]
-                half = int(recording.iterations[half_learned(accuracy)])
+                half = int(recording.iterations[half_learned(results.progress[list(recording.seeds).index(seed)])])
                 iterations = first_frames(half, recording.iterations)
                 shown = pictures(figures.motion_drawings(recording, seed, half))
                 motion = sections.Film.of(output / "scatter.mp4", seed, iterations)
@@ -188,7 +200,7 @@ def _write_study(recording: Recording, results: Results, output: Path) -> list[C
     tables.write_scores(recording, results, output / "scores.csv")
     tables.write_scores_parquet(recording, results, output / "scores.parquet")
     tables.write_curves(results, output / "curves.csv")
-    found = claims(results, recording.layers, len(recording.class_names))
+    found = claims(results, recording.layers, len(recording.classes[1]))
     _write_json([claim.to_dict() for claim in found], output / "claims.json")
     return found
 

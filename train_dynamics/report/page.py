@@ -74,14 +74,21 @@ def page(
 
 
 def _summary(recording: Recording, results: Results) -> dict[str, str]:
-    accuracy = results.curves["accuracy"][..., 0]
-    learned = reaches(accuracy.mean(axis=0), LEARNED)
     dead = np.count_nonzero(results.indifferent)
     gradients = len(recording.seeds) * recording.num_records * len(recording.labels) * len(recording.layers)
+    if "accuracy" in results.curves:
+        accuracy = results.curves["accuracy"][..., 0]
+        learned = reaches(accuracy.mean(axis=0), LEARNED)
+        told = {
+            "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
+            + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
+            "first at 80 % after": "never" if learned is None else counted(int(learned), "update"),
+        }
+    else:
+        loss = results.curves["loss"][..., 0]
+        told = {"loss at the start": f"{loss[:, 0].mean():.3g}", "loss at the end": f"{loss[:, -1].mean():.3g}"}
     return {
-        "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
-        + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
-        "first at 80 % after": "never" if learned is None else counted(int(learned), "update"),
+        **told,
         "seeds": f"{len(recording.seeds)}" + (f", {dead} of them dead" if dead else ""),
         "examples": f"{len(recording.labels):,}",
         "records of each seed": f"{recording.num_records:,}",
@@ -92,15 +99,11 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
 def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]:
     """One row a chunk, under the names of its columns."""
     mean = {metric: curve[..., 1:].mean(axis=0) for metric, curve in results.curves.items()}
-    forgotten = results.forgetting.forgotten.mean(axis=0)
-    columns = {
-        "chunk": [str(k) for k in range(results.num_chunks)],
-        "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
-        "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
-        "times from right to wrong, an example": [
-            f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
-        ],
-    }
+    columns = {"chunk": [str(k) for k in range(results.num_chunks)]}
+    if results.forgetting is None:
+        columns["final loss"] = [f"{x:.3g}" for x in mean["loss"][-1]]
+    else:
+        columns |= _learned_columns(results, mean)
     layers = recording.layers
     for layer in layers:
         cosine = mean[metric_name(layers, layer, "alignment")][:EARLY].mean(axis=0)
@@ -108,6 +111,18 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
         columns[f"alignment in {layer}, first {EARLY}"] = [f"{x:.3f}" for x in cosine]
         columns[f"final norm in {layer}"] = [f"{x:.3g}" for x in norm]
     return columns
+
+
+def _learned_columns(results: Results, mean: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """Say of each chunk when it was learned and how often forgotten."""
+    forgotten = results.forgetting.forgotten.mean(axis=0)
+    return {
+        "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
+        "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
+        "times from right to wrong, an example": [
+            f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
+        ],
+    }
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -154,7 +154,7 @@ def cones_section(
                     label_counts(recording, members),
                     f"{cones.smallest_cosine[cone]:.3f}",
                     f"{cones.frame.cosine[0, members].mean():.3f}",
-                    f"{cones.frame.correct[members].mean():.1%}",
+                    "" if np.isnan(right := cones.frame.correct[members].mean()) else f"{right:.1%}",
                 )
             )
     names = ("layer", "cone", "size", "label:count", "smallest cosine", "mean alignment", "accuracy")

@@ -101,6 +101,8 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     """
     num_records = int(results.iterations[-1]) + 1
     of_all, of_chunks = list(_of_all(num_classes, num_records)), list(_of_chunks(layers, num_records))
+    if "accuracy" not in results.curves:
+        return _undecided([*of_all, *of_chunks], "is about classes, and the labels are targets of a regression")
     if results.num_chunks < NUM_CHUNKS:
         return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
     if results.agr is None:

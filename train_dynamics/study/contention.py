@@ -109,7 +109,7 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     looks = look_at(recording.iterations, options.looks)
     layers = recording.gradient_layers
     seen: dict[str, list[list[Pair]]] = {layer: [] for layer in layers}
-    num_classes = len(recording.class_names)
+    num_classes = len(recording.classes[1])
     opposition = {layer: np.zeros((num_classes, num_classes)) for layer in layers}
 
     def look(t: int) -> dict[str, list[tuple[list[Pair], np.ndarray]]]:
@@ -162,7 +162,8 @@ def _look_once(
     directions = cones.directions(*factors)
     like = tiles(directions)
     bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to) + ROUNDING
-    share, suspected = opposition(directions, like, recording.labels, len(recording.class_names), options.cosine, bound)
+    labels, names = recording.classes
+    share, suspected = opposition(directions, like, labels, len(names), options.cosine, bound)
     suspects = np.flatnonzero(suspected)
     if len(suspects) < options.smallest:
         return [], share
@@ -244,7 +245,7 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
     def of_seed(layer: str, s: int, factors: tuple[np.ndarray, ...]) -> list[Fight]:
         norm = alignment_of(*factors).norm
         directions = cones.directions(*factors)
-        bin_of = contention.norm_bins(recording.labels, norm)
+        bin_of = contention.norm_bins(recording.classes[0], norm)
         loss, correct = (np.concatenate([part[s] for part in parts]) for parts in zip(*blocks, strict=True))
         loss = loss.T.copy()
         here = [pair for pair in pairs if (pair.layer, pair.seed) == (layer, s)]
@@ -260,20 +261,24 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
 
 def _read(
     recording: Recording, iterations: Int[np.ndarray, " t"]
-) -> Iterator[tuple[Float[np.ndarray, "s _ n"], Bool[np.ndarray, "s _ n"]]]:
-    """Read the losses at consecutive records, and which examples are correct, a block after the other."""
+) -> Iterator[tuple[Float[np.ndarray, "s _ n"], np.ndarray]]:
+    """Read the losses at consecutive records, and which examples are correct, [s, _, n], a block after the other."""
     for block in recording.blocks():
         rows = np.flatnonzero(np.isin(block.iterations, iterations))
         if len(rows):
             span = slice(rows[0], rows[-1] + 1)
-            yield block.read("loss")[:, span], block.read("prediction")[:, span] == recording.labels
+            loss = block.read("loss")[:, span]
+            if recording.contents.classes:
+                yield loss, block.read("prediction")[:, span] == recording.labels
+            else:
+                yield loss, np.full_like(loss, np.nan)
 
 
 def _test(
     recording: Recording,
     pair: Pair,
     loss: Float[np.ndarray, "n t"],
-    correct: Bool[np.ndarray, "t n"],
+    correct: Bool[np.ndarray, "t n"] | Float[np.ndarray, "t n"],
     bin_of: Int[np.ndarray, " n"],
     directions: cones.Directions,
 ) -> Fight:

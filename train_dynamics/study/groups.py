@@ -83,8 +83,8 @@ class GroupStudy:
         last = recording.num_records - 1
         spread = np.linspace(0, last, min(recording.num_records, MOST_LOOKS))
         self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
-        self._labels = labels = recording.labels
-        self._num_classes = len(recording.class_names)
+        self._labels, names = recording.classes
+        labels, self._num_classes = self._labels, len(names)
         self._batch_size = recording.config.examples_per_batch(len(recording.labels))
         self.sizes: Int[np.ndarray, " c"] = np.bincount(labels, minlength=self._num_classes)
         self._classes = Groups.of([np.flatnonzero(labels == c) for c in range(self._num_classes)])

@@ -22,14 +22,14 @@ class Frame(NamedTuple):
         norm: L2 norm of each example's gradient in each layer, in nats per unit of weight.
         cosine: Cosine between it and the mean gradient of the layer; 0 where either is zero.
         mean_norm: L2 norm of the mean gradient of each layer.
-        correct: Whether each example is classified correctly.
+        correct: Whether each example is classified correctly; NaN of a regression.
     """
 
     iteration: int
     norm: Float[np.ndarray, "layer n"]
     cosine: Float[np.ndarray, "layer n"]
     mean_norm: Float[np.ndarray, " layer"]
-    correct: Bool[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 
     @property
     def accuracy(self) -> float:

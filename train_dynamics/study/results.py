@@ -36,15 +36,17 @@ class Results:
 
     Attributes:
         iterations: The recorded iterations.
-        agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed.
-        ranking: What the examples are ranked by, in nats: `agr`, or of a single seed the mean loss over all records.
+        agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed,
+            and of a regression.
+        ranking: What the examples are ranked by, in nats: `agr`, or without one the mean loss over all records.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
         indifferent: Which seeds' networks tell no example from another after the last update.
-        forgetting: When each example was learned and forgotten, for each seed.
+        forgetting: When each example was learned and forgotten, for each seed; None of a regression.
         curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
-            `first_correct`, `last_mistake`, and for each recorded layer `alignment` and `gradient_norm`; these two are
-            called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were recorded.
+            `first_correct`, `last_mistake`, or of a regression `loss`, and for each recorded layer `alignment` and
+            `gradient_norm`; these two are called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were
+            recorded.
         scores: All scores of each example; None if not asked for.
         group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration; None if
             not asked for.
@@ -56,27 +58,36 @@ class Results:
     rank: Int[np.ndarray, " n"]
     chunk: Int[np.ndarray, " n"]
     indifferent: Bool[np.ndarray, " s"]
-    forgetting: Forgetting
+    forgetting: Forgetting | None
     curves: Curves
     scores: Scores | None = None
     group_dynamics: GroupDynamics | None = None
 
     @property
     def ranked_by(self) -> str:
-        """Name of the score that ranks the examples: `agr`, or of a single seed `cumulative_loss`."""
+        """Name of the score that ranks the examples: `agr`, or without one `cumulative_loss`."""
         return "cumulative_loss" if self.agr is None else "agr"
 
     @property
     def ranked_by_words(self) -> str:
         """What that score is, in words."""
         if self.agr is None:
-            return "their mean loss over all records, because a single seed has no other to agree with"
+            without = "a single seed has no other to agree with" if self.forgetting else "there are no classes"
+            return f"their mean loss over all records, because {without}"
         return "how much the trained networks agree on them (AGR)"
 
     @property
     def num_chunks(self) -> int:
         """Number of chunks."""
-        return self.curves["accuracy"].shape[-1] - 1
+        return next(iter(self.curves.values())).shape[-1] - 1
+
+    @property
+    def progress(self) -> Float[np.ndarray, "s t"]:
+        """How much is learned: the accuracy of all, or of a regression the share of the loss that is gone."""
+        if "accuracy" in self.curves:
+            return self.curves["accuracy"][..., 0]
+        loss = self.curves["loss"][..., 0]
+        return 1 - loss / np.where(loss[:, :1] > 0, loss[:, :1], 1)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -102,7 +113,7 @@ class OfBlock(NamedTuple):
     """What a block gives: `loss` if scores or groups are asked for, `records` if scores are, `measures` if groups."""
 
     iterations: Int[np.ndarray, " t"]
-    correct: Bool[np.ndarray, "s t n"]
+    correct: Bool[np.ndarray, "s t n"] | None
     loss: Float[np.ndarray, "s t n"] | None
     records: Records | None
     curves: Curves
@@ -117,8 +128,8 @@ def compute(
 ) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
-    The examples are ranked by agreement. A single seed has none: there they are ranked by their mean loss over all
-    records, `cumulative_loss`, for which the losses are read once more.
+    The examples are ranked by agreement. A single seed and a regression have none: there they are ranked by their mean
+    loss over all records, `cumulative_loss`, for which the losses are read once more. A regression has no scores.
 
     Args:
         recording: The recording.
@@ -131,13 +142,14 @@ def compute(
     """
     check_finished(recording)
     labels = recording.labels
-    score_pass = ScorePass(recording, options) if options is not None else None
-    probabilities = recording.probabilities(recording.num_iterations)
-    if len(recording.seeds) > 1:
+    classes = recording.contents.classes
+    score_pass = ScorePass(recording, options) if options is not None and classes else None
+    probabilities = recording.probabilities(recording.num_iterations) if classes else None
+    if classes and len(recording.seeds) > 1:
         ranking = agr = agreement(probabilities)
     else:
         agr = None
-        losses = (block.read("loss")[0].sum(axis=0, dtype=np.float64) for block in recording.blocks())
+        losses = (block.read("loss").mean(axis=0).sum(axis=0, dtype=np.float64) for block in recording.blocks())
         ranking = sum(losses) / recording.num_records
     rank = ranks(ranking)
     num_chunks = min(NUM_CHUNKS, len(labels))
@@ -147,9 +159,13 @@ def compute(
     study = GroupStudy(recording) if groups else None
 
     def of_block(block: Block) -> OfBlock:
-        prediction = block.read("prediction")
-        correct = prediction == labels
-        loss = block.read("loss") if score_pass or study else None
+        loss = block.read("loss") if score_pass or study or not classes else None
+        if classes:
+            prediction = block.read("prediction")
+            correct = prediction == labels
+            learned = {"accuracy": correct @ weights}
+        else:
+            correct, learned = None, {"loss": loss @ weights}
         curves, gradients, measures = _gradient_curves(
             recording, block, weights.astype(np.float32), score_pass is not None, study
         )
@@ -163,18 +179,19 @@ def compute(
             gradients.norm,
             batches(recording, block),
         )
-        return OfBlock(block.iterations, correct, loss, records, {"accuracy": correct @ weights, **curves}, measures)
+        return OfBlock(block.iterations, correct, loss, records, {**learned, **curves}, measures)
 
     opposing = OpposingSignals(len(recording.seeds), len(labels))
     measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
-    forgetting = Forgetting(len(recording.seeds), len(labels))
+    forgetting = Forgetting(len(recording.seeds), len(labels)) if classes else None
     pieces: list[Curves] = []
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     # There are more of them than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
     with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
         for found in _in_order(threads, of_block, recording.blocks(), workers):
-            forgetting.add(found.correct, found.iterations)
+            if forgetting is not None:
+                forgetting.add(found.correct, found.iterations)
             pieces.append(found.curves)
             advance(len(found.iterations))
             if score_pass:
@@ -186,16 +203,16 @@ def compute(
     curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
     members = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
-    for metric, curve, iterations in (
-        ("first_correct", first_correct_curve, forgetting.first_correct),
-        ("last_mistake", last_mistake_curve, forgetting.last_mistake),
-    ):
+    for metric, curve in (("first_correct", first_correct_curve), ("last_mistake", last_mistake_curve)):
+        if forgetting is None:
+            continue
+        iterations = getattr(forgetting, metric)
         curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in members], axis=-1)
     group_dynamics = study and GroupDynamics(
         study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
     )
     scores = score_pass and score_pass.finish()
-    dead = indifferent(probabilities)
+    dead = indifferent(probabilities) if classes else np.zeros(len(recording.seeds), bool)
     return Results(recording.iterations, agr, ranking, rank, chunk, dead, forgetting, curves, scores, group_dynamics)
 
 

@@ -56,18 +56,23 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
     seed never classifies correctly counts as the iteration after the last, and `last_mistake` of one that is never
     wrong as -1.
     """
-    forgetting, nothing = results.forgetting, np.full(len(recording.labels), np.nan)
+    nothing = np.full(len(recording.labels), np.nan)
+    first_correct = last_mistake = forgotten = nothing
+    if results.forgetting is not None:
+        first_correct, last_mistake, forgotten = (
+            getattr(results.forgetting, name).mean(axis=0) for name in ("first_correct", "last_mistake", "forgotten")
+        )
     columns = dict.fromkeys((score.name for score in SCORES), nothing)
     columns |= results.scores.values if results.scores else {}
-    columns |= {results.ranked_by: results.ranking, "first_correct": forgetting.first_correct.mean(axis=0)}
+    columns |= {results.ranked_by: results.ranking, "first_correct": first_correct}
     columns |= {
         "example": np.arange(len(recording.labels)),
         "id": recording.ids,
         "label": recording.labels,
         "rank": results.rank,
         "chunk": results.chunk,
-        "last_mistake": forgetting.last_mistake.mean(axis=0),
-        "forgotten": forgetting.forgotten.mean(axis=0),
+        "last_mistake": last_mistake,
+        "forgotten": forgotten,
         "true_label": recording.true_labels,
     }
     return {name: columns[name] for name in (*FIRST, *(score.name for score in SCORES if score.name not in FIRST))}
@@ -234,7 +239,7 @@ def write_label_opposition(recording: Recording, contention: Contention, path: P
     `share` is that of the pairs of their examples whose gradients are opposed, averaged over seeds and the iterations
     looked at.
     """
-    names = recording.class_names
+    names = recording.classes[1]
     rows = (
         (layer, names[a], names[b], *_decimal([share[a, b]]))
         for layer, share in contention.label_opposition.items()
@@ -262,7 +267,7 @@ def write_group_dynamics(recording: Recording, results: Results, path: Path) -> 
     layer is empty of what is no layer's. Mean and deviation are empty where a seed has no value; for quartiles that
     counts as infinite.
     """
-    found, names = results.group_dynamics, recording.class_names
+    found, names = results.group_dynamics, recording.classes[1]
     curves = []
     for layer, measures in found.layers.items():
         curves += [
@@ -307,9 +312,10 @@ def write_opposing_signals(recording: Recording, results: Results, path: Path) -
 
 def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
     """Count the labels of a group, the most frequent first, as `4:131; 9:2`."""
-    count = np.bincount(recording.labels[members], minlength=len(recording.class_names))
+    labels, names = recording.classes
+    count = np.bincount(labels[members], minlength=len(names))
     order = np.argsort(-count, kind="stable")
-    return "; ".join(f"{recording.class_names[label]}:{count[label]}" for label in order if count[label])
+    return "; ".join(f"{names[label]}:{count[label]}" for label in order if count[label])
 
 
 def _decimal(values: Iterable[float | np.floating | None]) -> list[str]:

@@ -115,6 +115,6 @@ class TaskSetup(NamedTuple):
         return record
 
 
-def by_dots(tree: Any) -> dict[str, Array]:
+def by_dots(tree: Any) -> dict[str, Any]:
     """Name the leaves by their paths with dots, as the arrays of a recording are."""
     return {name.replace("/", "."): leaf for name, leaf in named(tree).items()}
