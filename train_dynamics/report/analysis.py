@@ -163,7 +163,8 @@ def analyze(
                 laid_out.append(sections.groups_section(recording, results, shown))
             if "motion" in parts:
                 seed = shown_seed(recording, cone_options)
-                half = int(recording.iterations[half_learned(results.progress[list(recording.seeds).index(seed)])])
+                progress = results.progress[list(recording.seeds).index(seed)]
+                half = int(recording.iterations[half_learned(progress, len(recording.class_names))])
                 iterations = first_frames(half, recording.iterations)
                 shown = pictures(figures.motion_drawings(recording, seed, half))
                 motion = sections.Film.of(output / "scatter.mp4", seed, iterations)
