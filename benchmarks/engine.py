@@ -26,7 +26,8 @@ class CNN(nn.Module):
     def __call__(self, x):  # [32, 32, 3]
         x = nn.avg_pool(nn.relu(nn.Conv(32, (3, 3))(x)), (2, 2), (2, 2))
         x = nn.avg_pool(nn.relu(nn.Conv(64, (3, 3))(x)), (2, 2), (2, 2))
-        return nn.Dense(10)(nn.relu(nn.Dense(64)(x.reshape(-1))))
+        x = nn.relu(nn.Dense(64)(x.reshape(-1)))
+        return nn.Dense(10)(x)
 
 
 def interleaved(sides, rounds=ROUNDS):
@@ -48,16 +49,22 @@ def report(title, times, base):
         print(f"  {name:40} {1000 * seconds:8.1f} ms   {times[base] / seconds:5.2f} times as fast as {base}")
 
 
-def convolutional():
+def cnn(num_examples):
+    """Give the loss of an example, parameters and examples of a convolutional network."""
     model, rng = CNN(), np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(500, 32, 32, 3)), jnp.float32)
-    examples = images, jnp.asarray(rng.integers(0, 10, 500))
+    images = jnp.asarray(rng.normal(size=(num_examples, 32, 32, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, num_examples))
     params = jax.jit(model.init)(jax.random.key(0), images[0])["params"]
 
     def loss(params, example):
         logits = model.apply({"params": params}, example[0])
         return optax.softmax_cross_entropy_with_integer_labels(logits, example[1]), logits
 
+    return loss, params, (images, labels)
+
+
+def convolutional():
+    loss, params, examples = cnn(500)
     layers = find_layers(loss, params, jax.tree.map(lambda leaf: leaf[0], examples))
     forms = {form: dict.fromkeys(layers, form) for form in ("factored", "dense")}
     plain = jax.jit(lambda params, examples: definition(loss, params, examples, list(layers)))

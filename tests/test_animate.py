@@ -21,7 +21,8 @@ from train_dynamics.plots import film
 def decoded(path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return stream, [one.to_ndarray(format="rgb24") for one in container.decode(video=0)]
+        about = (stream.codec_context.name, stream.pix_fmt, stream.average_rate, stream.frames)
+        return about, [one.to_ndarray(format="rgb24") for one in container.decode(video=0)]
 
 
 @pytest.mark.parametrize(
@@ -54,9 +55,8 @@ def test_an_mp4_that_browsers_play(small_path, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Wrote out.mp4: 5 frames, iterations 2 to 10 of seed 1, ")
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.mp4"]
-    stream, pictures = decoded(tmp_path / "out.mp4")
-    assert len(pictures) == stream.frames == 5
-    assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
+    about, pictures = decoded(tmp_path / "out.mp4")
+    assert about == ("h264", "yuv420p", 25, 5) and len(pictures) == 5
     assert pictures[0].shape == (648, 960, 3)
     data = (tmp_path / "out.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # plays before all of it is there
@@ -65,8 +65,8 @@ def test_an_mp4_that_browsers_play(small_path, tmp_path):
 
 def test_a_gif_looks_like_what_was_painted(small, tmp_path):
     film.film(small, tmp_path / "out.gif", 0, range(0, 17, 4), fps=10, history=1, width=480)
-    stream, pictures = decoded(tmp_path / "out.gif")
-    assert (stream.codec_context.name, stream.average_rate) == ("gif", 10)
+    about, pictures = decoded(tmp_path / "out.gif")
+    assert (about[0], about[2]) == ("gif", 10)
     assert len(pictures) == 5 and pictures[0].shape == (324, 480, 3)
     painter = film.scatter.Painter(film.view(small, 0, range(0, 17, 4)), history=1, width=480)
     for found, frame in zip(pictures, film.frames(small, 0, range(0, 17, 4)), strict=True):

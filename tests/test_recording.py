@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.conftest import SMALL, contents, silent
-from train_dynamics.config import InputError
+from tests.conftest import SMALL, blocks_of, contents, silent
+from train_dynamics.config import FIELDS, InputError
 from train_dynamics.gradients import per_example
-from train_dynamics.recording import locks, storage
+from train_dynamics.recording import locks, storage, writer
 from train_dynamics.recording.format import RecordingError, checksum_of, save_arrays, sealed, written_whole
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.recording.writer import Recorder
@@ -210,6 +210,28 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
     with pytest.raises(RecordingError, match="has format 99, and this version reads formats 4 and 5: use a newer"):
         Recording(tmp_path)
+
+
+def test_a_recording_of_format_4_reads_as_before_and_goes_on(small, tmp_path, device, small_dataset, monkeypatch):
+    """What earlier versions wrote says neither what it holds nor which code it was made with."""
+    seal = writer.sealed
+
+    def earlier(header):
+        later = ("contents", "code")
+        config = {name: value for name, value in header["config"].items() if FIELDS[name].metadata["since"] <= 4}
+        rest = {name: value for name, value in header.items() if name not in later}
+        return seal({**rest, "config": config, "format": 4})
+
+    monkeypatch.setattr(writer, "sealed", earlier)
+    with blocks_of(3, small_dataset):
+        assert not sweep.train(SMALL, tmp_path / "out", device, say=silent, stop=lambda: True)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["format"] == 4
+    assert sweep.train(SMALL, tmp_path / "out", device, say=silent)
+    found = Recording(tmp_path / "out")
+    assert found.contents == small.contents._replace(layers=found.contents.layers) and found.layers == small.layers
+    for t in (0, 9, 16):
+        np.testing.assert_array_equal(found.gradients("fc2", t), small.gradients("fc2", t))
 
 
 @pytest.fixture

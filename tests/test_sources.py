@@ -502,9 +502,8 @@ def test_little_data_is_recorded(tmp_path, device, arrays, kept):
         ({"inputs": np.zeros((20, 3), int)}, "has whole numbers of int64, and the MLP needs numbers with a point"),
         (
             {"inputs": np.zeros((20, 3), int), "vocabulary": ["a"]},
-            "has token ids, which need a network that embeds them",
+            "has token ids, which need a --model that embeds them",
         ),
-        ({"labels": np.ones(20)}, "has numbers to predict as labels, and the MLP's loss takes classes"),
     ],
 )
 def test_what_the_mlp_does_not_take_is_refused(tmp_path, device, arrays, change, message):
@@ -512,6 +511,13 @@ def test_what_the_mlp_does_not_take_is_refused(tmp_path, device, arrays, change,
     with pytest.raises(InputError, match=message):
         recorded(tmp_path, device, path)
     assert not (tmp_path / "recording").exists()
+
+
+def test_a_regression_is_recorded(tmp_path, device, arrays):
+    recording = recorded(tmp_path, device, saved(tmp_path, {**arrays, "labels": arrays["inputs"][:, 0]}))
+    assert recording.class_names == () and recording.data.is_regression
+    np.testing.assert_array_equal(recording.labels, arrays["inputs"][:, 0])
+    assert verify(recording, samples=3).problems == []
 
 
 def test_a_tree_of_arrays_on_disk_and_back():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 import train_dynamics as td
@@ -126,6 +127,20 @@ def test_every_recorded_gradient_is_that_of_the_definition(networks, device, nam
     if name != "plain":  # statistics move in training, and are those of the record in evaluation
         (mean,) = (leaf for path, leaf in jax.tree.leaves_with_path(recording.variables(3)) if "mean" in str(path))
         assert np.abs(mean).max() > 0
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_as_on_gpus_record_the_same(networks, device, monkeypatch):
+    change = {"model": "networks.py:plain", "gradient_layout": "head*:measures,factored"}
+    one = recorded(networks / "one", device, **change)
+    monkeypatch.setattr(sweep, "over_seeds", lambda block, in_axes, setup, on_cpu: jax.vmap(block, in_axes))
+    other = recorded(networks / "other", device, **change)
+    for t in (0, 3):
+        for name in one.contents.arrays:
+            found, expected = (recording._block(t).read(name, t) for recording in (other, one))
+            # The same sums of up to 200 products in another order, after up to three updates: as above.
+            bound = 28 * 1.2e-7 * np.abs(expected).max(initial=1e-6) * 4
+            np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=name)
 
 
 @pytest.mark.slow
@@ -265,6 +280,44 @@ def flags(config: StudyConfig) -> list[str]:
         for name, value in config.to_dict().items()
         if value != default[name]
     ]
+
+
+@pytest.mark.parametrize("kind", ["npz", "orbax"])
+def test_all_seeds_start_from_given_weights(tmp_path, device, kind):
+    rng = np.random.default_rng(0)
+    shapes = {"fc1/kernel": (784, 8), "fc1/bias": (8,), "fc2/kernel": (8, 10), "fc2/bias": (10,)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    path = tmp_path / f"start.{kind}"
+    if kind == "npz":
+        np.savez(path, **weights)
+    else:
+        tree = {layer: {part: weights[f"{layer}/{part}"] for part in ("kernel", "bias")} for layer in ("fc1", "fc2")}
+        ocp.PyTreeCheckpointer().save(path, {"params": tree})
+    recording = recorded(tmp_path / "out", device, layers=("fc2",), initial=str(path), momentum=0.9)
+    for layer, parts in recording.parameters(0).items():
+        for part, value in parts.items():
+            for of_seed in value:
+                np.testing.assert_array_equal(of_seed, weights[f"{layer}/{part}"])
+    assert (recording.parameters(1)["fc2"]["bias"][0] != recording.parameters(1)["fc2"]["bias"][1]).any()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"fc1/kernel": np.zeros((784, 8))}, "has no fc1/bias; it has fc1/kernel"),
+        (
+            {"fc1/kernel": np.zeros((784, 9)), "fc1/bias": np.zeros(8), "fc2/kernel": 0, "fc2/bias": 0},
+            "of shape [784, 9]",
+        ),
+        (None, "there is no such file or directory"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, device, weights, message):
+    if weights is not None:
+        np.savez(tmp_path / "start.npz", **weights)
+    with pytest.raises(InputError, match=r"^--initial=.*start\.npz: ") as error:
+        recorded(tmp_path / "out", device, layers=("fc2",), initial=str(tmp_path / "start.npz"))
+    assert message in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_losses_by_name():

@@ -126,6 +126,12 @@ class StudyConfig:
         (8,),
         "Widths of the hidden layers, in units, comma separated; empty for a linear model, whose only layer is fc1.",
     )
+    initial: str = _field(
+        "",
+        "Weights that all seeds start from, which then differ in the order of batches alone: a .npz or .safetensors "
+        "file, or a checkpoint of Orbax; drawn from the seed if not given.",
+        since=5,
+    )
     optimizer: str = _field(
         "sgd",
         "Optimizer: the name of one of Optax's, with arguments as in adamw(weight_decay=0.01), or module:function or "

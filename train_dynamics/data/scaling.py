@@ -79,16 +79,16 @@ def check_flat(dataset: Dataset, config: StudyConfig) -> None:
     what = config.dataset
     if not isinstance(dataset.inputs, np.ndarray):
         names = ", ".join(path for path, _ in leaves(dataset.inputs))
-        raise InputError.flag("dataset", what, f"has the inputs {names}, and the MLP takes one array of numbers")
+        raise InputError.flag("dataset", what, f"has the inputs {names}, which need a --model; the MLP takes one array")
     if not dataset.inputs[0].size:
         raise InputError.flag("dataset", what, f"has inputs of shape {dataset.inputs.shape}, with nothing in them")
     if network_inputs(dataset.take(np.arange(1)), config).dtype.kind == "f":
         return
     if dataset.vocabulary:
-        raise InputError.flag("dataset", what, "has token ids, which need a network that embeds them; the MLP does not")
+        raise InputError.flag("dataset", what, "has token ids, which need a --model that embeds them; the MLP does not")
     raise InputError.flag(
         "dataset",
         what,
         f"has whole numbers of {dataset.inputs.dtype}, and the MLP needs numbers with a point: --input_scaling=columns "
-        "makes them of counts and measurements, --input_scaling=pixels of 8 or 16 bits; token ids need another network",
+        "makes them of counts and measurements, --input_scaling=pixels of 8 or 16 bits; token ids need a --model",
     )

@@ -9,7 +9,7 @@ from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.trees import leaves
 
 WIDTH, LINES = 26, 6  # characters, and lines, of a text
-Shown = UInt8[np.ndarray, "m h w channel"] | list[str]
+Shown = UInt8[np.ndarray, "_ h w channel"] | list[str]
 
 
 def shown(dataset: Dataset, indices: Int[np.ndarray, " m"]) -> Shown:

@@ -83,10 +83,15 @@ def _evaluate(jaxpr: Any, consts: Sequence, arguments: list, known: list[Known])
                 body, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
                 results, of_results = _evaluate(body, constants, operands, of_operands)
             else:
-                params = equation.primitive.get_bind_params(equation.params)
-                results = equation.primitive.bind(*operands, **params)
-                results = results if equation.primitive.multiple_results else [results]
+                results = [variable.aval for variable in equation.outvars]
                 terms = _terms(name, equation.params, operands, of_operands, results) if backward else ()
+                if terms and isinstance(product := terms[0].product, Convolution):
+                    # JAX vectorizes the gradient of a kernel once, over examples, and not over seeds again.
+                    results = [terms[0].axes.layout(*product.sizes).apply(product.product())]
+                else:
+                    params = equation.primitive.get_bind_params(equation.params)
+                    results = equation.primitive.bind(*operands, **params)
+                    results = results if equation.primitive.multiple_results else [results]
                 of_results = [Known(backward, terms)] * len(results)
         values.update(zip(equation.outvars, results, strict=True))
         knowledge.update(zip(equation.outvars, of_results, strict=True))

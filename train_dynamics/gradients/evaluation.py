@@ -10,9 +10,9 @@ from train_dynamics.config import InputError
 from train_dynamics.gradients.cut import cut
 from train_dynamics.gradients.examples import over_examples, shape_of_one
 from train_dynamics.gradients.measures import mean_gradient, measures_of
-from train_dynamics.gradients.parameters import TOGETHER, check_loss, in_float32, named
+from train_dynamics.gradients.parameters import check_loss, in_float32, named
 from train_dynamics.gradients.products import Term, dense, join, layers_of
-from train_dynamics.recording.layers import Layer
+from train_dynamics.recording.layers import TOGETHER, Layer
 from train_dynamics.recording.sketch import sketch_of
 
 Loss = Callable[[Any, Any], tuple[Any, Any]]

@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float
 
 from train_dynamics.gradients.cut import cut
 from train_dynamics.gradients.examples import count, sum_over_examples
-from train_dynamics.gradients.parameters import TOGETHER
 from train_dynamics.gradients.products import Term, dense, join, layers_of
-from train_dynamics.recording.layers import Layer
+from train_dynamics.recording.layers import TOGETHER, Layer
 
 
 def mean_gradient(loss: Callable, params: Any, examples: Any, batch_size: int | None) -> dict[str, Float[Array, "..."]]:

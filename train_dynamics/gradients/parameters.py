@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from train_dynamics.config import InputError
-
-TOGETHER = "all"
-"""The name under which measures of all weights together are kept."""
+from train_dynamics.recording.layers import TOGETHER
 
 
 def named(params: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Exact per-example gradients: the definition, and the two factors that a dense layer's gradient is made of."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Integer, Shaped
+from jaxtyping import Array, Float, Int, Integer
+
+from train_dynamics.gradients.cut import cut
+from train_dynamics.gradients.examples import over_examples
+from train_dynamics.gradients.parameters import named
 
 Parameters = dict[str, Any]
 """A network's weights: a dict of arrays by layer, `{"fc1": {"kernel": [in, out], "bias": [out]}, ...}`."""
@@ -79,30 +81,7 @@ def kernel_gradients(
         return example_loss(model, {**parameters, **changed}, image, label)
 
     kernels = {name: parameters[name]["kernel"] for name in layers}
-    of_each = functools.partial(jax.grad(loss_of_kernels), kernels)
-    return over_examples(of_each, images, labels, batch_size)
-
-
-def over_examples(
-    of_one: Callable[[Array, Array], Any],
-    images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
-    batch_size: int | None,
-) -> Any:
-    """Apply a function to every example, under `jax.vmap`, all at once or so many at a time."""
-    num_examples = len(labels)
-    if batch_size is None or batch_size >= num_examples:
-        return jax.vmap(of_one)(images, labels)
-
-    def some(start: Int[Array, ""]) -> Any:  # by index: `jax.lax.map` over the images themselves would copy them all
-        return jax.vmap(of_one)(*(jax.lax.dynamic_slice_in_dim(a, start, batch_size) for a in (images, labels)))
-
-    def join(batches: Shaped[Array, "batch b ..."]) -> Shaped[Array, "n ..."]:
-        flat = batches.reshape(-1, *batches.shape[2:])
-        rest = num_examples % batch_size  # a last slice that would reach beyond the end begins earlier
-        return jnp.concatenate([flat[: num_examples - rest], flat[len(flat) - rest :]])
-
-    return jax.tree.map(join, jax.lax.map(some, jnp.arange(0, num_examples, batch_size)))
+    return over_examples(lambda example: jax.grad(loss_of_kernels)(kernels, *example), (images, labels), batch_size)
 
 
 class Evaluation(NamedTuple):
@@ -125,8 +104,8 @@ def evaluate(
     """Evaluate every example, with the two factors of its gradient at each named dense layer.
 
     For a dense layer y = x W + b the gradient of an example is the outer product of its activation x and its
-    cotangent d loss / d y (Goodfellow, "Efficient Per-Example Gradient Computations", 2015), exactly. The cotangent is
-    the gradient with respect to a zero added to the layer's output.
+    cotangent d loss / d y (Goodfellow, "Efficient Per-Example Gradient Computations", 2015), exactly. The backward pass
+    multiplies the two, and `cut` gives what it multiplies.
 
     Args:
         model: A Linen module that maps a batch of images to logits; `layers` name plain `nn.Dense` modules in it.
@@ -144,27 +123,20 @@ def evaluate(
         >>> found.activation["fc2"].shape, found.cotangent["fc2"].shape
         ((6000, 8), (6000, 10))
     """
-    zeros = {name: jnp.zeros(parameters[name]["kernel"].shape[-1]) for name in layers}
 
-    def one(image: Float[Array, "..."], label: Int[Array, ""]) -> tuple[dict[str, Array], tuple]:
-        def loss_of_zeros(zeros: dict[str, Array]) -> tuple[Float[Array, ""], tuple]:
-            activation = {}
+    def loss(parameters: Parameters, example: tuple[Array, Array]) -> tuple[Array, Array]:
+        image, label = example
+        logits = forward(model, parameters, image[None])[0]
+        return cross_entropy(logits, label), logits
 
-            def add_zero(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-                output = call(*args, **kwargs)
-                name = "/".join(context.module.path)
-                if name in zeros and context.method_name == "__call__":
-                    activation[name] = args[0][0]
-                    output = output + zeros[name]
-                return output
+    places = {name: list(named(parameters)).index(f"{name}/kernel") for name in layers}
 
-            with nn.intercept_methods(add_zero):
-                logits = forward(model, parameters, image[None])[0]
-            loss = cross_entropy(logits, label)
-            prediction = jnp.argmax(logits).astype(np.min_scalar_type(len(logits) - 1))
-            return loss, (loss, prediction, activation)
+    def one(example: tuple[Array, Array]) -> Evaluation:
+        found, activation, cotangent = cut(loss, parameters, example), {}, {}
+        for name, place in places.items():
+            (term,) = found.terms[place]
+            (activation[name],), (cotangent[name],) = term.product.factors()  # of a single position
+        prediction = jnp.argmax(found.outputs).astype(np.min_scalar_type(len(found.outputs) - 1))
+        return Evaluation(found.loss, prediction, activation, cotangent)
 
-        return jax.grad(loss_of_zeros, has_aux=True)(zeros)
-
-    cotangent, (loss, prediction, activation) = over_examples(one, images, labels, batch_size)
-    return Evaluation(loss, prediction, activation, cotangent)
+    return over_examples(one, (images, labels), batch_size)

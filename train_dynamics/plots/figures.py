@@ -162,7 +162,7 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
         yield Drawing(f"examples_{name}", f"{count} {words}", caption, figure)
 
 
-def label_text(recording: Recording, n: int) -> str:
+def label_text(recording: Recording, n: int | np.integer) -> str:
     """Name the label of an example: its class, or its target."""
     if recording.contents.classes:
         return recording.class_names[recording.labels[n]]

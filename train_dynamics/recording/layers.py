@@ -10,6 +10,9 @@ from jaxtyping import Float
 from train_dynamics.config import InputError
 from train_dynamics.recording.layout import Layout
 
+TOGETHER = "all"
+"""The name under which measures of all weights together are kept."""
+
 
 class Factors(NamedTuple):
     """Sizes of the two factors of a gradient, and how their product becomes the parameter's shape.

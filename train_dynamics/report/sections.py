@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from train_dynamics.config import counted
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.sketch import sketch_error
 from train_dynamics.study.cones import ConeOptions, Cones
 from train_dynamics.study.contention import NUM_CONTROLS, SIGNIFICANT, WINDOW, Contention
 from train_dynamics.study.groups import quartiles
@@ -158,7 +159,23 @@ def cones_section(
                 )
             )
     names = ("layer", "cone", "size", "label:count", "smallest cosine", "mean alignment", "accuracy")
+    words += sketch_words(recording)
     return Section("Cones", words, pictures=pictures, table=_columns(names, rows), table_title="The largest cones")
+
+
+def sketch_words(recording: Recording) -> str:
+    """Say how sure cosines between sketches are; nothing if there are none."""
+    size = recording.config.sketch_size
+    sketched = [kept for kept in recording.contents.layers.values() if kept.layout == "sketch"]
+    errors = {kept.name: sketch_error(kept.layer, size).cosine for kept in sketched}
+    unsure = {name: error for name, error in errors.items() if error}
+    if not unsure:
+        return ""
+    layers = ", ".join(f"{name} by up to {error:.2g}" for name, error in unsure.items())
+    return (
+        f" Some gradients were recorded as sketches of at most {size} numbers. Cosines between them are off, by one "
+        f"standard deviation, in {layers}, and by less the nearer they are to 1 or -1."
+    )
 
 
 def contention_section(recording: Recording, contention: Contention, pictures: Sequence[Picture]) -> Section:
@@ -194,6 +211,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             if tested
             else "None of them could be tested; the table says why."
         )
+    words += sketch_words(recording)
     rows = [
         (
             str(k),

@@ -19,6 +19,7 @@ from train_dynamics.dynamics.groups import group_weights
 from train_dynamics.dynamics.opposing import OpposingSignals
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.dynamics.scores.score import Records
+from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.locks import is_being_written
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
@@ -252,7 +253,7 @@ def _gradient_curves(
             sums = []
             for s, (parts, found) in enumerate(of_seeds):
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
-                if scores:
+                if scores and layer != TOGETHER:  # which the others are part of
                     squares[s, t] += np.square(found.norm)
                 if parts and block.iterations[t] in looks:
                     sums.append(study.sums(parts, found))

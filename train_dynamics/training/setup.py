@@ -1,6 +1,7 @@
 """From a configuration and its examples to what is trained and what is recorded of it."""
 
 import fnmatch
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +14,14 @@ from train_dynamics.data.imports import load_attribute
 from train_dynamics.data.scaling import check_flat, network_inputs
 from train_dynamics.gradients.evaluation import find_layers
 from train_dynamics.gradients.independence import check_independent
-from train_dynamics.gradients.parameters import TOGETHER
 from train_dynamics.recording.contents import Contents, KeptLayer, mlp_contents
-from train_dynamics.recording.layers import Layer, choose
+from train_dynamics.recording.layers import TOGETHER, Layer, choose
 from train_dynamics.task.flax import SWITCHES, task_of_linen, task_of_model
 from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
+from train_dynamics.training.initial import fitted, read_weights
 from train_dynamics.training.task_steps import TaskSetup, by_dots
 
 
@@ -31,14 +32,33 @@ class Prepared(NamedTuple):
         setup: What is trained and recorded: the steps.
         contents: What its records hold.
         inputs: The inputs of all examples, as the network sees them.
+        start: Parameters that all seeds start from; None if each draws its own.
     """
 
     setup: steps.Setup | TaskSetup
     contents: Contents
     inputs: Any
+    start: Any = None
 
 
 def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> Prepared:
+    """Build what a configuration names, and read the weights that it starts from.
+
+    See `_built`, whose arguments and errors it has.
+
+    Raises:
+        InputError: If the weights cannot be read, or are not those of this network.
+    """
+    prepared = _built(config, dataset, task)
+    if not config.initial:
+        return prepared
+    example = jax.tree.map(lambda leaf: leaf[0], (prepared.inputs, np.asarray(dataset.labels)))
+    like = jax.eval_shape(lambda *of: prepared.setup.initial_state(*of).parameters, jnp.int32(0), example)
+    path = Path(config.initial)
+    return prepared._replace(start=fitted(read_weights(path), like, path))
+
+
+def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared:
     """Build what a configuration names.
 
     The default network, with the default loss and nothing recorded but kernels, has steps of its own: they take a

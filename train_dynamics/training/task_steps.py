@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Int
 
 from train_dynamics.gradients.evaluation import evaluate
-from train_dynamics.gradients.parameters import TOGETHER, named
+from train_dynamics.gradients.parameters import named
 from train_dynamics.recording.contents import KINDS, Contents
+from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.task.task import Task
 
 Record = dict[str, Any]
