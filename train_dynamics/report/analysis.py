@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,6 @@ def analyze(
         about = _about(recording, options, parts)
         check_finished(recording)
         check_options(recording, cone_options)
-        records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
-        say(f"Reading {records} of {seeds} in {recording.path}")
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
@@ -85,9 +84,7 @@ def analyze(
                 if "motion" in parts:
                     writing.film(motion)  # while helpers save what was drawn
                 if fighting:
-                    if not fighting.done():
-                        say("Still looking for pairs in contention")
-                    writing.contention(*fighting.result())
+                    writing.contention(*_awaited(fighting, say))
                 writing.page(options)
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
@@ -130,10 +127,11 @@ def _results(
     recording: Recording, options: ScoreOptions, parts: Collection[str], say: Callable[[str], None]
 ) -> Results:
     """Compute what one pass over the recording gives, and show how far it is."""
+    records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
+    say(f"Reading {records} of {seeds} in {recording.path}")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update)
     if dead := np.count_nonzero(results.indifferent):
-        seeds = counted(len(recording.seeds), "seed")
         say(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results
 
@@ -153,3 +151,10 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
 
     found = find_contention(recording, options)
     return found, list(contention_drawings(recording, found))
+
+
+def _awaited(fighting: Future, say: Callable[[str], None]) -> tuple[Contention, list["Drawing"]]:
+    """Wait for the same, and say so if it takes longer than all else."""
+    if not fighting.done():
+        say("Still looking for pairs in contention")
+    return fighting.result()
