@@ -136,9 +136,11 @@ def key_frames(view: View, frames: Sequence[Frame]) -> Figure:
             frame, k = frames[n // len(view.layers)], n % len(view.layers)
             _dress(axes, view.reach[k])
             _draw(axes, frame, k, view.reach[k], 1.0, scale=0.6)  # as much smaller as the panels are
-            layer, norm = cut_short(view.layers[k], 40), f"norm of the mean gradient {frame.mean_norm[k]:#.3g}"
-            between = ": " if len(wrapped(f"{layer}: {norm}", 11, 3.7)) == 1 else ":\n"
-            axes.set_title(f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n{layer}{between}{norm}")
+            words = f"{cut_short(view.layers[k], 40)}: norm of the mean gradient"
+            if len(wrapped(f"{words} 0.0000", 11, 3.7)) > 1:  # alike in all rows
+                words = words.replace(": ", ":\n")
+            norm = f"{frame.mean_norm[k]:#.3g}"
+            axes.set_title(f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n{words} {norm}")
             axes.label_outer()
         figure.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9)
         return figure
