@@ -1,8 +1,11 @@
 """What is drawn is what was computed; how it looks is for eyes."""
 
 import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from train_dynamics.plots import curves, grids, style
+from train_dynamics.plots import curves, grids, groups, scatter, style
+from train_dynamics.study.motion import Frame
 
 
 def test_accuracy_draws_mean_and_band():
@@ -70,3 +73,33 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
         one = (tmp_path / f"a.{kind}").read_bytes()
         assert one == (tmp_path / f"b.{kind}").read_bytes()
         assert len(one) > 1000
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_names_of_layers_are_paths_and_have_room(rng, count):
+    """Titles and legends of networks with long names lie within their figures, and do not run into each other."""
+    names = tuple(f"encoder/block{k}/attention/query/kernel" for k in range(count))
+    curve = {f"within a class in {name}": rng.normal(size=(2, 4)) for name in names}
+    drawn = [
+        curves.by_chunk(
+            np.arange(4), rng.random((2, 4, 3)), "norm", f"Gradient norm of each chunk in {names[0]}", False
+        ),
+        groups.panels(np.arange(4), [curve], ["mean cosine"], [False], "Stiffness"),
+    ]
+    frame = Frame(3, rng.random((count, 5)), rng.random((count, 5)), np.ones(count), np.arange(5) > 2)
+    view = scatter.View(names, np.ones(count), "five examples")
+    drawn += [scatter.key_frames(view, [frame, frame]), scatter.scatter(view, frame)]
+    for figure in drawn:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        boxes = [axes.get_title("left") and axes._left_title.get_window_extent() for axes in figure.axes]
+        boxes += [legend.get_window_extent() for legend in figure.legends]
+        boxes += [text.get_window_extent() for axes in figure.axes for text in axes.texts if text.get_text()]
+        boxes = [box for box in boxes if box]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
+        assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+
+
+def test_short_texts_are_drawn_larger():
+    sizes = [grids.text_grid([text], ["a"], "title").axes[0].texts[0].get_fontsize() for text in ("()", "w" * 26)]
+    assert sizes == [11, 5]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, of_seeds, styled
+from train_dynamics.plots.style import BLUE, GREEN, ORANGE, SEQUENCE, of_seeds, styled, wrapped
 
 
 def accuracy(iterations: Int[np.ndarray, " t"], curve: Float[np.ndarray, "s t"]) -> Figure:
@@ -41,7 +41,9 @@ def by_chunk(
             color = matplotlib.colormaps[SEQUENCE](0.92 * chunk / max(num_chunks - 1, 1))
             _draw(axes, iterations, curves[..., chunk], color=color, label=str(chunk), linewidth=1.2, band=0.08)
         _frame(axes, iterations, label, share)
-        axes.set_title(f"{title}, {_seeds(curves)}")
+        one_line = f"{title}, {_seeds(curves)}"
+        fits = len(wrapped(one_line, 11, 6.2)) == 1
+        axes.set_title(one_line if fits else "\n".join([*wrapped(f"{title},", 11, 6.2), _seeds(curves)]))
         figure.legend(
             *axes.get_legend_handles_labels(),
             title="chunk\n0 = most typical",

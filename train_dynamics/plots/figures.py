@@ -21,6 +21,7 @@ from train_dynamics.study.tables import label_counts
 
 NUM_CONES = 6
 NUM_FIGHTS = 3
+MOST_COLUMNS = 4  # layers side by side, so that their panels can be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,13 +181,16 @@ def _shown_groups(results: Results) -> dict[str, int]:
 def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:
     """Draw all examples of a seed at key iterations, around that at which half of them are learned."""
     times = nearest(recording.iterations, np.array([0, half // 2, half, 2 * half, 4 * half, recording.num_iterations]))
-    view = film.view(recording, seed, recording.iterations)
+    layers, all_layers = recording.layers[-MOST_COLUMNS:], recording.layers
+    view = film.view(recording, seed, recording.iterations, layers)
+    some = f" Shown are the last {len(layers)} of {len(all_layers)} layers." if len(layers) < len(all_layers) else ""
     yield Drawing(
         "scatter",
         f"Every example by gradient norm and alignment: seed {seed}, iterations {', '.join(f'{t:,}' for t in times)}",
         "Right: the example asks for a large change. Up: it is the change that all ask for together; below zero, the "
-        "step that helps the others harms this one. Look how the correct ones come back to the left, and who stays.",
-        scatter.key_frames(view, list(frames(recording, seed, times))),
+        "step that helps the others harms this one. Look how the correct ones come back to the left, and who stays."
+        + some,
+        scatter.key_frames(view, list(frames(recording, seed, times, layers))),
     )
 
 

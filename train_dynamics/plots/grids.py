@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from train_dynamics.data.arrays import Dataset
-from train_dynamics.data.showing import LINES, Shown, has_pictures
+from train_dynamics.data.showing import LINES, WIDTH, Shown, has_pictures
 from train_dynamics.plots.style import styled
 
 SIDE = 8
@@ -46,7 +46,13 @@ def draw_texts(axes: Axes, texts: Sequence[str], rows: int, columns: int, captio
     for side in axes.spines.values():
         side.set_visible(False)
     top = 0.18 / (TEXT_HEIGHT + 0.18) if captions else 0.02
-    small = {"fontsize": 5, "family": "monospace", "linespacing": 1.05, "va": "top", "color": "#111111"}
+    written = [text.split("\n") for text in texts]
+    longest, most = (
+        max((len(line) for lines in written for line in lines), default=1),
+        max(map(len, written), default=1),
+    )
+    larger = max(1.0, min(WIDTH / max(longest, 1), LINES / most, 2.2))  # where texts leave room
+    small = {"fontsize": 5 * larger, "family": "monospace", "linespacing": 1.05, "va": "top", "color": "#111111"}
     for n, text in enumerate(texts):
         row, column = divmod(n, columns)
         box = Rectangle((column + 0.02, row + top), 0.96, 0.96 - top, facecolor="#f4f4f4", edgecolor="none")

@@ -32,7 +32,10 @@ def panels(
         title: Of the figure.
     """
     with styled():
-        figure = Figure(figsize=(7.0, 1.0 + 2.5 * len(curves)))
+        # A line and a letter of the legend in inches; what takes more rows than one makes the figure higher.
+        columns = min(max(int(7.0 / (0.6 + 0.08 * max(map(len, curves[0])))), 1), 3)
+        rows = -(-len(curves[0]) // columns)
+        figure = Figure(figsize=(7.0, 1.0 + 2.5 * len(curves) + 0.2 * max(rows - 2, 0)))
         drawn = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
         for axes, of_panel, label, by_logarithm in zip(drawn, curves, labels, logarithmic, strict=True):
             for k, (words, curve) in enumerate(of_panel.items()):
@@ -49,7 +52,7 @@ def panels(
         drawn[0].set_title(f"{title}, {of_seeds(shown, num_seeds)}")
         figure.align_ylabels(drawn)
         if len(curves[0]) > 1:
-            figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         return figure
 
 

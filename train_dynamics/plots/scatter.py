@@ -26,7 +26,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from matplotlib.transforms import Affine2D
 
-from train_dynamics.plots.style import GREEN, ORANGE, styled
+from train_dynamics.plots.style import GREEN, ORANGE, cut_short, styled, wrapped
 from train_dynamics.study.motion import Frame
 
 ALPHA = 0.5
@@ -37,6 +37,7 @@ PHASES = 4  # stamps for as many positions between two pixels, each way
 LEVELS = 128  # of ink, from none to as good as opaque
 OPAQUE = 4.5  # ink that lets 1 % of the light through
 POINTS, ROWS = 512, 32  # worked on at once: large temporary arrays cost more than what is done with them
+SHORT_NAME, LONGEST_NAME = 14, 26  # letters that have room beside the norm's words, and beside fewer words
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT, GAP = 5.4, 0.98, 0.56, 0.72, 0.22, 0.3  # inches
 
 
@@ -135,10 +136,9 @@ def key_frames(view: View, frames: Sequence[Frame]) -> Figure:
             frame, k = frames[n // len(view.layers)], n % len(view.layers)
             _dress(axes, view.reach[k])
             _draw(axes, frame, k, view.reach[k], 1.0, scale=0.6)  # as much smaller as the panels are
-            axes.set_title(
-                f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n"
-                f"{view.layers[k]}: norm of the mean gradient {frame.mean_norm[k]:#.3g}"
-            )
+            layer, norm = cut_short(view.layers[k], 40), f"norm of the mean gradient {frame.mean_norm[k]:#.3g}"
+            between = ": " if len(wrapped(f"{layer}: {norm}", 11, 3.7)) == 1 else ":\n"
+            axes.set_title(f"iteration {frame.iteration:,}, accuracy {_percent(frame)}\n{layer}{between}{norm}")
             axes.label_outer()
         figure.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9)
         return figure
@@ -249,10 +249,11 @@ def _scaffold(view: View) -> Scaffold:
         return figure.text(x, 1 - 0.46 / HEIGHT, "", fontsize=16, fontweight="bold", va="center")
 
     numbers = [texts(left, "iteration"), texts(left + 1.15 / width, "accuracy")]
+    words = "norm of the mean gradient" if max(map(len, view.layers)) <= SHORT_NAME else "mean gradient"
     for axes, layer in zip(panels, view.layers, strict=True):
-        axes.set_title(layer, fontweight="bold")
+        axes.set_title(cut_short(layer, LONGEST_NAME), fontweight="bold")
         beside = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-        axes.annotate("norm of the mean gradient", (1, 1), (-44, 6), ha="right", **beside)
+        axes.annotate(words, (1, 1), (-44, 6), ha="right", **beside)
         numbers.append(axes.annotate("", (1, 1), (-40, 6), ha="left", **beside))
     figure.legend(
         handles=_handles(),

@@ -7,12 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 
 from train_dynamics.data.showing import Shown
 from train_dynamics.plots.grids import SIDE, TEXT_HEIGHT, TEXTS, draw_texts, mosaic
-from train_dynamics.plots.style import BLUE, GREEN, styled
+from train_dynamics.plots.style import BLUE, GREEN, styled, wrapped
 
 DPI = 150
 PIXELS = 56  # about the side of an image in a grid of extremes
@@ -106,7 +104,7 @@ def extremes(
     panels = [_labelled(images, of) for images, of in zip((easy, hard), labels, strict=True)]
     with styled():
         height, width = panels[0].shape[0] / DPI, panels[0].shape[1] / DPI
-        lines = _lines(title, 11, 2 * width + 0.1)
+        lines = wrapped(title, 11, 2 * width + 0.1)
         above, below = 0.3 + 0.19 * len(lines), 0.08
         # Pixel for pixel, and laid out by hand: Matplotlib would take five times as long.
         figure = Figure(figsize=(2 * width + 0.3, below + height + above), dpi=DPI)
@@ -128,23 +126,11 @@ def _extreme_texts(
     with styled():
         rows = -(-max(1, *map(len, ends)) // TEXTS)
         figure = Figure(figsize=(14.0, 0.6 + (TEXT_HEIGHT + 0.18) * rows))
-        figure.suptitle("\n".join(_lines(title, 11, 13.8)), x=0.006, ha="left", fontsize=11)
+        figure.suptitle("\n".join(wrapped(title, 11, 13.8)), x=0.006, ha="left", fontsize=11)
         for axes, texts, captions, words in zip(figure.subplots(1, 2), ends, labels, titles, strict=True):
             draw_texts(axes, texts, rows, TEXTS, captions)
             axes.set_title(words, fontsize=9)
         return figure
-
-
-def _lines(text: str, fontsize: int, width: float) -> list[str]:
-    """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
-    font, lines = FontProperties(size=fontsize), [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] <= 72 * width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 def overview(

@@ -8,6 +8,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 matplotlib.use("agg")
 
@@ -47,6 +49,28 @@ def of_seeds(words: str, count: int) -> str:
         ('mean of 2 seeds', 'one seed')
     """
     return f"{words} of {count} seeds" if count > 1 else "one seed"
+
+
+def wrapped(text: str, fontsize: int, width: float) -> list[str]:
+    """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
+    font, lines = FontProperties(size=fontsize), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] <= 72 * width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def cut_short(name: str, length: int) -> str:
+    """Leave out the beginning of a name that is too long: the path of a parameter differs at its end.
+
+    Example:
+        >>> cut_short("encoder/block1/attention/query/kernel", 20)
+        '...tion/query/kernel'
+    """
+    return name if len(name) <= length else f"...{name[3 - length :]}"
 
 
 def save(figure: Figure, path: Path) -> None:
