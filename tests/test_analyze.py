@@ -21,7 +21,7 @@ from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.plots import film
 from train_dynamics.recording.locks import locked
 from train_dynamics.recording.reader import Recording
-from train_dynamics.report import analysis
+from train_dynamics.report import analysis, directory, writing
 from train_dynamics.study import contention, groups, results
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
@@ -231,7 +231,7 @@ def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "other" / "report.html").is_file()
     assert contents(analysed) == before
     whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")
-    alike = {f"figures/{name}{kind}" for name in (*FIGURES[:8], "scatter") for kind in analysis.KINDS}
+    alike = {f"figures/{name}{kind}" for name in (*FIGURES[:8], "scatter") for kind in directory.KINDS}
     alike |= {"claims.json", "curves.csv", "scatter.mp4"}
     assert alike <= set(study) and {name: study[name] for name in alike} == {name: whole[name] for name in alike}
 
@@ -376,7 +376,7 @@ def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(analysis, "claims", cut)
+        patch.setattr(writing, "claims", cut)
         analysis.analyze(recording, tmp_path / "out", ConeOptions(cosine=0.5), parts=("cones",))
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"analysis.json", "curves.csv", "figures", "scores.csv", "scores.parquet"}  # of the one cut short

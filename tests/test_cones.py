@@ -142,6 +142,7 @@ def test_blocks_of_rows_make_no_difference(rng, monkeypatch):
 def test_half_learned():
     assert half_learned(np.array([0.1, 0.5, 0.4])) == 1
     assert half_learned(np.array([0.1, 0.2])) == 1
+    assert half_learned(np.array([0.5, 0.7, 0.75, 0.8]), num_classes=2) == 2  # half are right by chance
 
 
 def test_cones_of_a_recording(small_path):

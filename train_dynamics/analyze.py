@@ -46,7 +46,8 @@ CONE_ITERATION = flags.DEFINE(
     "cone_iteration",
     None,
     "Iteration whose cones are shown; if not given, the first at which that seed classifies half of the examples "
-    "correctly: at the start all gradients are alike, at the end most have nearly vanished.",
+    "correctly, of two classes three quarters: at the start all gradients are alike, at the end most have nearly "
+    "vanished.",
 )
 OPPOSED_TO = flags.DEFINE_string(
     "opposed_to",

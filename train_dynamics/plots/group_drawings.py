@@ -100,7 +100,7 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
     looks, layers = results.group_dynamics.looks, recording.gradient_layers
-    half = int(results.iterations[half_learned(results.progress.mean(axis=0))])
+    half = int(results.iterations[half_learned(results.progress.mean(axis=0), len(recording.class_names))])
     shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
     for layer in layers:
         matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
@@ -110,7 +110,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             metric_name(layers, layer, "class_stiffness").replace("/", "_"),
             f"Stiffness by pair of labels in {layer}",
             "Mean cosine between the gradients of an example of either label, no example with itself, averaged over "
-            "seeds: at the start, when half of the examples are learned, and at the end. Blue pulls together, red "
+            "seeds: at the start, half way, and at the end. Blue pulls together, red "
             "apart. Look which labels fight, and whether a label still pulls in one direction at the end.",
             groups.class_matrices(
                 [matrices[k] for k in shown],

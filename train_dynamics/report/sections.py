@@ -121,9 +121,9 @@ def cones_section(
     recording: Recording, options: ConeOptions, found: Sequence[Cones], pictures: Sequence[Picture]
 ) -> Section:
     """Lay out the cones, with a table of the largest of each layer."""
-    first = found[0]
+    first, half = found[0], "three quarters" if len(recording.class_names) == 2 else "half"
     chosen = (
-        "the first at which it classifies half of the examples correctly, or the last if there is none"
+        f"the first at which it classifies {half} of the examples correctly, or the last if there is none"
         if options.iteration is None
         else "as asked for"
     )

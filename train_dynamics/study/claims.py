@@ -202,6 +202,14 @@ def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
 
     They need agreement to rank by: a ranking by how examples were learned says nothing of how they are.
     """
+    yield from _of_learning(num_records)
+    for layer in layers:
+        yield from _of_gradients(layers, layer, num_records)
+    yield from _of_forgetting()
+
+
+def _of_learning(num_records: int) -> Iterator[tuple]:
+    """List those about the order in which chunks are learned."""
 
     def top_early(means: Means) -> float:
         _need(EARLY, num_records)
@@ -232,38 +240,45 @@ def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
         lambda value: value == 1,
     )
 
-    for layer in layers:
-        of_layer = "" if len(layers) == 1 else f" in {layer}"
-        suffix = "" if len(layers) == 1 else f"_{layer}"
 
-        def lead(means: Means, name: str = metric_name(layers, layer, "alignment")) -> float:
-            _need(EARLY, num_records)
-            early = means[name][:EARLY, CHUNKS].mean(axis=0)
-            return early[0] - early[1:].max()
+def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iterator[tuple]:
+    """List those about the gradients of a layer."""
+    of_layer = "" if len(layers) == 1 else f" in {layer}"
+    suffix = "" if len(layers) == 1 else f"_{layer}"
 
-        yield (
-            f"typical_most_aligned{suffix}",
-            f"In the first 50 iterations the most typical tenth is the most aligned with the mean gradient{of_layer}.",
-            "mean alignment of chunk 0 over iterations 0 to 49, less that of the best other chunk; holds above 0",
-            "cosine",
-            lead,
-            lambda value: value > 0,
-        )
+    def lead(means: Means) -> float:
+        _need(EARLY, num_records)
+        early = means[metric_name(layers, layer, "alignment")][:EARLY, CHUNKS].mean(axis=0)
+        return early[0] - early[1:].max()
 
-        def rise(means: Means, name: str = metric_name(layers, layer, "gradient_norm")) -> float:
-            under_way = reaches(means["accuracy"][:, ALL], 0.5)
-            if under_way is None:
-                raise UndecidedError("training accuracy never reaches 50 %")
-            return np.diff(means[name][under_way:, CHUNKS].mean(axis=0)).min()
+    yield (
+        f"typical_most_aligned{suffix}",
+        f"In the first 50 iterations the most typical tenth is the most aligned with the mean gradient{of_layer}.",
+        "mean alignment of chunk 0 over iterations 0 to 49, less that of the best other chunk; holds above 0",
+        "cosine",
+        lead,
+        lambda value: value > 0,
+    )
 
-        yield (
-            f"norm_rises_with_chunk{suffix}",
-            f"Once learning is under way, the gradient norm rises with the chunk{of_layer}.",
-            "mean norm from 50 % training accuracy on; smallest difference of neighbouring chunks; holds above 0",
-            "nats per unit of weight",
-            rise,
-            lambda value: value > 0,
-        )
+    def rise(means: Means) -> float:
+        under_way = reaches(means["accuracy"][:, ALL], 0.5)
+        if under_way is None:
+            raise UndecidedError("training accuracy never reaches 50 %")
+        norm = means[metric_name(layers, layer, "gradient_norm")]
+        return np.diff(norm[under_way:, CHUNKS].mean(axis=0)).min()
+
+    yield (
+        f"norm_rises_with_chunk{suffix}",
+        f"Once learning is under way, the gradient norm rises with the chunk{of_layer}.",
+        "mean norm from 50 % training accuracy on; smallest difference of neighbouring chunks; holds above 0",
+        "nats per unit of weight",
+        rise,
+        lambda value: value > 0,
+    )
+
+
+def _of_forgetting() -> Iterator[tuple]:
+    """List those about what is learned for good."""
 
     def widening(means: Means) -> float:
         area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)

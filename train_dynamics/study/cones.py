@@ -15,7 +15,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.study.motion import Frame, frames
 
 COVERS = {"clique": cones.clique_cover, "star": cones.star_cover}
-HALF_LEARNED = 0.5
+HALF_LEARNED, TWO_LEARNED = 0.5, 0.75
 NUM_TRACKED = 240
 
 
@@ -27,8 +27,8 @@ class ConeOptions:
         cosine: How near the members of a cone are to each other, or to the star's centre.
         cover: `clique` or `star`.
         seed: The seed; the first recorded one if None.
-        iteration: The iteration; if None, the first at which the seed classifies half of the examples correctly: at the
-            start gradients are alike because nothing has been learned, and at the end most have nearly vanished.
+        iteration: The iteration; if None, that of `half_learned`: at the start gradients are alike because nothing has
+            been learned, and at the end most have nearly vanished.
     """
 
     cosine: float = 0.95
@@ -93,7 +93,11 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
     check_options(recording, options)
     seed = shown_seed(recording, options)
     s = int(np.flatnonzero(recording.seeds == seed)[0])
-    t = int(recording.iterations[half_learned(accuracy[s])]) if options.iteration is None else options.iteration
+    t = (
+        int(recording.iterations[half_learned(accuracy[s], len(recording.class_names))])
+        if options.iteration is None
+        else options.iteration
+    )
     times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, NUM_TRACKED).astype(int))]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         read = list(threads.map(lambda time: next(frames(recording, seed, [time])), [t, *times]))
@@ -139,9 +143,13 @@ def cover(
     return cone, smallest
 
 
-def half_learned(accuracy: Float[np.ndarray, " t"]) -> int:
-    """Find the first record at which half of the examples are correct; the last one if there is none."""
-    learned = accuracy >= HALF_LEARNED
+def half_learned(accuracy: Float[np.ndarray, " t"], num_classes: int = 0) -> int:
+    """Find the first record at which half of the examples are correct, of two classes three quarters.
+
+    Half of two classes are correct by chance, before anything is learned. The last record if there is none; a number of
+    classes of 0 stands for a regression.
+    """
+    learned = accuracy >= (TWO_LEARNED if num_classes == 2 else HALF_LEARNED)
     return int(learned.argmax()) if learned.any() else len(accuracy) - 1
 
 

@@ -1,6 +1,7 @@
 """One pass over a recording: what tables, figures and claims are made of."""
 
 import dataclasses
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -142,35 +143,64 @@ def compute(
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
     """
     check_finished(recording)
-    labels = recording.labels
     classes = recording.contents.classes
     score_pass = ScorePass(recording, options) if options is not None and classes else None
     probabilities = recording.probabilities(recording.num_iterations) if classes else None
-    if classes and len(recording.seeds) > 1:
-        ranking = agr = agreement(probabilities)
-    else:
-        agr = None
-        losses = (block.read("loss").mean(axis=0).sum(axis=0, dtype=np.float64) for block in recording.blocks())
-        ranking = sum(losses) / recording.num_records
+    agr = agreement(probabilities) if classes and len(recording.seeds) > 1 else None
+    ranking = _mean_loss(recording) if agr is None else agr
     rank = ranks(ranking)
-    num_chunks = min(NUM_CHUNKS, len(labels))
+    num_chunks = min(NUM_CHUNKS, len(rank))
     chunk = chunks(rank, num_chunks)
-    everyone = group_weights(np.zeros(len(labels), int), 1)
+    everyone = group_weights(np.zeros(len(rank), int), 1)
     weights = np.concatenate([everyone, group_weights(chunk, num_chunks)], axis=1)
     study = GroupStudy(recording) if groups else None
+    gathered = Gathered(recording, score_pass, study)
+    # Our threads share the work already; BLAS threads on products this small only get in their way.
+    # There are more of them than processors, for some wait for the disk.
+    workers = min(8, 2 * (os.cpu_count() or 1))
+    of_block = functools.partial(_of_block, recording, weights, score_pass is not None, study)
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
+        for found in _in_order(threads, of_block, recording.blocks(), workers):
+            advance(len(found.iterations))
+            gathered.add(found)
+    curves = gathered.curves() | _forgetting_curves(gathered.forgetting, recording.iterations, chunk, num_chunks)
+    dead = indifferent(probabilities) if classes else np.zeros(len(recording.seeds), bool)
+    return Results(
+        recording.iterations,
+        agr,
+        ranking,
+        rank,
+        chunk,
+        dead,
+        gathered.forgetting,
+        curves,
+        score_pass and score_pass.finish(),
+        gathered.group_dynamics(),
+    )
 
-    def of_block(block: Block) -> OfBlock:
-        loss = block.read("loss") if score_pass or study or not classes else None
-        if classes:
-            prediction = block.read("prediction")
-            correct = prediction == labels
-            learned = {"accuracy": correct @ weights}
-        else:
-            correct, learned = None, {"loss": loss @ weights}
-        curves, gradients, measures = _gradient_curves(
-            recording, block, weights.astype(np.float32), score_pass is not None, study
-        )
-        records = score_pass and Records(
+
+def _mean_loss(recording: Recording) -> Float[np.ndarray, " n"]:
+    """Average the loss of each example over seeds and records."""
+    losses = (block.read("loss").mean(axis=0).sum(axis=0, dtype=np.float64) for block in recording.blocks())
+    return sum(losses) / recording.num_records
+
+
+def _of_block(
+    recording: Recording, weights: Float[np.ndarray, "n group"], scores: bool, study: GroupStudy | None, block: Block
+) -> OfBlock:
+    """Compute what only a block's own records are needed for; several threads do, each of another block."""
+    classes = recording.contents.classes
+    loss = block.read("loss") if scores or study or not classes else None
+    if classes:
+        prediction = block.read("prediction")
+        correct = prediction == recording.labels
+        learned = {"accuracy": correct @ weights}
+    else:
+        correct, learned = None, {"loss": loss @ weights}
+    curves, gradients, measures = _gradient_curves(recording, block, weights.astype(np.float32), scores, study)
+    records = None
+    if scores:
+        records = Records(
             block.iterations,
             loss,
             prediction,
@@ -180,41 +210,68 @@ def compute(
             gradients.norm,
             batches(recording, block),
         )
-        return OfBlock(block.iterations, correct, loss, records, {**learned, **curves}, measures)
+    return OfBlock(block.iterations, correct, loss, records, {**learned, **curves}, measures)
 
-    opposing = OpposingSignals(len(recording.seeds), len(labels))
-    measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
-    forgetting = Forgetting(len(recording.seeds), len(labels)) if classes else None
-    pieces: list[Curves] = []
-    # Our threads share the work already; BLAS threads on products this small only get in their way.
-    # There are more of them than processors, for some wait for the disk.
-    workers = min(8, 2 * (os.cpu_count() or 1))
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
-        for found in _in_order(threads, of_block, recording.blocks(), workers):
-            if forgetting is not None:
-                forgetting.add(found.correct, found.iterations)
-            pieces.append(found.curves)
-            advance(len(found.iterations))
-            if score_pass:
-                score_pass.add(found.records)
-            if study:
-                opposing.add(found.loss)
-                for layer, of_layer in found.measures.items():
-                    measures[layer] += of_layer
-    curves = {metric: np.concatenate([piece[metric] for piece in pieces], axis=1) for metric in pieces[0]}
 
-    members = [np.ones(len(labels), bool), *(chunk == k for k in range(num_chunks))]
-    for metric, curve in (("first_correct", first_correct_curve), ("last_mistake", last_mistake_curve)):
-        if forgetting is None:
-            continue
-        iterations = getattr(forgetting, metric)
-        curves[metric] = np.stack([curve(iterations[:, group], recording.iterations) for group in members], axis=-1)
-    group_dynamics = study and GroupDynamics(
-        study.looks, {layer: Measures.stacked(of_layer) for layer, of_layer in measures.items()}, opposing
-    )
-    scores = score_pass and score_pass.finish()
-    dead = indifferent(probabilities) if classes else np.zeros(len(recording.seeds), bool)
-    return Results(recording.iterations, agr, ranking, rank, chunk, dead, forgetting, curves, scores, group_dynamics)
+class Gathered:
+    """What blocks gave, gathered in their order.
+
+    Args:
+        recording: The recording.
+        score_pass: Follows the scores; None if they are not asked for.
+        study: Follows groups of examples; None if they are not asked for.
+
+    Attributes:
+        forgetting: When each example was learned and forgotten; None of a regression.
+    """
+
+    def __init__(self, recording: Recording, score_pass: ScorePass | None, study: GroupStudy | None) -> None:
+        size = len(recording.seeds), len(recording.labels)
+        self.forgetting = Forgetting(*size) if recording.contents.classes else None
+        self._score_pass, self._study = score_pass, study
+        self._opposing = OpposingSignals(*size)
+        self._measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
+        self._curves: list[Curves] = []
+
+    def add(self, found: OfBlock) -> None:
+        """Take in the next block."""
+        self._curves.append(found.curves)
+        if self.forgetting is not None:
+            self.forgetting.add(found.correct, found.iterations)
+        if self._score_pass:
+            self._score_pass.add(found.records)
+        if self._study:
+            self._opposing.add(found.loss)
+            for layer, measures in found.measures.items():
+                self._measures[layer] += measures
+
+    def curves(self) -> Curves:
+        """Join the curves."""
+        return {metric: np.concatenate([one[metric] for one in self._curves], axis=1) for metric in self._curves[0]}
+
+    def group_dynamics(self) -> GroupDynamics | None:
+        """Give what was measured of groups, if that was asked for."""
+        if self._study is None:
+            return None
+        layers = {layer: Measures.stacked(measures) for layer, measures in self._measures.items()}
+        return GroupDynamics(self._study.looks, layers, self._opposing)
+
+
+def _forgetting_curves(
+    forgetting: Forgetting | None, iterations: Int[np.ndarray, " t"], chunk: Int[np.ndarray, " n"], num_chunks: int
+) -> Curves:
+    """Compute first correct and last mistake of all examples and of each chunk."""
+    if forgetting is None:
+        return {}
+    groups = [np.ones(len(chunk), bool), *(chunk == k for k in range(num_chunks))]
+
+    def of_groups(curve: Callable, times: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "s t group"]:
+        return np.stack([curve(times[:, group], iterations) for group in groups], axis=-1)
+
+    return {
+        "first_correct": of_groups(first_correct_curve, forgetting.first_correct),
+        "last_mistake": of_groups(last_mistake_curve, forgetting.last_mistake),
+    }
 
 
 def _in_order(

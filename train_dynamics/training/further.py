@@ -139,6 +139,75 @@ def train_privately(
     return jax.lax.scan(step, state, (first + jnp.arange(len(batches)), batches))[0]
 
 
+class Networks:
+    """The networks of all seeds over the devices, and what is done with them: trained, and asked about examples.
+
+    Arrays on the devices have leading axes `[device, s]`; on the host, `[s]`.
+
+    Args:
+        study: What was recorded of them.
+        setup: Network and optimizer.
+        clip: Largest L2 norm of an example's gradient under DP-SGD.
+        devices: The devices.
+    """
+
+    def __init__(self, study: StudyConfig, setup: Setup, clip: float, devices: Sequence[jax.Device]) -> None:
+        self._study, self._devices = study, devices
+        self._seeds = deal(study.seeds, len(devices))
+
+        def begin(parameters: per_example.Parameters) -> State:
+            return State(parameters, setup.optimizer.init(parameters))
+
+        self._begin = self._over_seeds(begin, 0, once=True)
+        self._draw = self._over_seeds(functools.partial(steps.initial_state, setup), 0, None, once=True)
+        self._fit = self._over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
+        privately = functools.partial(train_privately, setup, clip)
+        self._fit_privately = self._over_seeds(privately, None, 0, None, 0, 0, None, None)
+        self._predict = self._over_seeds(functools.partial(_probabilities, setup), 0, None)
+
+    def _over_seeds(self, of_seed: Callable[..., Any], *axes: int | None, once: bool = False) -> Callable[..., Any]:
+        program = jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=self._devices)
+        ready: list[jax.stages.Compiled] = []  # at the first call, which has the shapes of all
+
+        def call(*arguments: Any) -> Any:
+            if not ready:
+                ready.append(compiled(program.lower(*arguments), self._devices[0].platform, once))
+            return ready[0](*arguments)
+
+        return call
+
+    def take(self, parameters: Any) -> None:
+        """Take weights `[s, ...]` to go on from."""
+        self._state = self._begin(jax.tree.map(lambda array: array[self._seeds - self._study.first_seed], parameters))
+
+    def draw(self, image: Float[Array, "..."]) -> None:
+        """Draw the weights anew, for inputs like this one."""
+        self._state = self._draw(self._seeds, image)
+
+    def train(self, epoch: int, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> None:
+        """Train on for an epoch."""
+        _, batches = _batches(self._study, self._seeds, len(labels), epoch)
+        self._state = self._fit(self._state, batches, images, labels)
+
+    def train_privately(
+        self, noise_multiplier: float, epoch: int, images: Float[Array, "n ..."], labels: Int[Array, " n"]
+    ) -> None:
+        """Train on for an epoch, by DP-SGD."""
+        first, batches = _batches(self._study, self._seeds, len(labels), epoch)
+        noise = np.float32(noise_multiplier)
+        self._state = self._fit_privately(noise, self._seeds, first, self._state, batches, images, labels)
+
+    def probabilities(self, images: Float[Array, "n ..."], when: str) -> Float[np.ndarray, "s n c"]:
+        """Compute class probabilities.
+
+        Raises:
+            InputError: If they are not finite; it says `when` that is.
+        """
+        found = collect(self._predict(self._state.parameters, images), self._study.num_seeds)
+        _check_finite(found, self._study, when)
+        return found
+
+
 def train_further(
     recording: Recording,
     config: FurtherConfig,
@@ -163,30 +232,10 @@ def train_further(
     Raises:
         InputError: If the examples held out cannot be read, or training does not stay finite.
     """
-    study, num_examples = recording.config, len(recording.labels)
+    study = recording.config
     holdout = holdout or held_out(study, config)
-    setup = steps.set_up(study, len(recording.class_names))
     devices = list(devices or local_devices())[: study.num_seeds]
-    seeds = deal(study.seeds, len(devices))
-
-    def over_seeds(of_seed: Callable[..., Any], *axes: int | None, once: bool = False) -> Callable[..., Any]:
-        program = jax.pmap(jax.vmap(of_seed, axes), in_axes=axes, devices=devices)
-        ready: list[jax.stages.Compiled] = []  # at the first call, which has the shapes of all
-
-        def call(*arguments: Any) -> Any:
-            if not ready:
-                ready.append(compiled(program.lower(*arguments), devices[0].platform, once))
-            return ready[0](*arguments)
-
-        return call
-
-    begin = over_seeds(lambda parameters: State(parameters, setup.optimizer.init(parameters)), 0, once=True)
-    draw = over_seeds(functools.partial(steps.initial_state, setup), 0, None, once=True)
-    fit = over_seeds(functools.partial(train_on, setup), 0, 0, None, None)
-    fit_privately = functools.partial(train_privately, setup, config.gradient_clip)
-    fit_privately = over_seeds(fit_privately, None, 0, None, 0, 0, None, None)
-    predict = over_seeds(functools.partial(_probabilities, setup), 0, None)
-
+    networks = Networks(study, steps.set_up(study, len(recording.class_names)), config.gradient_clip, devices)
     _check_alike(recording.data, holdout, config)
     images, labels = _inputs(study, recording.data)
     held_images, held_labels = _inputs(study, holdout, recording.data)
@@ -199,27 +248,23 @@ def train_further(
     )
     bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
     with bar, enough_memory():
-        end = recording.parameters(recording.num_iterations)
-        state = begin(jax.tree.map(lambda array: array[seeds - study.first_seed], end))
+        networks.take(recording.parameters(recording.num_iterations))
         for epoch in range(epochs):
-            state = fit(state, _batches(study, seeds, len(held_labels), epoch)[1], held_images, held_labels)
+            networks.train(epoch, held_images, held_labels)
             bar.update()
             if stop():
                 return None
-        retrained = collect(predict(state.parameters, images), study.num_seeds)
-        _check_finite(retrained, study, f"of --holdout_split={config.holdout_split}")
+        retrained = networks.probabilities(images, f"of --holdout_split={config.holdout_split}")
         private = []
         for level in levels:
-            state = draw(seeds, images[0])
+            networks.draw(images[0])
             for epoch in range(study.epochs):
-                first, batches = _batches(study, seeds, num_examples, epoch)
-                state = fit_privately(np.float32(level), seeds, first, state, batches, images, labels)
+                networks.train_privately(level, epoch, images, labels)
                 bar.update()
                 if stop():
                     return None
-            found = collect(predict(state.parameters, images), study.num_seeds)
-            _check_finite(found, study, f"with noise {level:g}")
-            private.append(found.argmax(axis=-1).astype(np.min_scalar_type(len(recording.class_names) - 1)))
+            prediction = networks.probabilities(images, f"with noise {level:g}").argmax(axis=-1)
+            private.append(prediction.astype(np.min_scalar_type(len(recording.class_names) - 1)))
             accuracy = np.mean(private[-1] == recording.labels)
             bar.write(f"With noise {level:g}, {accuracy:.1%} of the examples are classified correctly")
     return FurtherTraining(config.to_dict(), retrained, np.stack(private, axis=1))

@@ -333,10 +333,7 @@ def train(
         say(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
-    if recording is not None and (recording.num_records or (path / "dataset").is_dir()):
-        dataset = recording.data
-    elif dataset is None:
-        dataset = load_dataset(config)
+    dataset = _examples(recording, dataset, config)
     code = code_of(config, task)
     if recording is not None:
         check_code(recording.code, code, path)
@@ -346,6 +343,39 @@ def train(
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
     check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
+    _announce(config, dataset, prepared, devices, path, todo, done, say)
+
+    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
+    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
+    with begun as recorder, bar, enough_memory():
+        sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
+        done = _record(sweep, recorder, dataset.labels, todo, done, bar, stop)
+    if done < todo.num_records:
+        return False
+    _check_whole(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    return True
+
+
+def _examples(recording: Recording | None, given: Dataset | None, config: StudyConfig) -> Dataset:
+    """Take the examples that are recorded already, or else those given, or else read them."""
+    if recording is not None and (recording.num_records or (recording.path / "dataset").is_dir()):
+        return recording.data
+    return load_dataset(config) if given is None else given
+
+
+def _announce(
+    config: StudyConfig,
+    dataset: Dataset,
+    prepared: Prepared,
+    devices: Sequence[jax.Device],
+    path: Path,
+    todo: Plan,
+    done: int,
+    say: Callable[[str], None],
+) -> None:
+    """Say what will be recorded, and stop if there is no room for it."""
     say(
         f"Recording {_what(config, dataset, prepared)}: "
         f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
@@ -357,38 +387,38 @@ def train(
     if done:
         say(f"Going on from iteration {todo.iterations[done]}")
 
-    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
-    with begun as recorder, bar, enough_memory():
-        sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
-        state = sweep.initial_state()
-        if done:
-            like = collect(state, config.num_seeds)
-            state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
-        firsts = range(done, todo.num_records, todo.block_length)
-        for first, record, ending in sweep.blocks(state, firsts, recorder.wait):
-            iterations = todo.iterations[first : first + todo.block_length]
-            length = len(iterations)
-            record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
-            _check_finite(record["loss"], config.seeds, iterations)
-            recorder.save(int(iterations[0]), record, ending)
-            if "prediction" in record:
-                bar.set_postfix(accuracy=f"{np.mean(record['prediction'][:, -1] == dataset.labels):.1%}")
-            else:
-                bar.set_postfix(loss=f"{record['loss'][:, -1].mean():.3g}")
-            bar.update(length)
-            del record  # whose memory is used again
-            if stop():
-                break
-    if first + length < todo.num_records:
-        return False
-    if not Recording(path).finished:
-        raise RecordingError(
-            f"{path} is damaged: its last blocks were removed while it was written; the same command records them again"
-        )
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
-    return True
+
+def _record(
+    sweep: Sweep, recorder: Recorder, labels: np.ndarray, todo: Plan, done: int, bar: tqdm, stop: Callable[[], bool]
+) -> int:
+    """Compute and store one block after the other, from record `done` on, and return how many records there are then.
+
+    Fewer than planned if it was to stop.
+    """
+    state = sweep.initial_state()
+    if done:
+        like = collect(state, sweep.config.num_seeds)
+        state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
+    firsts = range(done, todo.num_records, todo.block_length)
+    for first, record, ending in sweep.blocks(state, firsts, recorder.wait):
+        iterations = todo.iterations[first : first + todo.block_length]
+        length = len(iterations)
+        record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
+        _check_finite(record["loss"], sweep.config.seeds, iterations)
+        recorder.save(int(iterations[0]), record, ending)
+        bar.set_postfix(_last_of(record, labels))
+        bar.update(length)
+        del record  # whose memory is used again
+        if stop():
+            break
+    return first + length
+
+
+def _last_of(record: dict[str, Any], labels: np.ndarray) -> dict[str, str]:
+    """Say how well the last record of a block does, averaged over seeds."""
+    if "prediction" in record:
+        return {"accuracy": f"{np.mean(record['prediction'][:, -1] == labels):.1%}"}
+    return {"loss": f"{record['loss'][:, -1].mean():.3g}"}
 
 
 def sweep(
@@ -481,6 +511,14 @@ def _check_finite(loss: Float[np.ndarray, "s t n"], seeds: Sequence[int], iterat
         raise InputError(
             f"the loss of seed {seeds[s]} is no longer finite at iteration {iterations[t]}; {kept}; {cause} may help, "
             "into another directory"
+        )
+
+
+def _check_whole(path: Path) -> None:
+    """Check that a recording has all its blocks when the last one is stored."""
+    if not Recording(path).finished:
+        raise RecordingError(
+            f"{path} is damaged: its last blocks were removed while it was written; the same command records them again"
         )
 
 

@@ -1,0 +1,68 @@
+"""The directory of an analysis: which of its files are an analysis's, and only one analysis at a time writes there."""
+
+import contextlib
+import json
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from train_dynamics.config import InputError
+from train_dynamics.recording.locks import locked
+from train_dynamics.study.tables import PARTS
+
+KINDS = (".png", ".svg")
+STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
+
+
+def check_output(output: Path) -> None:
+    """See whether a directory is new, empty or of an earlier analysis.
+
+    Raises:
+        InputError: If not.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
+        raise InputError.flag("output", output, "holds other files and no earlier analysis; choose another directory")
+
+
+@contextlib.contextmanager
+def cleared(output: Path, new: Collection[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Make the directory, and keep other analyses out of it; what an earlier one has left there is removed.
+
+    Args:
+        output: The directory.
+        new: The files to come, which the user is not told are removed.
+        say: Takes the lines to show the user.
+
+    Raises:
+        InputError: If another analysis is writing there.
+    """
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    taken = InputError.flag(
+        "output", output, "is being written by another analysis; wait for it, or choose another directory"
+    )
+    with locked(output, taken):
+        say(f"Writing figures and tables into {output}")
+        _remove_earlier(output, new, say)
+        yield
+
+
+def _remove_earlier(output: Path, new: Collection[str], say: Callable[[str], None]) -> None:
+    """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
+    earlier = _files_of(output)
+    for name in earlier:
+        (output / name).unlink(missing_ok=True)
+    if gone := [name for name in earlier if name not in new and Path(name).suffix not in KINDS]:
+        say(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
+
+
+def _files_of(output: Path) -> list[str]:
+    """List the files of an earlier analysis."""
+    known = {*STUDY, *(name for names in PARTS.values() for name in names)}
+    try:
+        names = json.loads((output / "analysis.json").read_text())["files"]
+        return [
+            name
+            for name in names
+            if name in known or (Path(name).parent == Path("figures") and Path(name).suffix in KINDS)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []

@@ -1,0 +1,185 @@
+"""An analysis being written: its tables and figures, and the page that shows them."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from train_dynamics.data.showing import has_pictures
+from train_dynamics.plots import figures, film, style
+from train_dynamics.plots.group_drawings import group_drawings
+from train_dynamics.recording.format import written_whole
+from train_dynamics.recording.reader import Recording
+from train_dynamics.report import sections
+from train_dynamics.report.directory import KINDS
+from train_dynamics.report.page import page
+from train_dynamics.study import tables
+from train_dynamics.study.claims import Claim, claims
+from train_dynamics.study.cones import ConeOptions, Cones, half_learned, shown_seed
+from train_dynamics.study.contention import Contention, ContentionOptions
+from train_dynamics.study.results import Results
+from train_dynamics.study.scores import ScoreOptions
+
+if TYPE_CHECKING:
+    from train_dynamics.study.score_agreement import ScoreStudy
+
+FILM_FRAMES, FILM_FPS, MOST_PANELS = 120, 24, 3
+
+
+class Motion(NamedTuple):
+    """What the film and its key frames show.
+
+    Attributes:
+        seed: The seed.
+        half: The iteration at which it classifies half of the examples correctly.
+        iterations: Those of the film.
+    """
+
+    seed: int
+    half: int
+    iterations: Int[np.ndarray, " frame"]
+
+    @classmethod
+    def of(cls, recording: Recording, results: Results, options: ConeOptions) -> "Motion":
+        """Show the seed whose cones are shown."""
+        seed = shown_seed(recording, options)
+        progress = results.progress[list(recording.seeds).index(seed)]
+        half = int(recording.iterations[half_learned(progress, len(recording.class_names))])
+        return cls(seed, half, first_frames(half, recording.iterations))
+
+
+class Writing:
+    """Writes an analysis, one part after the other: its tables and figures at once, and at the end its page.
+
+    `analysis.json` names every file before that is written, so that a later analysis knows what to remove.
+
+    Args:
+        recording: The recording.
+        results: What was computed of it.
+        output: The directory, which is there.
+        about: What `analysis.json` says; figures are added to its `files`.
+        submit: Calls a function elsewhere, and tells when that is done.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        results: Results,
+        output: Path,
+        about: dict[str, Any],
+        submit: Callable[..., Future],
+    ) -> None:
+        self._recording, self._results, self._output, self._about = recording, results, output, about
+        self._submit = submit
+        self._saving: list[Future] = []
+        self._sections: list[sections.Section] = []
+        self._claims: Sequence[Claim] = ()
+        self._write_about()
+
+    def study(self) -> None:
+        """Write what every analysis has: curves and examples, and the claims, which are measured here."""
+        recording, results, output = self._recording, self._results, self._output
+        shown = self._pictures(figures.study_drawings(recording, results))
+        self._sections.append(sections.Section("What was seen", pictures=shown))
+        tables.write_scores(recording, results, output / "scores.csv")
+        tables.write_scores_parquet(recording, results, output / "scores.parquet")
+        tables.write_curves(results, output / "curves.csv")
+        self._claims = claims(results, recording.layers, len(recording.classes[1]))
+        _write_json([claim.to_dict() for claim in self._claims], output / "claims.json")
+
+    def scores(self, study: "ScoreStudy") -> None:
+        """Write how the scores compare, and what is at their ends."""
+        # Half a second to import, for nothing if scores are not asked for.
+        from train_dynamics.plots import score_figures
+        from train_dynamics.report.score_section import scores_section
+
+        recording, results, output = self._recording, self._results, self._output
+        tables.write_correlations(results, study, output / "score_correlations.csv")
+        tables.write_stability(results, study, output / "score_stability.csv")
+        if "label_noise.csv" in self._about["files"]:
+            tables.write_label_noise(results, study, output / "label_noise.csv")
+        shown = self._pictures(score_figures.score_drawings(recording, results, study))
+        self._sections.append(scores_section(results, study, shown, has_pictures(recording.data)))
+        self._pictures(score_figures.extreme_drawings(recording, results))  # too large for the page
+
+    def groups(self) -> None:
+        """Write how far groups of examples pull together."""
+        recording, results, output = self._recording, self._results, self._output
+        tables.write_group_dynamics(recording, results, output / "group_dynamics.csv")
+        tables.write_opposing_signals(recording, results, output / "opposing_signals.csv")
+        shown = self._pictures(group_drawings(recording, results))
+        self._sections.append(sections.groups_section(recording, results, shown))
+
+    def motion(self, motion: Motion) -> None:
+        """Write the key frames of the film; `film` writes that itself."""
+        shown = self._pictures(figures.motion_drawings(self._recording, motion.seed, motion.half))
+        its_film = sections.Film.of(self._output / "scatter.mp4", motion.seed, motion.iterations)
+        self._sections.append(sections.motion_section([its_film], shown))
+
+    def cones(self, options: ConeOptions, cones: Sequence[Cones]) -> None:
+        """Write the cones and who is in them."""
+        recording, output = self._recording, self._output
+        tables.write_cones(recording, cones, output / "cones.csv")
+        tables.write_cone_members(recording, cones, output / "cone_members.csv")
+        shown = self._pictures(figures.cone_drawings(recording, cones))
+        self._sections.append(sections.cones_section(recording, options, cones, shown))
+
+    def film(self, motion: Motion) -> None:
+        """Write the film; in this process, for another would leave half a film behind when it is ended."""
+        layers = self._recording.layers[-MOST_PANELS:]
+        width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
+        path = self._output / "scatter.mp4"
+        film.film(self._recording, path, motion.seed, motion.iterations, layers, fps=FILM_FPS, width=width)
+
+    def contention(self, contention: Contention, drawings: Iterable[figures.Drawing]) -> None:
+        """Write the pairs in contention, drawn already, and which labels fight."""
+        recording, output = self._recording, self._output
+        shown = self._pictures(drawings)
+        self._sections.append(sections.contention_section(recording, contention, shown))
+        tables.write_contention(recording, contention, output / "contention.csv")
+        tables.write_contention_members(recording, contention, output / "contention_members.csv")
+        tables.write_label_opposition(recording, contention, output / "label_opposition.csv")
+
+    def page(self, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> None:
+        """Write the page, when all figures are saved."""
+        for saved in self._saving:
+            saved.result()
+        text = page(self._recording, self._results, self._claims, self._sections, options, self._about["parts"])
+        with written_whole(self._output / "report.html") as new:
+            new.write_text(text)
+
+    def _pictures(self, drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
+        """Have figures saved, while others are drawn, and tell the page of them."""
+        shown = []
+        for drawing in drawings:
+            path = self._output / "figures" / drawing.name
+            self._about["files"] += [f"figures/{drawing.name}{kind}" for kind in KINDS]
+            self._write_about()
+            self._saving.append(self._submit(style.save, drawing.figure, path))
+            width, height = drawing.figure.get_size_inches()
+            file = path.with_name(f"{drawing.name}.png")
+            shown.append(sections.Picture(drawing.title, drawing.caption, file, square=bool(height > width)))
+        return shown
+
+    def _write_about(self) -> None:
+        _write_json(self._about, self._output / "analysis.json")
+
+
+def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
+    """Choose the iterations of the film in the report: up to four times that at which half of the examples are learned.
+
+    Example:
+        >>> first_frames(half=30, iterations=np.arange(1411))[[0, 1, -1]]
+        array([  0,   2, 120])
+    """
+    shown = iterations[iterations <= 4 * max(half, 1)]
+    return shown[:: (len(shown) - 1) // FILM_FRAMES + 1]
+
+
+def _write_json(value: object, path: Path) -> None:
+    with written_whole(path) as new:
+        new.write_text(json.dumps(value, indent=2) + "\n")
