@@ -33,7 +33,8 @@ from train_dynamics.plots import film  # noqa: E402
 from train_dynamics.recording.reader import Recording  # noqa: E402
 from train_dynamics.recording.storage import write_array  # noqa: E402
 from train_dynamics.recording.writer import Recorder  # noqa: E402
-from train_dynamics.report import analysis  # noqa: E402
+from train_dynamics.report import analysis, writing  # noqa: E402
+from train_dynamics.study import score_agreement  # noqa: E402
 from train_dynamics.study.groups import GroupStudy  # noqa: E402
 from train_dynamics.training import sweep  # noqa: E402
 
@@ -113,43 +114,56 @@ def read_floor(recording: Recording) -> None:
         clocked("read floor", lambda: sum(threads.map(read, recording.blocks())))()
 
 
+def encode_painted(encode: Callable[..., None], pictures: Any, path: Path, fps: int) -> None:
+    """Encode a film, and then again what was painted for it, which is the floor."""
+    kept = []
+    encode((kept.append(picture.copy()) or picture for picture in pictures), path, fps)
+    began = time.perf_counter()
+    encode(iter(kept), path.with_name("again.mp4"), fps)
+    SECONDS["encode floor"] = time.perf_counter() - began
+    path.with_name("again.mp4").unlink()
+
+
+def set_clocks() -> None:
+    clock(sweep, "load_dataset", "data")
+    clock(sweep.Sweep, "__init__", "compile")
+    clock(Recorder, "__init__", "begin")
+    clock(score_agreement, "study_scores", "study_scores")
+    clock(writing, "claims", "claims")
+    for name in ("compute", "find_cones", "find_contention"):
+        clock(analysis, name, name)
+    for place, name in ((GroupStudy, "sums"), (GroupStudy, "measure"), (OpposingSignals, "add")):
+        clock(place, name, "group dynamics")
+    film.encode = functools.partial(encode_painted, film.encode)
+    clock(film, "film", "film")
+    analysis.Helpers = Here
+
+
+def run_stages(directory: Path) -> None:
+    path = directory / "recording"
+    clocked("train", sweep.train)(StudyConfig(), path, say=lambda _: None)
+    recording = Recording(path)
+    clocked("one by one", analysis.analyze)(recording, path / "analysis")
+    command = [sys.executable, "-m", "train_dynamics.analyze", f"--recording={path}"]
+    clocked("analyze", subprocess.run)(command, check=True, stdout=subprocess.DEVNULL)
+    compute_floor(recording)
+    read_floor(recording)
+    write_floor(recording, directory)
+
+
 def main(_) -> None:
     logging.set_verbosity(logging.FATAL)
     Path(DIRECTORY.value).mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
-    encode = film.encode
-
-    def encode_painted(pictures: Any, path: Path, fps: int) -> None:
-        kept = []
-        encode((kept.append(picture.copy()) or picture for picture in pictures), path, fps)
-        began = time.perf_counter()
-        encode(iter(kept), path.with_name("again.mp4"), fps)
-        SECONDS["encode floor"] = time.perf_counter() - began
-        path.with_name("again.mp4").unlink()
-
-    clock(sweep, "load_dataset", "data")
-    clock(sweep.Sweep, "__init__", "compile")
-    clock(Recorder, "__init__", "begin")
-    clock(score_study, "study_scores", "study_scores")
-    for name in ("compute", "find_cones", "find_contention", "claims"):
-        clock(analysis, name, name)
-    for place, name in ((GroupStudy, "sums"), (GroupStudy, "measure"), (OpposingSignals, "add")):
-        clock(place, name, "group dynamics")
-    film.encode = encode_painted
-    clock(film, "film", "film")
-    analysis.Helpers = Here
+    set_clocks()
     try:
-        path = directory / "recording"
-        clocked("train", sweep.train)(StudyConfig(), path, say=lambda _: None)
-        recording = Recording(path)
-        clocked("one by one", analysis.analyze)(recording, path / "analysis")
-        command = [sys.executable, "-m", "train_dynamics.analyze", f"--recording={path}"]
-        clocked("analyze", subprocess.run)(command, check=True, stdout=subprocess.DEVNULL)
-        compute_floor(recording)
-        read_floor(recording)
-        write_floor(recording, directory)
+        run_stages(directory)
     finally:
         shutil.rmtree(directory)
+    print_table()
+
+
+def print_table() -> None:
     s = SECONDS
     s["film"] -= s["encode floor"]
     s["one by one"] -= s["encode floor"]

@@ -11,6 +11,7 @@ from tests import oracles
 from train_dynamics.config import InputError
 from train_dynamics.plots import scatter
 from train_dynamics.plots.style import GREEN, ORANGE
+from train_dynamics.recording.contents import mlp_contents
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study import motion
 
@@ -51,6 +52,12 @@ class InMemory(Recording):
         super().__init__(path)
         self.config = dataclasses.replace(self.config, layers=("fc1", "fc2"), gradient_layout=layout, first_seed=4)
         self.seeds = np.array(self.config.seeds)
+        self.contents = mlp_contents(self.config, (784, 5, 10))
+
+    def vectors(self, layer, t):
+        if self.config.gradient_layout == "dense":
+            return (self.gradients(layer, t).reshape(3, 50, -1),)
+        return self.factors(layer, t)
 
     def factors(self, layer, t):
         if layer == "fc2":

@@ -43,18 +43,33 @@ class Drawing:
 
 def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves and examples of the study, one figure after the other."""
-    found = results.curves
+    classes = "accuracy" in results.curves
+    if classes:
+        yield _accuracy(results)
+    yield _chunks(results, "accuracy" if classes else "loss")
+    for layer in recording.layers:
+        yield _alignment(results, layer, metric_name(recording.layers, layer, "alignment"))
+        yield _gradient_norm(results, layer, metric_name(recording.layers, layer, "gradient_norm"))
+    if classes:
+        yield _learning(results)
+    yield from _extremes(recording, results)
+
+
+def _accuracy(results: Results) -> Drawing:
+    """Draw the accuracy of all examples."""
+    accuracy = results.curves["accuracy"][..., 0]
     band = " The band is one standard deviation over seeds: what a run owes to its start and the order of its batches."
-    if "accuracy" in found:
-        yield Drawing(
-            "accuracy",
-            "Training accuracy over iterations",
-            "Share of all training examples classified correctly after each update."
-            + (band if len(recording.seeds) > 1 else ""),
-            curves.accuracy(results.iterations, found["accuracy"][..., 0]),
-        )
-    learned, unit = ("accuracy", "accuracy of the chunk") if "accuracy" in found else ("loss", "mean loss of the chunk")
-    yield Drawing(
+    return Drawing(
+        "accuracy",
+        "Training accuracy over iterations",
+        "Share of all training examples classified correctly after each update." + (band if len(accuracy) > 1 else ""),
+        curves.accuracy(results.iterations, accuracy),
+    )
+
+
+def _chunks(results: Results, learned: str) -> Drawing:
+    """Draw how each chunk is learned: its `accuracy` or its `loss`."""
+    return Drawing(
         f"chunk_{learned}",
         f"{learned.capitalize()} of each chunk over iterations",
         f"The examples are ranked by {results.ranked_by_words}, and divided into tenths. "
@@ -66,47 +81,48 @@ def study_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         ),
         curves.by_chunk(
             results.iterations,
-            found[learned][..., 1:],
-            unit,
+            results.curves[learned][..., 1:],
+            "accuracy of the chunk" if learned == "accuracy" else "mean loss of the chunk",
             f"{learned.capitalize()} of each chunk",
             share=learned == "accuracy",
         ),
     )
-    layers = recording.layers
-    for layer in layers:
-        name = metric_name(layers, layer, "alignment")
-        yield Drawing(
-            name.replace("/", "_"),
-            f"Alignment of each chunk in {layer} over iterations",
-            "Cosine between an example's gradient and the mean gradient of the whole training set, averaged over the "
-            "chunk. High means that a step down the mean gradient is the step these examples ask for; near zero, that "
-            "they disagree with one another. A cosine does not know how long a gradient is: when the typical chunks "
-            "are learned, their gradients are tiny (see the norms below), and their late cosines are mostly noise.",
-            curves.by_chunk(
-                results.iterations,
-                found[name][..., 1:],
-                "cosine to the mean gradient",
-                f"Alignment of each chunk in {layer}",
-                share=False,
-            ),
-        )
-        name = metric_name(layers, layer, "gradient_norm")
-        yield Drawing(
-            name.replace("/", "_"),
-            f"Gradient norm of each chunk in {layer} over iterations",
-            "L2 norm of an example's gradient, averaged over the chunk: how large a change the example asks for. Look "
-            "when the tenths part, and which fall silent.",
-            curves.by_chunk(
-                results.iterations,
-                found[name][..., 1:],
-                "L2 norm of the gradient (nats per unit of weight)",
-                f"Gradient norm of each chunk in {layer}",
-                share=False,
-            ),
-        )
-    if "accuracy" in found:
-        yield _learning(results)
-    yield from _extremes(recording, results)
+
+
+def _alignment(results: Results, layer: str, metric: str) -> Drawing:
+    """Draw the alignment of each chunk in a layer."""
+    return Drawing(
+        metric.replace("/", "_"),
+        f"Alignment of each chunk in {layer} over iterations",
+        "Cosine between an example's gradient and the mean gradient of the whole training set, averaged over the "
+        "chunk. High means that a step down the mean gradient is the step these examples ask for; near zero, that "
+        "they disagree with one another. A cosine does not know how long a gradient is: when the typical chunks "
+        "are learned, their gradients are tiny (see the norms below), and their late cosines are mostly noise.",
+        curves.by_chunk(
+            results.iterations,
+            results.curves[metric][..., 1:],
+            "cosine to the mean gradient",
+            f"Alignment of each chunk in {layer}",
+            share=False,
+        ),
+    )
+
+
+def _gradient_norm(results: Results, layer: str, metric: str) -> Drawing:
+    """Draw how long the gradients of each chunk are in a layer."""
+    return Drawing(
+        metric.replace("/", "_"),
+        f"Gradient norm of each chunk in {layer} over iterations",
+        "L2 norm of an example's gradient, averaged over the chunk: how large a change the example asks for. Look "
+        "when the tenths part, and which fall silent.",
+        curves.by_chunk(
+            results.iterations,
+            results.curves[metric][..., 1:],
+            "L2 norm of the gradient (nats per unit of weight)",
+            f"Gradient norm of each chunk in {layer}",
+            share=False,
+        ),
+    )
 
 
 def _learning(results: Results) -> Drawing:

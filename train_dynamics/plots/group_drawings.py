@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from train_dynamics.config import counted
 from train_dynamics.data.showing import shown
@@ -20,29 +20,47 @@ from train_dynamics.study.tables import label_counts
 
 def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the curves of each measure, the classes against each other, and the opposing signals."""
-    found, layers = results.group_dynamics, recording.gradient_layers
-    of = {
-        name: {layer: getattr(found.layers[layer], name) for layer in layers}
-        for name in ("m_coherence", "noise_scale", "gradient_confusion", "smallest_cosine")
-    }
+    yield _coherence_drawing(recording, results)
+    if _num_batches(recording) > 1:
+        yield _confusion_drawing(recording, results)
+    yield _stiffness_drawing(recording, results)
+    yield from _class_drawings(recording, results)
+    yield from _opposing_drawings(recording, results)
+
+
+def _batch_size(recording: Recording) -> int:
+    return recording.config.examples_per_batch(len(recording.labels))
+
+
+def _num_batches(recording: Recording) -> int:
+    return len(recording.labels) // _batch_size(recording)
+
+
+def _by_layer(recording: Recording, results: Results, measure: str) -> dict[str, Float[np.ndarray, "s t"]]:
+    return {layer: getattr(results.group_dynamics.layers[layer], measure) for layer in recording.gradient_layers}
+
+
+def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
+    """Draw m-coherence and noise scale, with the batch that was trained with."""
+    noise_scale = _by_layer(recording, results, "noise_scale")
     figure = groups.panels(
-        found.looks,
-        [of["m_coherence"], of["noise_scale"]],
+        results.group_dynamics.looks,
+        [_by_layer(recording, results, "m_coherence"), noise_scale],
         ["m-coherence (examples)", "noise scale (examples)"],
         [True, True],
         "m-coherence and noise scale",
     )
-    batch, axes = recording.config.examples_per_batch(len(recording.labels)), figure.axes[1]
+    batch, axes = _batch_size(recording), figure.axes[1]
     axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
     at_right = axes.get_yaxis_transform()
     axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
-    unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in of["noise_scale"].values())
+    unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in noise_scale.values())
     gap = (
         " Where there is no line the mean gradient of half of the seeds is no longer than noise alone would make it."
         if unknown
         else ""
     )
-    yield Drawing(
+    return Drawing(
         "coherence",
         "m-coherence and noise scale over iterations",
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
@@ -52,49 +70,44 @@ def group_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
         "signal into noise." + gap,
         figure,
     )
-    num_batches = len(recording.labels) // batch
-    some = f", of which {MOST_BATCHES} are compared" if num_batches > MOST_BATCHES else ""
-    if num_batches > 1:
-        yield Drawing(
-            "gradient_confusion",
-            "Gradient confusion over iterations",
-            f"All examples are divided, once and at random, into batches of {batch}{some}. "
-            "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
-            "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
-            "another.",
-            groups.panels(
-                found.looks,
-                [of["gradient_confusion"], of["smallest_cosine"]],
-                ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
-                [False, False],
-                "Gradient confusion",
-            ),
-        )
-    yield Drawing(
+
+
+def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
+    """Draw how opposed the most opposed batches are."""
+    some = f", of which {MOST_BATCHES} are compared" if _num_batches(recording) > MOST_BATCHES else ""
+    return Drawing(
+        "gradient_confusion",
+        "Gradient confusion over iterations",
+        f"All examples are divided, once and at random, into batches of {_batch_size(recording)}{some}. "
+        "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
+        "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
+        "another.",
+        groups.panels(
+            results.group_dynamics.looks,
+            [_by_layer(recording, results, measure) for measure in ("gradient_confusion", "smallest_cosine")],
+            ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
+            [False, False],
+            "Gradient confusion",
+        ),
+    )
+
+
+def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
+    """Draw the mean cosine within and between classes, of all layers in one panel."""
+    found, layers = results.group_dynamics, recording.gradient_layers
+    curves = {
+        f"{words}{f' in {layer}' if len(layers) > 1 else ''}": getattr(found.layers[layer], name)
+        for layer in layers
+        for words, name in (("within a class", "stiffness_within"), ("between classes", "stiffness_between"))
+    }
+    return Drawing(
         "stiffness",
         "Stiffness within and between classes over iterations",
         "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
         "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
         "cosine of 0 to all.",
-        groups.panels(
-            found.looks,
-            [
-                {
-                    f"{words}{f' in {layer}' if len(layers) > 1 else ''}": getattr(found.layers[layer], name)
-                    for layer in layers
-                    for words, name in (
-                        ("within a class", "stiffness_within"),
-                        ("between classes", "stiffness_between"),
-                    )
-                }
-            ],
-            ["mean cosine"],
-            [False],
-            "Stiffness",
-        ),
+        groups.panels(found.looks, [curves], ["mean cosine"], [False], "Stiffness"),
     )
-    yield from _class_drawings(recording, results)
-    yield from _opposing_drawings(recording, results)
 
 
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:

@@ -17,10 +17,21 @@ from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 def score_drawings(recording: Recording, results: Results, study: ScoreStudy) -> Iterator[Drawing]:
     """Draw how the scores compare: do they agree, are they stable, what is at their ends, do they find wrong labels?"""
-    scores = results.scores.scores
-    names = [score.name for score in scores]
+    names = [score.name for score in results.scores.scores]
+    yield _correlation_drawing(names, study)
+    if results.scores.study.num_seeds > 1:
+        yield _seed_drawing(names, study)
+    yield _stopping_drawing(names, results, study)
+    if has_pictures(recording.data):
+        yield _overview_drawing(recording, results, len(names))
+    if study.noisy.any():
+        yield _noise_drawing(names, study)
+
+
+def _correlation_drawing(names: list[str], study: ScoreStudy) -> Drawing:
+    """Draw which scores agree."""
     ordered = [names[k] for k in study.order]
-    yield Drawing(
+    return Drawing(
         "score_correlations",
         f"Which of {len(names)} scores agree: Spearman correlation between every two",
         "Every score is turned so that high is hard. Scores that rank alike stand together: dark red blocks are "
@@ -31,22 +42,29 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
             study.correlations[np.ix_(study.order, study.order)], ordered, ordered, "Which scores agree", diverging=True
         ),
     )
-    if results.scores.study.num_seeds > 1:
-        yield Drawing(
-            "score_stability_seeds",
-            "How many seeds a score needs: correlation of rankings from fewer seeds with that from all",
-            "Seeds are drawn with replacement, and the correlation is averaged over the draws. A score that is high on "
-            "the left needs one training run; where it rises slowly, one run tells more of itself than of the "
-            "examples. Drawn seeds are among all seeds, so that another set of seeds would agree a little less.",
-            score_plots.number_map(
-                summary(study.of_draws)[0],
-                names,
-                [str(size) for size in study.sizes],
-                "Stability of each ranking against the number of seeds",
-                "seeds drawn",
-            ),
-        )
-    yield Drawing(
+
+
+def _seed_drawing(names: list[str], study: ScoreStudy) -> Drawing:
+    """Draw how stable rankings are from fewer seeds."""
+    return Drawing(
+        "score_stability_seeds",
+        "How many seeds a score needs: correlation of rankings from fewer seeds with that from all",
+        "Seeds are drawn with replacement, and the correlation is averaged over the draws. A score that is high on "
+        "the left needs one training run; where it rises slowly, one run tells more of itself than of the "
+        "examples. Drawn seeds are among all seeds, so that another set of seeds would agree a little less.",
+        score_plots.number_map(
+            summary(study.of_draws)[0],
+            names,
+            [str(size) for size in study.sizes],
+            "Stability of each ranking against the number of seeds",
+            "seeds drawn",
+        ),
+    )
+
+
+def _stopping_drawing(names: list[str], results: Results, study: ScoreStudy) -> Drawing:
+    """Draw how stable rankings are had recording stopped early."""
+    return Drawing(
         "score_stability_iterations",
         "How early recording may stop: correlation of rankings had it stopped with those at the end",
         "All seeds, up to the iteration below each column. A score that is high on the left is known early, or "
@@ -60,31 +78,38 @@ def score_drawings(recording: Recording, results: Results, study: ScoreStudy) ->
             "last iteration recorded (updates)",
         ),
     )
-    if has_pictures(recording.data):
-        yield Drawing(
-            "score_extremes",
-            f"The easiest and the hardest examples by each of {len(names)} scores",
-            "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
-            "extremes_SCORE among the figures have 64 of either, with labels.",
-            score_plots.overview(
-                [
-                    tuple(shown(recording.data, chosen) for chosen in ends(score, results, score_plots.STRIP))
-                    for score in _with_values(results)
-                ],
-                [score.name for score in _with_values(results)],
-                "The easiest and the hardest examples by each score",
-            ),
-        )
-    if study.noisy.any():
-        share = study.noisy.mean()
-        yield Drawing(
-            "label_noise",
-            "Which scores find wrong labels",
-            f"{np.count_nonzero(study.noisy):,} labels, {share:.1%}, were made wrong. AUC: the chance that a wrong "
-            "label looks harder than a right one. Precision: the share of wrong labels among as many of the hardest "
-            "examples. Dotted lines are chance.",
-            score_plots.noise_bars(names, study.precision, study.auc, share, "Which scores find wrong labels"),
-        )
+
+
+def _overview_drawing(recording: Recording, results: Results, num_scores: int) -> Drawing:
+    """Draw the images at both ends of every score."""
+    scores = _with_values(results)
+    return Drawing(
+        "score_extremes",
+        f"The easiest and the hardest examples by each of {num_scores} scores",
+        "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
+        "extremes_SCORE among the figures have 64 of either, with labels.",
+        score_plots.overview(
+            [
+                tuple(shown(recording.data, chosen) for chosen in ends(score, results, score_plots.STRIP))
+                for score in scores
+            ],
+            [score.name for score in scores],
+            "The easiest and the hardest examples by each score",
+        ),
+    )
+
+
+def _noise_drawing(names: list[str], study: ScoreStudy) -> Drawing:
+    """Draw how well each score finds wrong labels."""
+    share = study.noisy.mean()
+    return Drawing(
+        "label_noise",
+        "Which scores find wrong labels",
+        f"{np.count_nonzero(study.noisy):,} labels, {share:.1%}, were made wrong. AUC: the chance that a wrong "
+        "label looks harder than a right one. Precision: the share of wrong labels among as many of the hardest "
+        "examples. Dotted lines are chance.",
+        score_plots.noise_bars(names, study.precision, study.auc, share, "Which scores find wrong labels"),
+    )
 
 
 def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
