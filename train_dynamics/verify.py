@@ -11,7 +11,7 @@ from absl import flags
 from tqdm import tqdm
 
 from train_dynamics.commands import NumberParser, run, say
-from train_dynamics.config import InputError, counted
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import verify
 
@@ -37,7 +37,7 @@ def main() -> None:
         )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
-    records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
+    records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     say(f"{recording.path}: all {records} of {seeds} are there")
     say(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:

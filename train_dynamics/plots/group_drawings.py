@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.config import counted
+from train_dynamics.config import pluralise
 from train_dynamics.data.showing import shown
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
@@ -66,7 +66,7 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
         "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
-        f"dotted line, {counted(batch, 'example')}, the batch that was trained with: its step turns from "
+        f"dotted line, {pluralise(batch, 'example')}, the batch that was trained with: its step turns from "
         "signal into noise." + gap,
         figure,
     )

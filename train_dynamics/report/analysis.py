@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train_dynamics import __version__
-from train_dynamics.config import InputError, counted
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
@@ -127,7 +127,7 @@ def _results(
     recording: Recording, options: ScoreOptions, parts: Collection[str], say: Callable[[str], None]
 ) -> Results:
     """Compute what one pass over the recording gives, and show how far it is."""
-    records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
+    records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     say(f"Reading {records} of {seeds} in {recording.path}")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update)

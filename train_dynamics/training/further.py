@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.data.scaling import flat_inputs
 from train_dynamics.gradients import per_example
@@ -242,9 +242,9 @@ def train_further(
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
     say(
-        f"Training {counted(study.num_seeds, 'network')} on for {counted(epochs, 'epoch')} of "
-        f"{counted(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by DP-SGD "
-        f"at each of {counted(len(levels), 'noise level')}"
+        f"Training {pluralise(study.num_seeds, 'network')} on for {pluralise(epochs, 'epoch')} of "
+        f"{pluralise(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by "
+        f"DP-SGD at each of {pluralise(len(levels), 'noise level')}"
     )
     bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
     with bar, enough_memory():

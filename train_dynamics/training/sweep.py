@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
@@ -329,7 +329,7 @@ def train(
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
-        records, seeds = counted(recording.num_records, "record"), counted(config.num_seeds, "seed")
+        records, seeds = pluralise(recording.num_records, "record"), pluralise(config.num_seeds, "seed")
         say(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
@@ -378,8 +378,8 @@ def _announce(
     """Say what will be recorded, and stop if there is no room for it."""
     say(
         f"Recording {_what(config, dataset, prepared)}: "
-        f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
-        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
+        f"{pluralise(len(dataset.labels), 'example')} of {config.dataset}, {pluralise(config.num_seeds, 'seed')}, "
+        f"{pluralise(todo.num_records, 'record')} on {pluralise(len(devices), f'{devices[0].device_kind} device')}"
     )
     if dataset.num_classes == 1:
         say("All labels are of one class: the network has no choice, and every loss and gradient is 0")
