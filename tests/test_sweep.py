@@ -38,7 +38,7 @@ def same_weights(one: dict, other: dict, tolerance: float) -> None:
     ],
 )
 def test_deal(seeds, devices, rows):
-    np.testing.assert_array_equal(sweep.deal(seeds, devices), rows)
+    np.testing.assert_array_equal(sweep.assign_seeds(seeds, devices), rows)
 
 
 def test_weights_start_as_flax_draws_them(small):

@@ -23,7 +23,7 @@ from train_dynamics.gradients import per_example
 from train_dynamics.recording.reader import FurtherTraining, Recording
 from train_dynamics.training import steps
 from train_dynamics.training.steps import Setup, State
-from train_dynamics.training.sweep import collect, compiled, deal, enough_memory, local_devices
+from train_dynamics.training.sweep import assign_seeds, collect, compiled, enough_memory, local_devices
 
 SMALLEST, LARGEST = 1e-6, 1e6
 NOISE = 1  # apart from the draw of the weights, which has the seed alone
@@ -153,7 +153,7 @@ class Networks:
 
     def __init__(self, study: StudyConfig, setup: Setup, clip: float, devices: Sequence[jax.Device]) -> None:
         self._study, self._devices = study, devices
-        self._seeds = deal(study.seeds, len(devices))
+        self._seeds = assign_seeds(study.seeds, len(devices))
 
         def begin(parameters: per_example.Parameters) -> State:
             return State(parameters, setup.optimizer.init(parameters))

@@ -55,11 +55,11 @@ OPTIONS_ONCE: dict[str, Any] = {  # for what hardly ever runs
 }
 
 
-def deal(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
-    """Deal seeds out to devices in order, as evenly as equal rows allow; the last seed fills the last row.
+def assign_seeds(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
+    """Assign seeds to devices in order, as evenly as equal rows allow; the last seed fills the last row.
 
     Example:
-        >>> deal([0, 1, 2], 2)
+        >>> assign_seeds([0, 1, 2], 2)
         array([[0, 1],
                [2, 2]], dtype=int32)
     """
@@ -111,7 +111,7 @@ class Sweep:
         devices = list(devices)[: config.num_seeds]
         self._devices = devices
         self._on_cpu = devices[0].platform == "cpu"
-        self.seeds = deal(config.seeds, len(devices))
+        self.seeds = assign_seeds(config.seeds, len(devices))
         prepared = prepared or prepare(config, dataset)
         setup, inputs = prepared.setup, prepared.inputs
         # Copies, and not views, which would keep them all.
@@ -157,7 +157,7 @@ class Sweep:
         return state._replace(parameters=self._place(parameters), optimizer=begin(parameters))
 
     def restored_state(self, state: Any) -> Any:
-        """Deal a state from the host out to the devices."""
+        """Put a state from the host on the devices."""
         return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
     def empty_records(self) -> steps.Record:
