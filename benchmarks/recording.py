@@ -46,7 +46,7 @@ def main(_) -> None:
     devices = jax.local_devices()
     swept = sweep.Sweep(config, dataset, plan.block_length, devices)
     state = swept.initial_state()
-    rooms = [swept.empty_records(), swept.empty_records()]
+    buffers = [swept.empty_records(), swept.empty_records()]
 
     images = jnp.asarray(
         standardise(dataset.images, config.pixel_mean, config.pixel_std).reshape(len(dataset.labels), -1)
@@ -61,8 +61,8 @@ def main(_) -> None:
 
     def compute() -> jax.Array:
         nonlocal state
-        state, records = swept.run(state, rooms.pop(0), 0)
-        rooms.append(records)
+        state, records = swept.run(state, buffers.pop(0), 0)
+        buffers.append(records)
         return records["loss"]
 
     for warm_up in (floor, compute, floor, compute):

@@ -195,16 +195,16 @@ class Sweep:
             The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
             `[s, ...]`.
         """
-        rooms = [self.empty_records(), self.empty_records()]
-        ahead = self.run(state, rooms.pop(0), firsts[0])
+        buffers = [self.empty_records(), self.empty_records()]
+        ahead = self.run(state, buffers.pop(0), firsts[0])
         for first, following in itertools.zip_longest(firsts, firsts[1:]):
             state, records = ahead
             if following is not None:
                 if self._on_cpu:
                     wait()
-                ahead = self.run(state, rooms.pop(0), following)
+                ahead = self.run(state, buffers.pop(0), following)
             yield first, *collect((records, state), self.config.num_seeds)
-            rooms.append(records)
+            buffers.append(records)
 
 
 def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> jax.stages.Compiled:
