@@ -57,7 +57,7 @@ def main() -> None:
     import jax  # takes seconds to import, which a typing error should not
 
     from train_dynamics.training.further import FurtherConfig, held_out, train_further
-    from train_dynamics.training.sweep import keep_programs
+    from train_dynamics.training.sweep import enable_compilation_cache
 
     config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
     if recording.further is not None:
@@ -73,7 +73,7 @@ def main() -> None:
         return
     holdout = held_out(recording.config, config, DATA_DIR.value)
     noted = stop_on_signals("further: ends after this epoch; a second signal ends it at once")
-    keep_programs()
+    enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():
         found = train_further(recording, config, holdout, say=say, stop=lambda: bool(noted))

@@ -88,7 +88,7 @@ def main() -> None:
 
         dataset = None if reading is None else reading.result()
     noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
-    sweep.keep_programs()
+    sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)

@@ -473,7 +473,7 @@ def local_devices() -> list[jax.Device]:
         raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
 
 
-def keep_programs() -> None:
+def enable_compilation_cache() -> None:
     """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
 
     JAX tells by program, versions and processor what is the same. `XDG_CACHE_HOME` stands for another ~/.cache,
