@@ -37,7 +37,7 @@ def same_weights(one: dict, other: dict, tolerance: float) -> None:
         (range(5), 4, [[0, 1], [2, 3], [4, 4], [4, 4]]),
     ],
 )
-def test_deal(seeds, devices, rows):
+def test_seeds_are_assigned_to_devices(seeds, devices, rows):
     np.testing.assert_array_equal(sweep.assign_seeds(seeds, devices), rows)
 
 

@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 
 def pluralise(count: int, noun: str) -> str:
-    """Say how many there are.
+    """Write a count with its noun, in the plural where there is not one.
 
     Example:
         >>> pluralise(1, "seed"), pluralise(6000, "example")
