@@ -153,7 +153,7 @@ def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small,
         oracles.m_coherence(small.gradients("fc2", 16)[1]), rel=1e-3
     )
     config = dataclasses.replace(SMALL, batch_size=50, record_every=2, num_seeds=2)
-    sweep.train(config, tmp_path / "whole", device, say=silent)
+    sweep.train(config, tmp_path / "whole", device, log=silent)
     analysis.analyze(Recording(tmp_path / "whole"), tmp_path / "out", parts=["groups"])
     table = rows(tmp_path / "out" / "group_dynamics.csv")
     assert {row["mean"] for row in table if row["group"] == "batches"} == {""}  # one batch has no other
@@ -167,7 +167,7 @@ def test_layers_and_layouts(tmp_path, device):
     curves = {}
     for layout in ("factored", "dense"):
         path = tmp_path / layout
-        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
+        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, log=silent)
         found = results.compute(Recording(path))
         curves[layout] = found.curves
         for layer, measures in found.group_dynamics.layers.items():
@@ -202,9 +202,9 @@ def test_two_analyses_do_not_write_into_one_directory_at_once(small, output, tmp
     before = contents(tmp_path / "out")
     refused = pytest.raises(InputError, match=r"--output=.*/out: is being written by another analysis; wait for it")
     with locked(tmp_path / "out", InputError("taken")), refused:
-        analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+        analysis.analyze(small, tmp_path / "out", parts=[], log=silent)
     assert contents(tmp_path / "out") == before
-    analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+    analysis.analyze(small, tmp_path / "out", parts=[], log=silent)
 
 
 def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
@@ -313,7 +313,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     shutil.copytree(output, tmp_path / "out")
     (tmp_path / "out" / "mine.csv").write_text("mine")
     said = []
-    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, say=said.append)
+    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, log=said.append)
     others = [part for part in analysis.PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
     assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
@@ -346,7 +346,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
 
 
 def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, blanks):
-    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
+    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, log=silent)
     recording = Recording(tmp_path / "single")
     analysis.analyze(recording, tmp_path / "some", parts=())
     analysis.analyze(recording, tmp_path / "whole", parts=("scores",))
@@ -362,7 +362,7 @@ def test_dead_networks_are_told(small, tmp_path, monkeypatch, blanks):
     probabilities[:2] = probabilities[:2, :1]
     monkeypatch.setattr(small, "probabilities", lambda t: probabilities)
     said = []
-    analysis.analyze(small, tmp_path / "out", parts=(), say=said.append)
+    analysis.analyze(small, tmp_path / "out", parts=(), log=said.append)
     assert "Dead networks, which at the end give every example the same probabilities: 2 of 3 seeds" in said
     assert "3, 2 of them dead" in (tmp_path / "out" / "report.html").read_text()
 
@@ -392,7 +392,7 @@ def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, 
 
 def test_several_layers_and_stars(tmp_path, device, sketches):
     config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense")
-    sweep.train(config, tmp_path / "deep", device, say=silent)
+    sweep.train(config, tmp_path / "deep", device, log=silent)
     output = tmp_path / "out"
     options = ContentionOptions(cover="star", looks=2)
     parts = ["groups", "motion", "cones", "contention"]  # scores are not drawn by layer

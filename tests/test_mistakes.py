@@ -214,7 +214,7 @@ def place(tmp_path_factory, small_path, device):
     file.write_bytes(bytes(9) + file.read_bytes()[9:])
     shutil.rmtree(here / "unfinished" / "blocks" / "15")
     alone = dataclasses.replace(SMALL, num_examples=1, batch_size=1)
-    sweep.train(alone, here / "alone", device, say=silent)
+    sweep.train(alone, here / "alone", device, log=silent)
 
     def classes(count):
         return tfds.features.ClassLabel(num_classes=count)
@@ -294,7 +294,7 @@ def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, 
         gradient_layout=data.draw(st.sampled_from(["factored", "dense"])),
     )
     path = tmp_path_factory.mktemp("any") / "recording"
-    assert sweep.train(config, path, device, say=silent)
+    assert sweep.train(config, path, device, log=silent)
     recording = Recording(path)
     assert recording.finished and recording.config == config
     iterations = -(-num_examples // config.batch_size) * config.epochs

@@ -41,7 +41,7 @@ def rows(path):
 
 
 def recorded(path, device, **change) -> Recording:
-    sweep.train(dataclasses.replace(SMALL, **change), path, device, say=silent)
+    sweep.train(dataclasses.replace(SMALL, **change), path, device, log=silent)
     return Recording(path)
 
 

@@ -429,7 +429,7 @@ def test_a_score_without_a_value_yet_is_nan(found):
 def test_layers_and_layouts_give_the_same_scores(tmp_path, device, layout, layers):
     """Whether or not the output layer is recorded, and however."""
     config = dataclasses.replace(SMALL, hidden_sizes=(7, 6), layers=layers, epochs=1, gradient_layout=layout)
-    sweep.train(config, tmp_path / "r", device, say=silent)
+    sweep.train(config, tmp_path / "r", device, log=silent)
     recording = Recording(tmp_path / "r")
     scores = results.compute(recording).scores
     margins = []
@@ -446,7 +446,7 @@ def test_layers_and_layouts_give_the_same_scores(tmp_path, device, layout, layer
 
 def test_a_schedule_leaves_out_what_it_cannot_know(tmp_path, device):
     config = dataclasses.replace(SMALL, record_every=3)
-    sweep.train(config, tmp_path / "r", device, say=silent)
+    sweep.train(config, tmp_path / "r", device, log=silent)
     recording = Recording(tmp_path / "r")
     scores = results.compute(recording, ScoreOptions(iteration=6, looks=2)).scores
     assert set(scores.missing) == {"forgetting_in_batch", "first_learned_in_batch", *NEED_TRAINING}

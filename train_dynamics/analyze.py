@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, run, say
+from train_dynamics.commands import NumberParser, print_line, run
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
@@ -93,12 +93,12 @@ def main() -> None:
             ),
             ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
             [part for part in PARTS.value if part],
-            say=say,
+            log=print_line,
         )
     except KeyboardInterrupt:
         print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)
         sys.exit(130)
-    say(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
+    print_line(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 
 
 if __name__ == "__main__":

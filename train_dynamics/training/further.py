@@ -213,7 +213,7 @@ def train_further(
     config: FurtherConfig,
     holdout: Dataset | None = None,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
 ) -> FurtherTraining | None:
     """Train all networks of a recording on, and all of them again under privacy.
@@ -223,7 +223,7 @@ def train_further(
         config: What is not in it.
         holdout: What `held_out` read for these; read here if None.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
         stop: Asked after each epoch whether to end there.
 
     Returns:
@@ -241,7 +241,7 @@ def train_further(
     held_images, held_labels = _inputs(study, holdout, recording.data)
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
-    say(
+    log(
         f"Training {pluralise(study.num_seeds, 'network')} on for {pluralise(epochs, 'epoch')} of "
         f"{pluralise(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by "
         f"DP-SGD at each of {pluralise(len(levels), 'noise level')}"

@@ -302,7 +302,7 @@ def train(
     config: StudyConfig,
     path: str | os.PathLike,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
     dataset: Dataset | None = None,
     task: Task | None = None,
@@ -313,7 +313,7 @@ def train(
         config: The configuration.
         path: Directory of the recording.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
         stop: Asked after each block whether to end there.
         dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
             uses those.
@@ -330,7 +330,7 @@ def train(
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
         records, seeds = pluralise(recording.num_records, "record"), pluralise(config.num_seeds, "seed")
-        say(f"{path} already holds all {records} of {seeds}; nothing to do")
+        log(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
     dataset = _examples(recording, dataset, config)
@@ -343,7 +343,7 @@ def train(
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
     check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
-    _announce(config, dataset, prepared, devices, path, todo, done, say)
+    _announce(config, dataset, prepared, devices, path, todo, done, log)
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
     begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
@@ -354,7 +354,7 @@ def train(
         return False
     _check_whole(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    log(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
     return True
 
 
@@ -373,19 +373,19 @@ def _announce(
     path: Path,
     todo: Plan,
     done: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Say what will be recorded, and stop if there is no room for it."""
-    say(
+    log(
         f"Recording {_what(config, dataset, prepared)}: "
         f"{pluralise(len(dataset.labels), 'example')} of {config.dataset}, {pluralise(config.num_seeds, 'seed')}, "
         f"{pluralise(todo.num_records, 'record')} on {pluralise(len(devices), f'{devices[0].device_kind} device')}"
     )
     if dataset.num_classes == 1:
-        say("All labels are of one class: the network has no choice, and every loss and gradient is 0")
-    _check_free(path, todo, done, say)
+        log("All labels are of one class: the network has no choice, and every loss and gradient is 0")
+    _check_free(path, todo, done, log)
     if done:
-        say(f"Going on from iteration {todo.iterations[done]}")
+        log(f"Going on from iteration {todo.iterations[done]}")
 
 
 def _record(
@@ -427,7 +427,7 @@ def sweep(
     path: str | os.PathLike,
     config: StudyConfig | None = None,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Recording:
     """Train a task from several seeds and record what every example does to its weights, at every iteration.
 
@@ -440,7 +440,7 @@ def sweep(
         config: How to train, and what to record of which layers; its data set and model play no part. The default
             records all layers.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
 
     Returns:
         The recording.
@@ -456,7 +456,7 @@ def sweep(
     named = f"{task.loss.__module__}:{task.loss.__qualname__}"
     config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
     dataset = data if isinstance(data, Dataset) else Dataset(*data)
-    train(config, path, devices, say, dataset=dataset, task=task)
+    train(config, path, devices, log, dataset=dataset, task=task)
     return Recording(path)
 
 
@@ -533,11 +533,11 @@ def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
     return f"{layers} of a {'-'.join(map(str, (size, *config.hidden_sizes, outputs)))} network"
 
 
-def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+def _check_free(path: Path, todo: Plan, done: int, log: Callable[[str], None]) -> None:
     """Say how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
-    say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    log(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
     if needed > free:
         raise InputError.flag(
             "recording",
