@@ -108,9 +108,9 @@ def test_scores_from_probabilities_against_their_definitions(small, found, again
     for s, seed in enumerate(small.seeds):
         batches = batch_indices(SMALL, int(seed), 50, 0, 16)
         for n, label in enumerate(small.labels):
-            looks = [t for t in range(16) if n in batches[t]]
-            assert len(looks) == 4
-            expected = oracles.scores_of(again[s, :, n], int(label), looks, early=2)
+            presentations = [t for t in range(16) if n in batches[t]]
+            assert len(presentations) == 4
+            expected = oracles.scores_of(again[s, :, n], int(label), presentations, early=2)
             values = {name: found.of_seeds[name][s, n] for name in expected}
             # Of losses and margins below 10 in float32, which rounds them by 5e-7, and of e to them.
             assert values == pytest.approx(expected, rel=1e-4, abs=1e-5), (s, n)
