@@ -223,7 +223,7 @@ def test_targets_of_a_regression(tmp_path, device):
     for read in (recording.predictions, recording.probabilities):
         with pytest.raises(KeyError):
             read(0)
-    done = run("analyze", "--recording=out", "--contention_looks=1", cwd=tmp_path)
+    done = run("analyze", "--recording=out", "--contention_checkpoints=1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Left out: scores, which is about classes" in done.stdout
     claims = json.loads((tmp_path / "out" / "analysis" / "claims.json").read_text())

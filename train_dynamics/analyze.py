@@ -58,25 +58,27 @@ OPPOSED_TO = flags.DEFINE_string(
 SMALLEST_GROUP = flags.DEFINE(
     NumberParser(int), "smallest_group", 10, "Fewest examples on either side of a contention."
 )
-CONTENTION_LOOKS = flags.DEFINE(
+CONTENTION_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
-    "contention_looks",
+    "contention_checkpoints",
     16,
     "At how many iterations of every seed to look for contention.",
 )
+flags.DEFINE_alias("contention_looks", "contention_checkpoints")  # as it was called
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
     "score_iteration",
     None,
     "Iteration at which the scores defined early in training (EL2N, GraNd) are read; if not given, a tenth of the run.",
 )
-SCORE_LOOKS = flags.DEFINE(
+SCORE_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
-    "score_looks",
+    "score_checkpoints",
     10,
     "At how many evenly spread iterations to replay stored parameters for the scores that need it, and to look what "
     "all scores would be had recording stopped there.",
 )
+flags.DEFINE_alias("score_looks", "score_checkpoints")
 
 
 def main() -> None:
@@ -89,9 +91,13 @@ def main() -> None:
             output,
             ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
             ContentionOptions(
-                CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
+                CONE_COSINE.value,
+                CONE_COVER.value,
+                OPPOSED_TO.value,
+                SMALLEST_GROUP.value,
+                CONTENTION_CHECKPOINTS.value,
             ),
-            ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
+            ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
             [part for part in PARTS.value if part],
             log=print_line,
         )

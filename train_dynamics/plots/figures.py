@@ -271,14 +271,14 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             ),
         )
     layers = recording.layers
-    if len(contention.looks) and len(recording.classes[1]) > 1:
+    if len(contention.checkpoints) and len(recording.classes[1]) > 1:
         for layer, share in contention.label_opposition.items():
             yield Drawing(
                 metric_name(layers, layer, "label_opposition").replace("/", "_"),
                 f"How much each label fights each other label in {layer}",
                 "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
                 f"below {-contention.options.cosine:g}, averaged over seeds and "
-                f"{pluralise(len(contention.looks), 'iteration')}.",
+                f"{pluralise(len(contention.checkpoints), 'iteration')}.",
                 contention_plots.label_matrix(share, recording.classes[1], f"Opposed pairs of examples in {layer}, %"),
             )
 

@@ -44,7 +44,7 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
     """Draw m-coherence and noise scale, with the batch that was trained with."""
     noise_scale = _by_layer(recording, results, "noise_scale")
     figure = groups.panels(
-        results.group_dynamics.looks,
+        results.group_dynamics.checkpoints,
         [_by_layer(recording, results, "m_coherence"), noise_scale],
         ["m-coherence (examples)", "noise scale (examples)"],
         [True, True],
@@ -83,7 +83,7 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
         "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
         "another.",
         groups.panels(
-            results.group_dynamics.looks,
+            results.group_dynamics.checkpoints,
             [_by_layer(recording, results, measure) for measure in ("gradient_confusion", "smallest_cosine")],
             ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
             [False, False],
@@ -106,15 +106,15 @@ def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
         "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
         "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
         "cosine of 0 to all.",
-        groups.panels(found.looks, [curves], ["mean cosine"], [False], "Stiffness"),
+        groups.panels(found.checkpoints, [curves], ["mean cosine"], [False], "Stiffness"),
     )
 
 
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
-    looks, layers = results.group_dynamics.looks, recording.gradient_layers
+    checkpoints, layers = results.group_dynamics.checkpoints, recording.gradient_layers
     half = int(results.iterations[half_learned(results.progress.mean(axis=0), len(recording.class_names))])
-    shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
+    shown = list(dict.fromkeys([0, int(np.abs(checkpoints - half).argmin()), len(checkpoints) - 1]))
     for layer in layers:
         matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
         if matrices.shape[-1] < 2:
@@ -127,7 +127,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             "apart. Look which labels fight, and whether a label still pulls in one direction at the end.",
             groups.class_matrices(
                 [matrices[k] for k in shown],
-                [f"iteration {looks[k]:,}" for k in shown],
+                [f"iteration {checkpoints[k]:,}" for k in shown],
                 recording.classes[1],
                 f"Stiffness by pair of labels in {layer}, {of_seeds('mean', len(recording.seeds))}",
             ),

@@ -23,8 +23,12 @@ from train_dynamics.study.tables import PARTS, files_of_parts
 FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {
     ConeOptions: {"cosine": "cone_cosine", "cover": "cone_cover", "seed": "cone_seed", "iteration": "cone_iteration"},
-    ContentionOptions: {"opposed_to": "opposed_to", "smallest": "smallest_group", "looks": "contention_looks"},
-    ScoreOptions: {"iteration": "score_iteration", "looks": "score_looks"},
+    ContentionOptions: {
+        "opposed_to": "opposed_to",
+        "smallest": "smallest_group",
+        "checkpoints": "contention_checkpoints",
+    },
+    ScoreOptions: {"iteration": "score_iteration", "checkpoints": "score_checkpoints"},
 }
 
 

@@ -95,7 +95,7 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     found, layers = results.group_dynamics, recording.gradient_layers
     words = (
         "How far do examples pull together? Four published measures of the gradients of each recorded layer "
-        f"at {len(found.looks):,} of {pluralise(len(results.iterations), 'record')}, and one of the losses: m-"
+        f"at {len(found.checkpoints):,} of {pluralise(len(results.iterations), 'record')}, and one of the losses: m-"
         "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
         "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
         "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
@@ -104,12 +104,12 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     rows = [
         (
             layer,
-            f"{found.looks[k]:,}",
+            f"{found.checkpoints[k]:,}",
             *(_three(quartiles(curve)[1, k]) for curve in found.layers[layer][:2]),
             *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][2:6]),
         )
         for layer in layers
-        for k in dict.fromkeys((0, len(found.looks) // 2, len(found.looks) - 1))
+        for k in dict.fromkeys((0, len(found.checkpoints) // 2, len(found.checkpoints) - 1))
     ]
     names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
     names += ("stiffness within classes", "stiffness between classes")
@@ -187,7 +187,8 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
     words = (
         f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to} with "
         f"at least {pluralise(options.smallest, 'example')} on either side: what helps one harms the other. "
-        f"Looked for at {pluralise(len(contention.looks), 'iteration')} of {pluralise(len(recording.seeds), 'seed')}, "
+        f"Looked for at {pluralise(len(contention.checkpoints), 'iteration')} of "
+        f"{pluralise(len(recording.seeds), 'seed')}, "
     )
     if not fights:
         words += "no pair was found: at those iterations no cone of that size has that many examples against it."
