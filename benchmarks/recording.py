@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from train_dynamics.config import StudyConfig, counted
+from train_dynamics.config import StudyConfig, pluralise
 from train_dynamics.data.datasets import load_dataset, standardise
 from train_dynamics.training import sweep
 
@@ -46,7 +46,7 @@ def main(_) -> None:
     devices = jax.local_devices()
     swept = sweep.Sweep(config, dataset, plan.block_length, devices)
     state = swept.initial_state()
-    rooms = [swept.empty_records(), swept.empty_records()]
+    buffers = [swept.empty_records(), swept.empty_records()]
 
     images = jnp.asarray(
         standardise(dataset.images, config.pixel_mean, config.pixel_std).reshape(len(dataset.labels), -1)
@@ -61,8 +61,8 @@ def main(_) -> None:
 
     def compute() -> jax.Array:
         nonlocal state
-        state, records = swept.run(state, rooms.pop(0), 0)
-        rooms.append(records)
+        state, records = swept.run(state, buffers.pop(0), 0)
+        buffers.append(records)
         return records["loss"]
 
     for warm_up in (floor, compute, floor, compute):
@@ -85,7 +85,7 @@ def main(_) -> None:
             runs.append((own, kept, anew))
     floors, computes = ([1000 * t / plan.block_length for t in column] for column in zip(*rounds, strict=True))
     kind = f"{devices[0].device_kind} device"
-    print(f"{counted(len(devices), kind)}, jax {jax.__version__}, {counted(config.num_seeds, 'seed')}")
+    print(f"{pluralise(len(devices), kind)}, jax {jax.__version__}, {pluralise(config.num_seeds, 'seed')}")
     print(f"{'ms an iteration':30} {'median':>8} {'min':>8} {'max':>8}")
     for name, values in (("floor: one matrix product", floors), ("compute: update and record", computes)):
         print(f"{name:30} {statistics.median(values):8.2f} {min(values):8.2f} {max(values):8.2f}")

@@ -67,7 +67,7 @@ def measure(point: dict) -> dict:
         directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
         try:
             began = time.perf_counter()
-            sweep.train(config, directory / "recording", say=lambda _: None)
+            sweep.train(config, directory / "recording", log=lambda _: None)
             seconds = time.perf_counter() - began
         finally:
             shutil.rmtree(directory)

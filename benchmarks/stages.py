@@ -141,7 +141,7 @@ def set_clocks() -> None:
 
 def run_stages(directory: Path) -> None:
     path = directory / "recording"
-    clocked("train", sweep.train)(StudyConfig(), path, say=lambda _: None)
+    clocked("train", sweep.train)(StudyConfig(), path, log=lambda _: None)
     recording = Recording(path)
     clocked("one by one", analysis.analyze)(recording, path / "analysis")
     command = [sys.executable, "-m", "train_dynamics.analyze", f"--recording={path}"]

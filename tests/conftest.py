@@ -133,7 +133,7 @@ def small_path(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Devic
 
     path = tmp_path_factory.mktemp("small") / "recording"
     with blocks_of(3, small_dataset):
-        sweep.train(SMALL, path, device, say=silent)
+        sweep.train(SMALL, path, device, log=silent)
     return path
 
 

@@ -210,16 +210,16 @@ def input_curvature(parameters: dict, image: np.ndarray, label: int, step: float
     return float(total)
 
 
-def toneva(correct: np.ndarray, looks: list[int]) -> tuple[int, int]:
-    """Forgetting events and first look right, of one example looked at in these records; both all looks if never."""
+def toneva(correct: np.ndarray, presentations: list[int]) -> tuple[int, int]:
+    """Forgetting events and first right presentation, of one example presented in these records; both all if never."""
     events, first, before = 0, None, False
-    for k, t in enumerate(looks):
+    for k, t in enumerate(presentations):
         if before and not correct[t]:
             events += 1
         if correct[t] and first is None:
             first = k
         before = bool(correct[t])
-    return (len(looks), len(looks)) if first is None else (events, first)
+    return (len(presentations), len(presentations)) if first is None else (events, first)
 
 
 def settled(history: np.ndarray) -> int:
@@ -292,7 +292,7 @@ def deepfool(parameters: dict, image: np.ndarray, overshoot: float = 0.02) -> fl
     return high * float(np.linalg.norm(x - start))
 
 
-def scores_of(probabilities: np.ndarray, label: int, looks: list[int], early: int) -> dict[str, float]:
+def scores_of(probabilities: np.ndarray, label: int, presentations: list[int], early: int) -> dict[str, float]:
     """All scores of one example and seed that its probabilities [t, c] decide, from their definitions."""
     p = probabilities[:, label]
     prediction = probabilities.argmax(axis=1)
@@ -302,7 +302,7 @@ def scores_of(probabilities: np.ndarray, label: int, looks: list[int], early: in
     end = len(p)
     wrong = np.flatnonzero(~right)
     first, _, forgotten = forgetting(right)
-    in_batch = toneva(right, looks)
+    in_batch = toneva(right, presentations)
     return {
         "confidence": probabilities[-1].max(),
         "loss": -np.log(p[-1]),

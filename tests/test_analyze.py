@@ -143,17 +143,17 @@ def test_every_measure_of_groups_against_its_definition(small, output):
         np.testing.assert_allclose([float(row[name]) for row in signals], counts, rtol=1e-8)  # tables hold nine digits
 
 
-def test_group_measures_of_few_looks_many_classes_and_one_batch(tmp_path, small, device, monkeypatch, sketches):
-    monkeypatch.setattr(groups, "MOST_LOOKS", 4)
+def test_group_measures_of_few_checkpoints_many_classes_and_one_batch(tmp_path, small, device, monkeypatch, sketches):
+    monkeypatch.setattr(groups, "MOST_CHECKPOINTS", 4)
     monkeypatch.setattr(groups, "MOST_CLASSES", 9)
     found = results.compute(small).group_dynamics
-    assert found.looks.tolist() == [0, 5, 11, 16]
+    assert found.checkpoints.tolist() == [0, 5, 11, 16]
     assert found.layers["fc2"].stiffness.shape == (3, 4, 0, 0)
     assert found.layers["fc2"].m_coherence[1, 3] == pytest.approx(
         oracles.m_coherence(small.gradients("fc2", 16)[1]), rel=1e-3
     )
     config = dataclasses.replace(SMALL, batch_size=50, record_every=2, num_seeds=2)
-    sweep.train(config, tmp_path / "whole", device, say=silent)
+    sweep.train(config, tmp_path / "whole", device, log=silent)
     analysis.analyze(Recording(tmp_path / "whole"), tmp_path / "out", parts=["groups"])
     table = rows(tmp_path / "out" / "group_dynamics.csv")
     assert {row["mean"] for row in table if row["group"] == "batches"} == {""}  # one batch has no other
@@ -167,7 +167,7 @@ def test_layers_and_layouts(tmp_path, device):
     curves = {}
     for layout in ("factored", "dense"):
         path = tmp_path / layout
-        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
+        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, log=silent)
         found = results.compute(Recording(path))
         curves[layout] = found.curves
         for layer, measures in found.group_dynamics.layers.items():
@@ -202,9 +202,9 @@ def test_two_analyses_do_not_write_into_one_directory_at_once(small, output, tmp
     before = contents(tmp_path / "out")
     refused = pytest.raises(InputError, match=r"--output=.*/out: is being written by another analysis; wait for it")
     with locked(tmp_path / "out", InputError("taken")), refused:
-        analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+        analysis.analyze(small, tmp_path / "out", parts=[], log=silent)
     assert contents(tmp_path / "out") == before
-    analysis.analyze(small, tmp_path / "out", parts=[], say=silent)
+    analysis.analyze(small, tmp_path / "out", parts=[], log=silent)
 
 
 def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
@@ -263,7 +263,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     """With a wide threshold the small networks fight; without one, what was drawn of fights is gone."""
     monkeypatch.setattr(contention, "FEWEST_CHANGES", 3)
     recording = Recording(small_path)
-    wide = ContentionOptions(cosine=0.3, smallest=2, looks=4)
+    wide = ContentionOptions(cosine=0.3, smallest=2, checkpoints=4)
     analysis.analyze(recording, tmp_path / "out", ConeOptions(), wide, parts=["contention"])
     found = rows(tmp_path / "out" / "contention.csv")
     assert found and {row["survives"] for row in found} <= {"true", "false", ""}
@@ -281,8 +281,8 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
         assert float(row["strength"]) == pytest.approx(min(lengths), rel=1e-4)
         assert (row["p"] == "") == (row["reason"] != "")
     opposed = np.zeros((10, 10))
-    looks = contention.look_at(small.iterations, 4)
-    for gradients in (gradients for t in looks for gradients in small.gradients("fc2", t)):
+    checkpoints = contention.spread_checkpoints(small.iterations, 4)
+    for gradients in (gradients for t in checkpoints for gradients in small.gradients("fc2", t)):
         for n, m in itertools.permutations(range(50), 2):
             opposed[small.labels[n], small.labels[m]] += oracles.cosine(gradients[n], gradients[m]) < -0.3
     count = np.bincount(small.labels, minlength=10)
@@ -292,7 +292,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     ]
     for row in share:
         a, b = int(row["label"]), int(row["other_label"])
-        pairs = len(looks) * 3 * count[a] * (count[b] - (a == b))
+        pairs = len(checkpoints) * 3 * count[a] * (count[b] - (a == b))
         assert float(row["share"]) == pytest.approx(opposed[a, b] / pairs if pairs else 0)
     strengths = [float(row["strength"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
@@ -302,7 +302,9 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     assert 1 <= len(drawn) <= 3
     (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
     with sketching(blank=True):
-        analysis.analyze(recording, tmp_path / "out", ConeOptions(), ContentionOptions(looks=3), parts=["contention"])
+        analysis.analyze(
+            recording, tmp_path / "out", ConeOptions(), ContentionOptions(checkpoints=3), parts=["contention"]
+        )
     assert not set((tmp_path / "out" / "figures").glob("contention_*"))
     assert (tmp_path / "out" / "figures" / "mine.png").read_text() == "mine"
     assert "no pair was found" in (tmp_path / "out" / "report.html").read_text()
@@ -313,7 +315,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     shutil.copytree(output, tmp_path / "out")
     (tmp_path / "out" / "mine.csv").write_text("mine")
     said = []
-    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, say=said.append)
+    analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, log=said.append)
     others = [part for part in analysis.PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
     assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
@@ -346,7 +348,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
 
 
 def test_the_study_alone_of_a_single_seed_has_its_ranking(tmp_path, device, blanks):
-    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, say=silent)
+    sweep.train(dataclasses.replace(SMALL, num_seeds=1), tmp_path / "single", device, log=silent)
     recording = Recording(tmp_path / "single")
     analysis.analyze(recording, tmp_path / "some", parts=())
     analysis.analyze(recording, tmp_path / "whole", parts=("scores",))
@@ -362,7 +364,7 @@ def test_dead_networks_are_told(small, tmp_path, monkeypatch, blanks):
     probabilities[:2] = probabilities[:2, :1]
     monkeypatch.setattr(small, "probabilities", lambda t: probabilities)
     said = []
-    analysis.analyze(small, tmp_path / "out", parts=(), say=said.append)
+    analysis.analyze(small, tmp_path / "out", parts=(), log=said.append)
     assert "Dead networks, which at the end give every example the same probabilities: 2 of 3 seeds" in said
     assert "3, 2 of them dead" in (tmp_path / "out" / "report.html").read_text()
 
@@ -392,9 +394,9 @@ def test_an_analysis_cut_short_leaves_nothing_old_by_its_new_tables(small_path, 
 
 def test_several_layers_and_stars(tmp_path, device, sketches):
     config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense")
-    sweep.train(config, tmp_path / "deep", device, say=silent)
+    sweep.train(config, tmp_path / "deep", device, log=silent)
     output = tmp_path / "out"
-    options = ContentionOptions(cover="star", looks=2)
+    options = ContentionOptions(cover="star", checkpoints=2)
     parts = ["groups", "motion", "cones", "contention"]  # scores are not drawn by layer
     analysis.analyze(Recording(tmp_path / "deep"), output, ConeOptions(cover="star"), options, parts=parts)
     assert {row["layer"] for row in rows(output / "cones.csv")} == {"fc2", "fc3"}

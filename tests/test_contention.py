@@ -15,7 +15,7 @@ from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.tiles import tiles
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study import contention as contention_study
-from train_dynamics.study.contention import ContentionOptions, Fight, find_contention, look_at, opposition
+from train_dynamics.study.contention import ContentionOptions, Fight, find_contention, opposition, spread_checkpoints
 
 
 def pair(left, right, iteration=1, seed=0, layer="fc2", strength=1.0):
@@ -139,11 +139,11 @@ def test_opposition_counts_pairs_and_finds_suspects(rng, monkeypatch):
     assert not lonely[1].any() and not lonely[:, 1].any() and lonely[2, 2] == 0  # no pairs, not NaN
 
 
-def test_look_at_covers_the_run():
-    for iterations, looks in [(1410, 16), (3, 20), (1, 1), (1, 5)]:
-        found = look_at(np.arange(iterations + 1), looks)
-        assert found[0] >= 0 and found[-1] <= iterations and 1 <= len(found) <= looks
-    assert len(look_at(np.arange(101), 0)) == 0
+def test_checkpoints_cover_the_run():
+    for iterations, count in [(1410, 16), (3, 20), (1, 1), (1, 5)]:
+        found = spread_checkpoints(np.arange(iterations + 1), count)
+        assert found[0] >= 0 and found[-1] <= iterations and 1 <= len(found) <= count
+    assert len(spread_checkpoints(np.arange(101), 0)) == 0
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_planted_fight_survives_and_planted_peace_does_not(rng, planted):
             loss[:, :20] += swing
             loss[:, 150:170] -= swing
         recording = planted(loss, opposed_factors(rng))
-        found = find_contention(recording, ContentionOptions(looks=2))
+        found = find_contention(recording, ContentionOptions(checkpoints=2))
         (fight,) = [fight for fight in found.fights if fight.pair.iteration == 67]
         assert (fight.pair.seed, fight.pair.layer) == (1, "fc2")
         assert {tuple(fight.pair.left), tuple(fight.pair.right)} == {tuple(range(20)), tuple(range(150, 170))}
@@ -211,7 +211,7 @@ def test_a_planted_fight_survives_and_planted_peace_does_not(rng, planted):
 def test_strength_is_what_the_smaller_group_adds_to_the_mean(rng, planted):
     activation, cotangent = opposed_factors(rng)
     recording = planted(rng.random((201, 300)).astype(np.float32), (activation, cotangent))
-    (fight,) = find_contention(recording, ContentionOptions(looks=1)).fights
+    (fight,) = find_contention(recording, ContentionOptions(checkpoints=1)).fights
     dense = gradients(activation, cotangent)
     lengths = [np.linalg.norm(sum(dense[n] for n in group) / 300) for group in (range(20), range(150, 170))]
     assert fight.pair.strength == pytest.approx(min(lengths), rel=1e-5)
@@ -221,7 +221,7 @@ def test_every_pair_that_can_be_is_tested_and_the_reason_said_where_not(rng, pla
     loss = rng.random((201, 300)).astype(np.float32)
     recording = planted(loss, opposed_factors(rng))
     monkeypatch.setattr(contention, "SAME", 2.0)  # so that every sighting is a pair of its own
-    fights = find_contention(recording, ContentionOptions(looks=9)).fights
+    fights = find_contention(recording, ContentionOptions(checkpoints=9)).fights
     assert len({fight.pair.iteration for fight in fights}) == 9
     for fight in fights:
         after = loss[fight.pair.iteration + 1 :]
@@ -237,7 +237,7 @@ def test_every_pair_that_can_be_is_tested_and_the_reason_said_where_not(rng, pla
 
 def test_losses_that_stand_still_and_too_few_to_compare_with_are_said(rng, planted):
     flat = planted(np.ones((201, 300), np.float32), opposed_factors(rng))
-    (fight,) = find_contention(flat, ContentionOptions(looks=1)).fights
+    (fight,) = find_contention(flat, ContentionOptions(checkpoints=1)).fights
     assert fight.reason == "the loss of a group does not change" and not fight.survives
     everyone = pair(np.arange(150), fight.pair.right, iteration=100)
     loss, correct, factors = rng.random((300, 100)), rng.random((100, 300)) < 0.5, opposed_factors(rng)
@@ -266,14 +266,18 @@ def test_matched_groups_keep_false_alarms_rare(rng):
 
 
 def test_a_recording_without_a_fight_says_so(small_path):
-    found = find_contention(Recording(small_path), ContentionOptions(looks=3))
-    assert found.fights == [] and found.looks.tolist() == [4, 8, 12]
+    found = find_contention(Recording(small_path), ContentionOptions(checkpoints=3))
+    assert found.fights == [] and found.checkpoints.tolist() == [4, 8, 12]
     assert set(found.label_opposition) == {"fc2"}
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"opposed_to": "all"}, "opposed_to=all"), ({"smallest": 1}, "smallest_group=1"), ({"looks": -1}, "looks=-1")],
+    [
+        ({"opposed_to": "all"}, "opposed_to=all"),
+        ({"smallest": 1}, "smallest_group=1"),
+        ({"checkpoints": -1}, "checkpoints=-1"),
+    ],
 )
 def test_what_cannot_be_is_said(options, words):
     with pytest.raises(InputError, match=words):

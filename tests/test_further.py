@@ -43,7 +43,7 @@ def path(small_path, tmp_path_factory, device):
     path = tmp_path_factory.mktemp("further") / "recording"
     shutil.copytree(small_path, path)
     recording = Recording(path)
-    recording.save_further(train_further(recording, CONFIG, devices=device, say=silent))
+    recording.save_further(train_further(recording, CONFIG, devices=device, log=silent))
     return path
 
 
@@ -205,7 +205,7 @@ def test_further_training_is_training_step_by_step(path):
 
 def test_devices_do_not_matter(path):
     recording = Recording(path)
-    found = train_further(recording, CONFIG, devices=jax.local_devices()[:2], say=silent)
+    found = train_further(recording, CONFIG, devices=jax.local_devices()[:2], log=silent)
     # 63 updates of weights below 1 round by 6e-8 each; whoever is between two classes may be put into either.
     np.testing.assert_allclose(found.retrained, recording.further.retrained, atol=1e-5)
     assert np.mean(found.private != recording.further.private) < 0.01
@@ -305,14 +305,14 @@ def test_training_that_blows_up_is_no_score(small, device, monkeypatch):
     monkeypatch.setattr(further, "LARGEST", 1e38)
     config = FurtherConfig(holdout_epochs=1, noise_multipliers=(1e36,))
     with pytest.raises(InputError, match=r"with noise 1e\+36 made the weights of seed 0 no longer finite; smaller"):
-        train_further(small, config, devices=device, say=silent)
+        train_further(small, config, devices=device, log=silent)
 
 
 def test_evaluated_in_slices(path, tmp_path, device):
     copy = shutil.copytree(path, tmp_path / "copy")
     recording = Recording(copy)
     recording.config = dataclasses.replace(recording.config, eval_batch_size=7)
-    found = train_further(recording, CONFIG, devices=device, say=silent)
+    found = train_further(recording, CONFIG, devices=device, log=silent)
     # Another program, which rounds otherwise, as for other devices.
     np.testing.assert_allclose(found.retrained, recording.further.retrained, atol=1e-5)
     assert np.mean(found.private != recording.further.private) < 0.01
@@ -329,7 +329,7 @@ def test_without_a_device(small_path, tmp_path, monkeypatch):
 
 def test_stopped_it_stores_nothing(small, device):
     asked = iter([False, False, True])
-    assert train_further(small, CONFIG, devices=device, say=silent, stop=lambda: next(asked)) is None
+    assert train_further(small, CONFIG, devices=device, log=silent, stop=lambda: next(asked)) is None
 
 
 def test_interrupted_it_says_so(small_path, tmp_path):

@@ -138,7 +138,12 @@ CASES = [
     ("further", ["--recording=alone"], "--recording=alone: has one example, and there is nothing to compare it with"),
     ("analyze", ["--recording=good", "--score_iteration=17"], "--score_iteration=17: must be a recorded iteration"),
     ("analyze", ["--recording=good", "--score_iteration=x"], "flag --score_iteration=x: must be a whole number"),
-    ("analyze", ["--recording=good", "--score_looks=0"], "--score_looks=0: must be 1 or more"),
+    ("analyze", ["--recording=good", "--score_checkpoints=0"], "--score_checkpoints=0: must be 1 or more"),
+    (
+        "analyze",
+        ["--recording=good", "--score_looks=0"],
+        "--score_checkpoints=0: must be 1 or more",
+    ),  # as it was called
     ("analyze", ["--recording=good", "--output=file"], "--output=file: cannot be written"),
     (
         "analyze",
@@ -154,7 +159,8 @@ CASES = [
     ("analyze", ["--recording=good", "--cone_cosine=2"], "--cone_cosine=2.0: must be between 0 and 1"),
     ("analyze", ["--recording=good", "--cone_cover=ring"], "--cone_cover=ring: must be one of clique, star"),
     ("analyze", ["--recording=good", "--opposed_to=all"], "--opposed_to=all: must be centre or members"),
-    ("analyze", ["--recording=good", "--contention_looks=0"], "--contention_looks=0: must be 1 or more"),
+    ("analyze", ["--recording=good", "--contention_checkpoints=0"], "--contention_checkpoints=0: must be 1 or more"),
+    ("analyze", ["--recording=good", "--contention_looks=0"], "--contention_checkpoints=0: must be 1 or more"),
     (
         "analyze",
         ["--recording=good", "--parts=cones,film"],
@@ -214,7 +220,7 @@ def place(tmp_path_factory, small_path, device):
     file.write_bytes(bytes(9) + file.read_bytes()[9:])
     shutil.rmtree(here / "unfinished" / "blocks" / "15")
     alone = dataclasses.replace(SMALL, num_examples=1, batch_size=1)
-    sweep.train(alone, here / "alone", device, say=silent)
+    sweep.train(alone, here / "alone", device, log=silent)
 
     def classes(count):
         return tfds.features.ClassLabel(num_classes=count)
@@ -294,7 +300,7 @@ def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, 
         gradient_layout=data.draw(st.sampled_from(["factored", "dense"])),
     )
     path = tmp_path_factory.mktemp("any") / "recording"
-    assert sweep.train(config, path, device, say=silent)
+    assert sweep.train(config, path, device, log=silent)
     recording = Recording(path)
     assert recording.finished and recording.config == config
     iterations = -(-num_examples // config.batch_size) * config.epochs

@@ -140,7 +140,7 @@ def deep(tmp_path_factory, device):
     found = {}
     for layout in ("factored", "dense"):
         path = tmp_path_factory.mktemp("deep") / layout
-        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, say=silent)
+        sweep.train(dataclasses.replace(config, gradient_layout=layout), path, device, log=silent)
         found[layout] = Recording(path)
     return found
 
@@ -224,10 +224,10 @@ def test_a_recording_of_format_4_reads_as_before_and_goes_on(small, tmp_path, de
 
     monkeypatch.setattr(writer, "sealed", earlier)
     with blocks_of(3, small_dataset):
-        assert not sweep.train(SMALL, tmp_path / "out", device, say=silent, stop=lambda: True)
+        assert not sweep.train(SMALL, tmp_path / "out", device, log=silent, stop=lambda: True)
     monkeypatch.undo()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["format"] == 4
-    assert sweep.train(SMALL, tmp_path / "out", device, say=silent)
+    assert sweep.train(SMALL, tmp_path / "out", device, log=silent)
     found = Recording(tmp_path / "out")
     assert found.contents == small.contents._replace(layers=found.contents.layers) and found.layers == small.layers
     for t in (0, 9, 16):
@@ -322,14 +322,14 @@ def test_two_runs_do_not_write_to_one_recording(copy, device):
     before = contents(copy)
     lock = locks.lock(copy)
     with pytest.raises(InputError, match="is being written by another run"):
-        sweep.train(SMALL, copy, device, say=silent)
+        sweep.train(SMALL, copy, device, log=silent)
     assert contents(copy) == before
     with pytest.raises(InputError, match="is still being written and holds 15 of 17 records"):
         results.compute(Recording(copy))
     os.close(lock)
     with pytest.raises(InputError, match="is unfinished and holds 15 of 17 records"):
         results.compute(Recording(copy))
-    assert sweep.train(SMALL, copy, device, say=silent)
+    assert sweep.train(SMALL, copy, device, log=silent)
 
 
 def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, monkeypatch):
@@ -349,14 +349,14 @@ def test_training_does_not_start_again_over_a_recording_without_its_data(copy):
     shutil.rmtree(copy / "dataset")
     shutil.rmtree(copy / "blocks" / "15")
     with pytest.raises(RecordingError, match=r"images\.npy is damaged or missing"):
-        sweep.train(SMALL, copy, say=silent)
+        sweep.train(SMALL, copy, log=silent)
 
 
 def test_a_state_that_cannot_be_restored_is_told(copy, device):
     shutil.rmtree(copy / "blocks" / "15")
     shutil.rmtree(copy / "blocks" / "12" / "state.parameters.fc1.bias")
     with pytest.raises(RecordingError, match=r"blocks/12: the state to go on from is damaged or missing"):
-        sweep.train(SMALL, copy, device, say=silent)
+        sweep.train(SMALL, copy, device, log=silent)
 
 
 def test_a_relative_path_stays_right(small_path, monkeypatch):

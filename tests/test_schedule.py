@@ -39,7 +39,7 @@ def test_a_doubling_adds_the_same_number_of_records_each():
 
 def record(path, dataset, device, block=3, **change) -> Recording:
     with blocks_of(block, dataset):
-        sweep.train(dataclasses.replace(SMALL, **change), path, device, say=silent)
+        sweep.train(dataclasses.replace(SMALL, **change), path, device, log=silent)
     return Recording(path)
 
 
@@ -92,7 +92,7 @@ def test_another_schedule_is_another_recording(small_path, small_dataset, device
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
 def test_evaluation_in_slices_gives_the_same_numbers(tmp_path, small, small_dataset, device, size, layout):
     config = dataclasses.replace(SMALL, eval_batch_size=size, gradient_layout=layout)
-    sweep.train(config, tmp_path / "sliced", device, say=silent)
+    sweep.train(config, tmp_path / "sliced", device, log=silent)
     sliced = Recording(tmp_path / "sliced")
     for t in (0, 5, 16):  # products of other shapes may add in another order: rounding, as above
         np.testing.assert_allclose(sliced.loss(t), small.loss(t), rtol=0, atol=1e-5)
@@ -115,9 +115,9 @@ def test_slices_bound_the_memory_of_an_evaluation():
 
 def test_slices_go_on_from_a_recording_made_without(tmp_path, small_dataset, device):
     with blocks_of(3, small_dataset):
-        sweep.train(SMALL, tmp_path / "r", device, say=silent, stop=lambda: True)
+        sweep.train(SMALL, tmp_path / "r", device, log=silent, stop=lambda: True)
         sliced = dataclasses.replace(SMALL, eval_batch_size=7)
-        assert sweep.train(sliced, tmp_path / "r", device, say=silent)
+        assert sweep.train(sliced, tmp_path / "r", device, log=silent)
     assert Recording(tmp_path / "r").finished
 
 

@@ -41,7 +41,7 @@ def rows(path):
 
 
 def recorded(path, device, **change) -> Recording:
-    sweep.train(dataclasses.replace(SMALL, **change), path, device, say=silent)
+    sweep.train(dataclasses.replace(SMALL, **change), path, device, log=silent)
     return Recording(path)
 
 
@@ -169,13 +169,13 @@ def test_resampling_is_by_the_mean_of_the_drawn_seeds(small, found):
 def test_stability_against_stopping(found, study):
     for k, score in enumerate(found.scores.scores):
         values = found.scores
-        for look, value in enumerate(study.of_looks[k]):
-            early, last = values.stopped[score.name][look], values.values[score.name]
+        for point, value in enumerate(study.of_checkpoints[k]):
+            early, last = values.stopped[score.name][point], values.values[score.name]
             if np.isnan(early).any() or np.ptp(early) == 0:
                 assert np.isnan(value)
             else:
                 assert value == pytest.approx(oracles.spearman(early, last), abs=1e-9)
-        assert study.of_looks[k, -1] == pytest.approx(1)
+        assert study.of_checkpoints[k, -1] == pytest.approx(1)
     table = list(stability_rows(found.scores, study))
     assert len(table) == len(NAMES) * (3 + 10)
     assert table[0][:3] == ("agr", "seeds", 1) and np.isnan(table[0][3]) and table[0][-1] == 0
@@ -266,7 +266,7 @@ def test_one_seed_ranks_by_its_mean_loss(tmp_path, device):
 @pytest.mark.slow
 def test_one_seed_is_analysed(tmp_path, device, sketches):
     recording = recorded(tmp_path / "single", device, num_seeds=1)
-    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=2))
+    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2))
     table = rows(tmp_path / "out" / "scores.csv")
     assert list(table[0]) == COLUMNS and {row["agr"] for row in table} == {""}
     assert sorted(int(row["rank"]) for row in table) == list(range(50))
@@ -287,7 +287,7 @@ def test_one_seed_is_analysed(tmp_path, device, sketches):
 @pytest.mark.parametrize(("examples", "seeds"), [(2, 1), (2, 2), (9, 3)])
 def test_fewer_examples_than_chunks(tmp_path, device, sketches, examples, seeds):
     recording = recorded(tmp_path / "few", device, num_examples=examples, batch_size=1, epochs=2, num_seeds=seeds)
-    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(looks=2))
+    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2))
     table = rows(tmp_path / "out" / "scores.csv")
     assert sorted(int(row["chunk"]) for row in table) == list(range(examples))  # a chunk each
     assert {row["group"] for row in rows(tmp_path / "out" / "curves.csv")} == {
@@ -302,10 +302,10 @@ def test_one_record_after_the_start(tmp_path, device, sketches):
     """The shortest recording there is."""
     recording = recorded(tmp_path / "short", device, epochs=1, batch_size=50, record_every=99)
     assert recording.iterations.tolist() == [0, 1]
-    found = results.compute(recording, ScoreOptions(looks=3)).scores
-    assert "agr" not in found.missing and found.study.looks.tolist() == [1]
-    assert found.missing["vog"] == "a variance needs two looks or more"
-    analysis.analyze(recording, tmp_path / "out", score_options=ScoreOptions(looks=3))
+    found = results.compute(recording, ScoreOptions(checkpoints=3)).scores
+    assert "agr" not in found.missing and found.study.checkpoints.tolist() == [1]
+    assert found.missing["vog"] == "a variance needs two checkpoints or more"
+    analysis.analyze(recording, tmp_path / "out", score_options=ScoreOptions(checkpoints=3))
     assert (tmp_path / "out" / "figures" / "extremes_loss.png").is_file()
     assert not (tmp_path / "out" / "figures" / "extremes_vog.png").exists()
 

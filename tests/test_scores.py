@@ -50,9 +50,9 @@ def random_network(rng, *widths: int) -> dict[str, dict[str, np.ndarray]]:
     return {f"fc{k + 1}": layer(rng.normal(size=pair), rng.normal(size=pair[1])) for k, pair in enumerate(pairs)}
 
 
-def study(iterations, seeds=1, examples=1, epoch=3, early=0, looks=None) -> Study:
+def study(iterations, seeds=1, examples=1, epoch=3, early=0, at=None) -> Study:
     iterations = np.asarray(iterations)
-    return Study(seeds, examples, iterations, epoch, early, iterations[-1:] if looks is None else looks, 0.5)
+    return Study(seeds, examples, iterations, epoch, early, iterations[-1:] if at is None else at, 0.5)
 
 
 def records(iterations, correct=None, prediction=None, batch=None, **signals) -> Records:
@@ -104,13 +104,13 @@ def again(small_path):
 
 def test_scores_from_probabilities_against_their_definitions(small, found, again):
     assert set(found.missing) == NEED_TRAINING and found.study.early == 2
-    assert found.study.looks.tolist() == [2, 3, 5, 6, 8, 10, 11, 13, 14, 16]
+    assert found.study.checkpoints.tolist() == [2, 3, 5, 6, 8, 10, 11, 13, 14, 16]
     for s, seed in enumerate(small.seeds):
         batches = batch_indices(SMALL, int(seed), 50, 0, 16)
         for n, label in enumerate(small.labels):
-            looks = [t for t in range(16) if n in batches[t]]
-            assert len(looks) == 4
-            expected = oracles.scores_of(again[s, :, n], int(label), looks, early=2)
+            presentations = [t for t in range(16) if n in batches[t]]
+            assert len(presentations) == 4
+            expected = oracles.scores_of(again[s, :, n], int(label), presentations, early=2)
             values = {name: found.of_seeds[name][s, n] for name in expected}
             # Of losses and margins below 10 in float32, which rounds them by 5e-7, and of e to them.
             assert values == pytest.approx(expected, rel=1e-4, abs=1e-5), (s, n)
@@ -128,7 +128,7 @@ def test_gradient_scores_against_one_example_at_a_time(small, found):
             np.testing.assert_allclose(found.of_seeds["grand_recorded"], norms, rtol=1e-5)
     np.testing.assert_allclose(found.of_seeds["tracin_recorded"], at_end, rtol=1e-5)
     whole = np.zeros((3, 50))
-    for t in found.study.looks:
+    for t in found.study.checkpoints:
         for s in range(3):
             norms = whole_norms(small, s, int(t))
             whole[s] += rate * np.square(norms)
@@ -161,7 +161,7 @@ def whole_norm(parameters: dict[str, dict[str, np.ndarray]], image: np.ndarray, 
 
 
 def test_replayed_scores_against_their_definitions(small, found):
-    checkpoints = [of_seed(small, 2, int(t)) for t in found.study.looks]
+    checkpoints = [of_seed(small, 2, int(t)) for t in found.study.checkpoints]
     expected = oracles.vog(checkpoints, small.inputs(), small.labels)
     # Computed in float32, and then measured by the small spread within a class.
     np.testing.assert_allclose(found.of_seeds["vog"][2], expected, rtol=1e-3, atol=1e-4)
@@ -387,7 +387,7 @@ def test_ensemble_values_are_means_over_seeds_and_agr_is_of_all(small, found):
 
 def test_had_recording_stopped(small, small_path, found):
     """The snapshot at iteration 8 is what the first nine records give alone."""
-    k = found.study.looks.tolist().index(8)
+    k = found.study.checkpoints.tolist().index(8)
     about = found.study._replace(iterations=found.study.iterations[:9])
     short = [part for part in replayed_records(small) if part.iterations[0] <= 8]
     for score in found.scores:
@@ -429,7 +429,7 @@ def test_a_score_without_a_value_yet_is_nan(found):
 def test_layers_and_layouts_give_the_same_scores(tmp_path, device, layout, layers):
     """Whether or not the output layer is recorded, and however."""
     config = dataclasses.replace(SMALL, hidden_sizes=(7, 6), layers=layers, epochs=1, gradient_layout=layout)
-    sweep.train(config, tmp_path / "r", device, say=silent)
+    sweep.train(config, tmp_path / "r", device, log=silent)
     recording = Recording(tmp_path / "r")
     scores = results.compute(recording).scores
     margins = []
@@ -446,11 +446,11 @@ def test_layers_and_layouts_give_the_same_scores(tmp_path, device, layout, layer
 
 def test_a_schedule_leaves_out_what_it_cannot_know(tmp_path, device):
     config = dataclasses.replace(SMALL, record_every=3)
-    sweep.train(config, tmp_path / "r", device, say=silent)
+    sweep.train(config, tmp_path / "r", device, log=silent)
     recording = Recording(tmp_path / "r")
-    scores = results.compute(recording, ScoreOptions(iteration=6, looks=2)).scores
+    scores = results.compute(recording, ScoreOptions(iteration=6, checkpoints=2)).scores
     assert set(scores.missing) == {"forgetting_in_batch", "first_learned_in_batch", *NEED_TRAINING}
-    assert scores.study.looks.tolist() == [9, 16] and scores.study.early == 6
+    assert scores.study.checkpoints.tolist() == [9, 16] and scores.study.early == 6
     expected = np.linalg.norm(recording.probabilities(6) - np.eye(10)[recording.labels], axis=2)
     np.testing.assert_allclose(scores.of_seeds["el2n"], expected, rtol=1e-5)  # this and the next: float32
     loss = np.mean([recording.loss(t) for t in recording.iterations], axis=0)
@@ -458,13 +458,13 @@ def test_a_schedule_leaves_out_what_it_cannot_know(tmp_path, device):
 
 
 def test_options(small):
-    with pytest.raises(InputError, match=r"--score_looks=0: must be 1 or more"):
-        ScoreOptions(looks=0)
+    with pytest.raises(InputError, match=r"--score_checkpoints=0: must be 1 or more"):
+        ScoreOptions(checkpoints=0)
     with pytest.raises(InputError, match=r"--score_iteration=17: must be a recorded iteration, from 0 to 16"):
         results.compute(small, ScoreOptions(iteration=17))
-    assert scores.study_of(small, ScoreOptions(looks=100)).looks.tolist() == list(range(1, 17))
-    one = results.compute(small, ScoreOptions(iteration=0, looks=1)).scores
-    assert one.study.looks.tolist() == [16] and set(one.missing) == {"vog", *NEED_TRAINING}
+    assert scores.study_of(small, ScoreOptions(checkpoints=100)).checkpoints.tolist() == list(range(1, 17))
+    one = results.compute(small, ScoreOptions(iteration=0, checkpoints=1)).scores
+    assert one.study.checkpoints.tolist() == [16] and set(one.missing) == {"vog", *NEED_TRAINING}
     np.testing.assert_allclose(one.of_seeds["grand"][1], whole_norms(small, 1, 0), rtol=1e-5)
 
 

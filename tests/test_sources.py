@@ -39,7 +39,7 @@ def refusal(path, **fields):
 
 
 def recorded(tmp_path, device, path, **fields):
-    sweep.train(StudyConfig(dataset=str(path), **SMALL, **fields), tmp_path / "recording", device, say=silent)
+    sweep.train(StudyConfig(dataset=str(path), **SMALL, **fields), tmp_path / "recording", device, log=silent)
     return Recording(tmp_path / "recording")
 
 
@@ -482,7 +482,7 @@ def test_a_batch_larger_than_the_set_is_the_whole_set(tmp_path, device, arrays):
     path, found = saved(tmp_path, arrays), []
     for name, size in (("large", 10**12), ("whole", 20)):
         config = StudyConfig(dataset=str(path), **{**SMALL, "batch_size": size})
-        sweep.train(config, tmp_path / name, device, say=silent)
+        sweep.train(config, tmp_path / name, device, log=silent)
         found.append(Recording(tmp_path / name).loss(2))
     np.testing.assert_array_equal(*found)
 

@@ -162,10 +162,10 @@ def test_a_disk_that_fails_ends_the_run(tmp_path, small_dataset, device, monkeyp
         blocks_of(3, small_dataset),
         pytest.raises(RecordingError, match="blocks/3 could not be written: No space left"),
     ):
-        sweep.train(SMALL, tmp_path / "recording", device, say=silent)
+        sweep.train(SMALL, tmp_path / "recording", device, log=silent)
     assert 0 < Recording(tmp_path / "recording").num_records < 17
     monkeypatch.undo()
-    assert sweep.train(SMALL, tmp_path / "recording", device, say=silent)
+    assert sweep.train(SMALL, tmp_path / "recording", device, log=silent)
     assert Recording(tmp_path / "recording").finished
 
 

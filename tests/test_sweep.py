@@ -20,7 +20,7 @@ from train_dynamics.training import sweep
 
 
 def record(config: StudyConfig, path, devices) -> Recording:
-    sweep.train(config, path, devices, say=silent)
+    sweep.train(config, path, devices, log=silent)
     return Recording(path)
 
 
@@ -37,8 +37,8 @@ def same_weights(one: dict, other: dict, tolerance: float) -> None:
         (range(5), 4, [[0, 1], [2, 3], [4, 4], [4, 4]]),
     ],
 )
-def test_deal(seeds, devices, rows):
-    np.testing.assert_array_equal(sweep.deal(seeds, devices), rows)
+def test_seeds_are_assigned_to_devices(seeds, devices, rows):
+    np.testing.assert_array_equal(sweep.assign_seeds(seeds, devices), rows)
 
 
 def test_weights_start_as_flax_draws_them(small):
@@ -213,7 +213,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
             record(config, tmp_path / "parts", device)
     assert Recording(tmp_path / "parts").num_records == 6
     lines = []
-    sweep.train(config, tmp_path / "parts", device, say=lines.append)
+    sweep.train(config, tmp_path / "parts", device, log=lines.append)
     assert "Going on from iteration 6" in lines
     one, other = contents(tmp_path / "whole"), contents(tmp_path / "parts")
     assert len(one) > 20
@@ -223,11 +223,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
 
 def test_examples_that_are_read_already_are_not_read_again(tmp_path, device, small_dataset, monkeypatch):
     monkeypatch.setattr(sweep, "load_dataset", None)
-    sweep.train(SMALL, tmp_path / "given", device, say=silent, stop=lambda: True, dataset=small_dataset)
+    sweep.train(SMALL, tmp_path / "given", device, log=silent, stop=lambda: True, dataset=small_dataset)
     given = Recording(tmp_path / "given")
     np.testing.assert_array_equal(given.images, small_dataset.images)
     other = dataclasses.replace(small_dataset, inputs=255 - small_dataset.images)
-    sweep.train(SMALL, tmp_path / "given", device, say=silent, dataset=other)  # it has its own
+    sweep.train(SMALL, tmp_path / "given", device, log=silent, dataset=other)  # it has its own
     np.testing.assert_array_equal(Recording(tmp_path / "given").images, small_dataset.images)
     assert Recording(tmp_path / "given").finished
 
@@ -235,9 +235,9 @@ def test_examples_that_are_read_already_are_not_read_again(tmp_path, device, sma
 def test_label_noise_is_recorded_and_known_after_an_interruption(tmp_path, device, small_dataset, blocks_of_three):
     config = dataclasses.replace(SMALL, label_noise=0.2)
     path = tmp_path / "noisy"
-    sweep.train(config, path, device, say=silent, stop=lambda: True)
+    sweep.train(config, path, device, log=silent, stop=lambda: True)
     assert Recording(path).num_records == 3
-    sweep.train(config, path, device, say=silent)
+    sweep.train(config, path, device, log=silent)
     recording = Recording(path)
     assert recording.finished and recording.noisy.sum() == 10 and recording.noisy.dtype == bool
     np.testing.assert_array_equal(recording.true_labels, small_dataset.labels)
@@ -264,7 +264,7 @@ def test_a_finished_recording_is_left_alone(small_path, device):
     before = contents(small_path)
     times = {file: file.stat().st_mtime_ns for file in small_path.rglob("*")}
     lines = []
-    sweep.train(SMALL, small_path, device, say=lines.append)
+    sweep.train(SMALL, small_path, device, log=lines.append)
     assert lines == [f"{small_path} already holds all 17 records of 3 seeds; nothing to do"]
     assert contents(small_path) == before
     assert {file: file.stat().st_mtime_ns for file in small_path.rglob("*")} == times
@@ -273,7 +273,7 @@ def test_a_finished_recording_is_left_alone(small_path, device):
 def test_another_configuration_is_refused_by_the_differing_flags(small_path, device):
     before = contents(small_path)
     with pytest.raises(InputError) as error:
-        sweep.train(dataclasses.replace(SMALL, epochs=5, num_seeds=2), small_path, device, say=silent)
+        sweep.train(dataclasses.replace(SMALL, epochs=5, num_seeds=2), small_path, device, log=silent)
     assert "--epochs 4 instead of 5" in str(error.value) or "--epochs 5 instead of 4" in str(error.value)
     assert "--seeds" in str(error.value) and "--momentum" not in str(error.value)
     assert contents(small_path) == before
@@ -283,7 +283,7 @@ def test_too_little_room_is_told_before_the_start(tmp_path, device, monkeypatch)
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(sweep.shutil, "disk_usage", lambda _: usage(10**6, 3 * 10**5, 7 * 10**5))
     with pytest.raises(InputError, match=r"--recording=.*needs 1\.0 MB, but only 700\.0 kB are free") as error:
-        sweep.train(SMALL, tmp_path / "full", device, say=silent)
+        sweep.train(SMALL, tmp_path / "full", device, log=silent)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "full").exists()
 
@@ -323,7 +323,7 @@ def test_a_recording_that_is_moved_while_it_is_written_is_not_called_recorded(
         return False
 
     with pytest.raises(RecordingError, match=message):
-        sweep.train(SMALL, tmp_path / "out", device, say=lines.append, stop=stop)
+        sweep.train(SMALL, tmp_path / "out", device, log=lines.append, stop=stop)
     for thread in set(threading.enumerate()) - threads:
         if not thread.daemon:  # a program that imports us could not end before
             thread.join(timeout=120)  # those of asyncio, told to end and not waited for, do so as soon as they run
@@ -346,7 +346,7 @@ def test_what_came_before_a_loss_that_is_no_longer_finite_stays(tmp_path, device
         num_examples=50, batch_size=5, epochs=30, num_seeds=3, learning_rate=8.0, hidden_sizes=(20, 20)
     )
     with pytest.raises(InputError, match="the loss of seed 1 is no longer finite at iteration") as error:
-        sweep.train(config, tmp_path / "out", device, say=silent)
+        sweep.train(config, tmp_path / "out", device, log=silent)
     found = re.search(r"at iteration (\d+); what was recorded before iteration (\d+) stays", str(error.value))
     assert str(error.value).endswith("a lower --learning_rate may help, into another directory")
     kept = Recording(tmp_path / "out")
@@ -360,7 +360,7 @@ def test_too_little_memory_is_one_line_and_other_failures_are_not_hidden(tmp_pat
             raise jax.errors.JaxRuntimeError(words)
 
         monkeypatch.setattr(sweep.Sweep, "run", run)
-        sweep.train(SMALL, tmp_path / "out", device, say=silent)
+        sweep.train(SMALL, tmp_path / "out", device, log=silent)
 
     with pytest.raises(
         InputError, match=r"not enough memory .*Out of memory allocating 9 bytes.*; fewer --seeds"

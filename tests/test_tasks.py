@@ -96,7 +96,7 @@ def networks(tmp_path, monkeypatch):
 
 def recorded(path, device, **change) -> Recording:
     config = dataclasses.replace(CONFIG, **change)
-    assert sweep.train(config, path, device, say=silent)
+    assert sweep.train(config, path, device, log=silent)
     return Recording(path)
 
 
@@ -148,7 +148,7 @@ def test_an_interrupted_run_of_any_network_goes_on_bit_for_bit(networks, device,
     config = dataclasses.replace(CONFIG, model="networks.py:noisy", epochs=3, optimizer="adam", learning_rate=0.01)
     monkeypatch.setattr(sweep, "BLOCK_BYTES", 1)  # a record in each block
     for path, stops in (("whole", [False] * 99), ("parts", [False, False, True, *[False] * 99])):
-        while not sweep.train(config, networks / path, device, say=silent, stop=lambda stops=stops: stops.pop(0)):
+        while not sweep.train(config, networks / path, device, log=silent, stop=lambda stops=stops: stops.pop(0)):
             pass
     one, other = Recording(networks / "whole"), Recording(networks / "parts")
     for t in one.iterations:
@@ -223,7 +223,7 @@ def test_targets_of_a_regression(tmp_path, device):
     for read in (recording.predictions, recording.probabilities):
         with pytest.raises(KeyError):
             read(0)
-    done = run("analyze", "--recording=out", "--contention_looks=1", cwd=tmp_path)
+    done = run("analyze", "--recording=out", "--contention_checkpoints=1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Left out: scores, which is about classes" in done.stdout
     claims = json.loads((tmp_path / "out" / "analysis" / "claims.json").read_text())
@@ -266,7 +266,7 @@ def test_a_recording_does_not_go_on_with_other_code(networks, device):
     config = dataclasses.replace(CONFIG, **change)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "BLOCK_BYTES", 1)
-        assert not sweep.train(config, networks / "out", device, say=silent, stop=lambda: True)
+        assert not sweep.train(config, networks / "out", device, log=silent, stop=lambda: True)
     (networks / "networks.py").write_text(NETWORKS + own.replace("-jax", "-2 * jax"))
     done = run("train", *flags(config), "--recording=out", cwd=networks)
     assert done.returncode == 1 and "was begun with other code of --loss: networks.py:own has changed" in done.stderr

@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import SMALL, contents, run
 from train_dynamics.config import StudyConfig, flag_name
 from train_dynamics.recording.reader import Recording
-from train_dynamics.training.sweep import keep_programs
+from train_dynamics.training.sweep import enable_compilation_cache
 
 KEPT = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")  # where the tests keep programs, which these tests do not
 ON_LITTLE = ["--num_examples=50", "--batch_size=16", "--epochs=4", "--seeds=3", "--hidden_sizes=5"]
@@ -174,7 +174,7 @@ def test_where_programs_are_kept(monkeypatch, tmp_path, caches, home, kept):
     before = {name: getattr(jax.config, name) for name in names}
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        keep_programs()
+        enable_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == kept.format(here=tmp_path)
     finally:
         for name, value in before.items():
@@ -185,8 +185,8 @@ def test_without_a_home_no_program_is_kept(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(KEPT)}
     environment |= {"XDG_CACHE_HOME": "relative", "HOME": "nowhere"}
     program = (
-        "import jax; from train_dynamics.training.sweep import keep_programs\n"
-        "keep_programs(); jax.jit(lambda x: x + 1)(1)"
+        "import jax; from train_dynamics.training.sweep import enable_compilation_cache\n"
+        "enable_compilation_cache(); jax.jit(lambda x: x + 1)(1)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"") and not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def deep_paths(tmp_path_factory, device):
         )
         config = StudyConfig(**{**config.__dict__, "layers": ("fc1", "fc2", "fc3")})
         paths[layout] = tmp_path_factory.mktemp(layout) / "recording"
-        sweep.train(config, paths[layout], device, say=silent)
+        sweep.train(config, paths[layout], device, log=silent)
     return paths
 
 
@@ -100,7 +100,7 @@ def test_blocks_and_arrays_that_changed_places_are_found(copy, what):
 def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dataset):
     other = StudyConfig(**{**SMALL.__dict__, "learning_rate": 0.02})
     with blocks_of(3, small_dataset):
-        sweep.train(other, tmp_path / "other", device, say=silent)
+        sweep.train(other, tmp_path / "other", device, log=silent)
     shutil.rmtree(copy / "blocks" / "6")
     shutil.copytree(tmp_path / "other" / "blocks" / "6", copy / "blocks" / "6")
     assert all("blocks/6/" in line and "is that of another array" in line for line in problems(copy))
@@ -111,7 +111,7 @@ def test_a_block_of_another_recording_is_found(copy, device, tmp_path, small_dat
 def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch):
     monkeypatch.setattr(writer, "PIECE_BYTES", 1)  # so that each is a piece
     path = tmp_path / "recording"
-    sweep.train(SMALL, path, device, say=silent)
+    sweep.train(SMALL, path, device, log=silent)
     assert problems(path) == []
     state = json.loads((path / "blocks" / "0" / "state.parameters.fc1.kernel" / "zarr.json").read_text())
     assert len(state["attributes"]["checksums"]) == 1  # which has no iterations
@@ -125,7 +125,7 @@ def test_iterations_that_changed_places_are_found(tmp_path, device, monkeypatch)
 @pytest.mark.parametrize("damage", ["changed", "removed"])
 def test_damaged_true_labels_are_found(tmp_path, device, damage):
     path = tmp_path / "recording"
-    sweep.train(dataclasses.replace(SMALL, label_noise=0.2), path, device, say=silent)
+    sweep.train(dataclasses.replace(SMALL, label_noise=0.2), path, device, log=silent)
     assert verify(Recording(path), samples=5).problems == []
     file = path / "dataset" / "true_labels.npy"
     if damage == "changed":
@@ -143,7 +143,7 @@ def test_training_does_not_go_on_from_another_state(copy, device):
     name = "state.parameters.fc1.kernel"
     exchange(copy / "blocks" / "3" / name, copy / "blocks" / "12" / name)
     with pytest.raises(RecordingError, match=r"blocks/12/state.parameters.fc1.kernel is damaged or missing"):
-        sweep.train(SMALL, copy, device, say=silent)
+        sweep.train(SMALL, copy, device, log=silent)
 
 
 def test_no_more_is_drawn_than_there_is(small):

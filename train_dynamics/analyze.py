@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, run, say
+from train_dynamics.commands import NumberParser, print_line, run
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
@@ -58,25 +58,27 @@ OPPOSED_TO = flags.DEFINE_string(
 SMALLEST_GROUP = flags.DEFINE(
     NumberParser(int), "smallest_group", 10, "Fewest examples on either side of a contention."
 )
-CONTENTION_LOOKS = flags.DEFINE(
+CONTENTION_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
-    "contention_looks",
+    "contention_checkpoints",
     16,
     "At how many iterations of every seed to look for contention.",
 )
+flags.DEFINE_alias("contention_looks", "contention_checkpoints")  # as it was called
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
     "score_iteration",
     None,
     "Iteration at which the scores defined early in training (EL2N, GraNd) are read; if not given, a tenth of the run.",
 )
-SCORE_LOOKS = flags.DEFINE(
+SCORE_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
-    "score_looks",
+    "score_checkpoints",
     10,
     "At how many evenly spread iterations to replay stored parameters for the scores that need it, and to look what "
     "all scores would be had recording stopped there.",
 )
+flags.DEFINE_alias("score_looks", "score_checkpoints")
 
 
 def main() -> None:
@@ -89,16 +91,20 @@ def main() -> None:
             output,
             ConeOptions(CONE_COSINE.value, CONE_COVER.value, CONE_SEED.value, CONE_ITERATION.value),
             ContentionOptions(
-                CONE_COSINE.value, CONE_COVER.value, OPPOSED_TO.value, SMALLEST_GROUP.value, CONTENTION_LOOKS.value
+                CONE_COSINE.value,
+                CONE_COVER.value,
+                OPPOSED_TO.value,
+                SMALLEST_GROUP.value,
+                CONTENTION_CHECKPOINTS.value,
             ),
-            ScoreOptions(SCORE_ITERATION.value, SCORE_LOOKS.value),
+            ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
             [part for part in PARTS.value if part],
-            say=say,
+            log=print_line,
         )
     except KeyboardInterrupt:
         print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)
         sys.exit(130)
-    say(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
+    print_line(f"Results of {recording.path} are in {output}; open {output / 'report.html'} in a browser")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from train_dynamics.commands import run, say
+from train_dynamics.commands import print_line, run
 from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording
 
@@ -160,7 +160,7 @@ def main() -> None:
     animate(recording, output, seed, iterations, LAYERS.value, fps, history)
     shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"
     shown = f"iteration {iterations[0]}" if len(iterations) == 1 else shown
-    say(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")
+    print_line(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class UnwritableError(Exception):
         self.reason = "" if isinstance(error, BrokenPipeError) else error.strerror
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Show the user a line.
 
     Raises:

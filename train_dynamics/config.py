@@ -27,11 +27,11 @@ class InputError(ValueError):
         return cls(f"--{name}={'' if value is None else value}: {expected}")
 
 
-def counted(count: int, noun: str) -> str:
-    """Say how many there are.
+def pluralise(count: int, noun: str) -> str:
+    """Write a count with its noun, in the plural where there is not one.
 
     Example:
-        >>> counted(1, "seed"), counted(6000, "example")
+        >>> pluralise(1, "seed"), pluralise(6000, "example")
         ('1 seed', '6,000 examples')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

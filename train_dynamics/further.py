@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, run, say, stop_on_signals
+from train_dynamics.commands import NumberParser, print_line, run, stop_on_signals
 from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording
 
@@ -57,7 +57,7 @@ def main() -> None:
     import jax  # takes seconds to import, which a typing error should not
 
     from train_dynamics.training.further import FurtherConfig, held_out, train_further
-    from train_dynamics.training.sweep import keep_programs
+    from train_dynamics.training.sweep import enable_compilation_cache
 
     config = FurtherConfig(HOLDOUT_SPLIT.value, HOLDOUT_EPOCHS.value, GRADIENT_CLIP.value, noise_multipliers)
     if recording.further is not None:
@@ -69,19 +69,19 @@ def main() -> None:
             raise InputError(
                 f"{recording.path / 'further'} was made otherwise ({'; '.join(different)}); move it elsewhere first"
             )
-        say(f"{recording.path / 'further'} is there already; nothing to do")
+        print_line(f"{recording.path / 'further'} is there already; nothing to do")
         return
     holdout = held_out(recording.config, config, DATA_DIR.value)
     noted = stop_on_signals("further: ends after this epoch; a second signal ends it at once")
-    keep_programs()
+    enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():
-        found = train_further(recording, config, holdout, say=say, stop=lambda: bool(noted))
+        found = train_further(recording, config, holdout, log=print_line, stop=lambda: bool(noted))
         if found is None:
             print("further: interrupted; nothing was stored", file=sys.stderr)
             sys.exit(128 + noted[0])
         recording.save_further(found)
-    say(f"Stored {recording.path / 'further'}; train_dynamics.analyze makes scores of it")
+    print_line(f"Stored {recording.path / 'further'}; train_dynamics.analyze makes scores of it")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, RateParser, SwitchParser, run, say, stop_on_signals
+from train_dynamics.commands import NumberParser, RateParser, SwitchParser, print_line, run, stop_on_signals
 from train_dynamics.config import InputError, StudyConfig, flag_name
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
@@ -88,11 +88,11 @@ def main() -> None:
 
         dataset = None if reading is None else reading.result()
     noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
-    sweep.keep_programs()
+    sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
-    if not sweep.train(config, path, say=say, stop=lambda: bool(noted), dataset=dataset):
+    if not sweep.train(config, path, log=print_line, stop=lambda: bool(noted), dataset=dataset):
         print("train: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + noted[0])
 

@@ -10,8 +10,8 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from train_dynamics.commands import NumberParser, run, say
-from train_dynamics.config import InputError, counted
+from train_dynamics.commands import NumberParser, print_line, run
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import verify
 
@@ -37,16 +37,18 @@ def main() -> None:
         )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
-    records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
-    say(f"{recording.path}: all {records} of {seeds} are there")
-    say(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
+    records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
+    print_line(f"{recording.path}: all {records} of {seeds} are there")
+    print_line(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:
-        say("What train_dynamics.further stored is there, and its checksums are right")
+        print_line("What train_dynamics.further stored is there, and its checksums are right")
     if not recording.replayable and flags.FLAGS.samples:
-        say(f"No gradient was computed again: that would run {recording.config.model}, which this command does not")
+        print_line(
+            f"No gradient was computed again: that would run {recording.config.model}, which this command does not"
+        )
     if found.num_compared:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
-        say(
+        print_line(
             f"{found.num_compared:,} gradients were computed again, in float64. Largest differences, over the largest "
             f"value: {errors}; all predictions are the same"
         )

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.arrays import Dataset, flip_labels, standardise, subset
 from train_dynamics.data.folder import folder_source
 from train_dynamics.data.function import function_source
@@ -68,7 +68,7 @@ def _drawn(config: StudyConfig, source: Source) -> Dataset:
         raise InputError.flag(
             "num_examples",
             config.num_examples,
-            f"{config.dataset} has {counted(available, 'example')} in split {config.split}",
+            f"{config.dataset} has {pluralise(available, 'example')} in split {config.split}",
         )
     drawn, first = subset(available, config.num_examples, config.subset_seed), 0
     chosen: Parts = []

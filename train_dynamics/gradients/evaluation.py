@@ -57,13 +57,13 @@ def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
     """
     layers = []
 
-    def look(params: Any, example: Any) -> tuple:
+    def trace(params: Any, example: Any) -> tuple:
         params = in_float32(params)
         check_loss(loss, params, example)
         layers.extend(layers_of(params, cut(loss, params, example).terms).values())
         return ()
 
-    jax.eval_shape(look, params, example)
+    jax.eval_shape(trace, params, example)
     return {layer.name: layer for layer in layers}
 
 

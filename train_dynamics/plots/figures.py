@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from train_dynamics.config import counted
+from train_dynamics.config import pluralise
 from train_dynamics.data.showing import has_pictures, shown
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import contention as contention_plots
@@ -242,7 +242,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
             "The examples are those of the largest cone when it was found, followed before and after. Look "
             "whether they are learned together, and whether their gradients then fall silent together.",
             cone_plots.cone_tracks(
-                cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {counted(len(groups[0]), 'example')}"
+                cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {pluralise(len(groups[0]), 'example')}"
             ),
         )
 
@@ -271,14 +271,14 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             ),
         )
     layers = recording.layers
-    if len(contention.looks) and len(recording.classes[1]) > 1:
+    if len(contention.checkpoints) and len(recording.classes[1]) > 1:
         for layer, share in contention.label_opposition.items():
             yield Drawing(
                 metric_name(layers, layer, "label_opposition").replace("/", "_"),
                 f"How much each label fights each other label in {layer}",
                 "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
                 f"below {-contention.options.cosine:g}, averaged over seeds and "
-                f"{counted(len(contention.looks), 'iteration')}.",
+                f"{pluralise(len(contention.checkpoints), 'iteration')}.",
                 contention_plots.label_matrix(share, recording.classes[1], f"Opposed pairs of examples in {layer}, %"),
             )
 
@@ -288,9 +288,9 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
         of_label = f" of label {label_text(recording, group[0])}" if recording.contents.classes else ""
-        return f"{counted(len(group), 'example')}{of_label}"
+        return f"{pluralise(len(group), 'example')}{of_label}"
     rest = f", {len(counts) - 3} more" if len(counts) > 3 else ""
-    return f"{counted(len(group), 'example')} (labels {', '.join(counts[:3])}{rest})"
+    return f"{pluralise(len(group), 'example')} (labels {', '.join(counts[:3])}{rest})"
 
 
 def _verdict(fight: Fight) -> str:

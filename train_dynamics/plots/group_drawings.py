@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.config import counted
+from train_dynamics.config import pluralise
 from train_dynamics.data.showing import shown
 from train_dynamics.plots import cones as cone_plots
 from train_dynamics.plots import groups
@@ -44,7 +44,7 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
     """Draw m-coherence and noise scale, with the batch that was trained with."""
     noise_scale = _by_layer(recording, results, "noise_scale")
     figure = groups.panels(
-        results.group_dynamics.looks,
+        results.group_dynamics.checkpoints,
         [_by_layer(recording, results, "m_coherence"), noise_scale],
         ["m-coherence (examples)", "noise scale (examples)"],
         [True, True],
@@ -66,7 +66,7 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
         "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
-        f"dotted line, {counted(batch, 'example')}, the batch that was trained with: its step turns from "
+        f"dotted line, {pluralise(batch, 'example')}, the batch that was trained with: its step turns from "
         "signal into noise." + gap,
         figure,
     )
@@ -83,7 +83,7 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
         "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
         "another.",
         groups.panels(
-            results.group_dynamics.looks,
+            results.group_dynamics.checkpoints,
             [_by_layer(recording, results, measure) for measure in ("gradient_confusion", "smallest_cosine")],
             ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
             [False, False],
@@ -106,15 +106,15 @@ def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
         "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
         "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
         "cosine of 0 to all.",
-        groups.panels(found.looks, [curves], ["mean cosine"], [False], "Stiffness"),
+        groups.panels(found.checkpoints, [curves], ["mean cosine"], [False], "Stiffness"),
     )
 
 
 def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw the stiffness of each layer by pair of classes: at the start, when half is learned, and at the end."""
-    looks, layers = results.group_dynamics.looks, recording.gradient_layers
+    checkpoints, layers = results.group_dynamics.checkpoints, recording.gradient_layers
     half = int(results.iterations[half_learned(results.progress.mean(axis=0), len(recording.class_names))])
-    shown = list(dict.fromkeys([0, int(np.abs(looks - half).argmin()), len(looks) - 1]))
+    shown = list(dict.fromkeys([0, int(np.abs(checkpoints - half).argmin()), len(checkpoints) - 1]))
     for layer in layers:
         matrices = results.group_dynamics.layers[layer].stiffness.mean(axis=0)
         if matrices.shape[-1] < 2:
@@ -127,7 +127,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             "apart. Look which labels fight, and whether a label still pulls in one direction at the end.",
             groups.class_matrices(
                 [matrices[k] for k in shown],
-                [f"iteration {looks[k]:,}" for k in shown],
+                [f"iteration {checkpoints[k]:,}" for k in shown],
                 recording.classes[1],
                 f"Stiffness by pair of labels in {layer}, {of_seeds('mean', len(recording.seeds))}",
             ),

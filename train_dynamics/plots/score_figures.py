@@ -71,9 +71,9 @@ def _stopping_drawing(names: list[str], results: Results, study: ScoreStudy) -> 
         f"read early: el2n and grand are read at iteration {results.scores.study.early:,} and do not change after it. "
         "Empty cells say that a score is not defined yet, or alike for all examples.",
         score_plots.number_map(
-            study.of_looks,
+            study.of_checkpoints,
             names,
-            [str(look) for look in study.looks],
+            [str(t) for t in study.checkpoints],
             "Stability of each ranking against stopping early",
             "last iteration recorded (updates)",
         ),

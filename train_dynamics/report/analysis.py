@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train_dynamics import __version__
-from train_dynamics.config import InputError, counted
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
@@ -36,7 +36,7 @@ def analyze(
     contention_options: ContentionOptions = ContentionOptions(),
     score_options: ScoreOptions = ScoreOptions(),
     parts: Collection[str] = tuple(PARTS),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
@@ -47,13 +47,13 @@ def analyze(
         contention_options: Which pairs in contention to look for.
         score_options: How to compute scores.
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
 
     Raises:
         InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does
             not have, or if the output holds other files, cannot be written or is being written by another analysis.
     """
-    parts = _possible(recording, parts, say)
+    parts = _possible(recording, parts, log)
     options = (cone_options, contention_options, score_options)
     try:
         check_output(output)
@@ -63,13 +63,13 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
-            results = _results(recording, score_options, parts, say)
+            results = _results(recording, score_options, parts, log)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             # Seconds to import, for nothing if the recording will not do.
             from train_dynamics.report.writing import Motion, Writing
 
-            with cleared(output, about["files"], say):
+            with cleared(output, about["files"], log):
                 writing = Writing(recording, results, output, about, helpers.submit)
                 writing.study()
                 if score_study:
@@ -84,13 +84,13 @@ def analyze(
                 if "motion" in parts:
                     writing.film(motion)  # while helpers save what was drawn
                 if fighting:
-                    writing.contention(*_awaited(fighting, say))
+                    writing.contention(*_awaited(fighting, log))
                 writing.page(options)
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
 
 
-def _possible(recording: Recording, parts: Collection[str], say: Callable[[str], None]) -> list[str]:
+def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:
     """Leave out the parts that a recording has nothing for, and say so."""
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
@@ -102,7 +102,7 @@ def _possible(recording: Recording, parts: Collection[str], say: Callable[[str],
         impossible |= dict.fromkeys(OF_CLASSES, "is about classes, and the labels are targets")
     for part, why in impossible.items():
         if part in parts:
-            say(f"Left out: {part}, which {why}")
+            log(f"Left out: {part}, which {why}")
     return [part for part in parts if part not in impossible]
 
 
@@ -124,15 +124,15 @@ def _about(
 
 
 def _results(
-    recording: Recording, options: ScoreOptions, parts: Collection[str], say: Callable[[str], None]
+    recording: Recording, options: ScoreOptions, parts: Collection[str], log: Callable[[str], None]
 ) -> Results:
     """Compute what one pass over the recording gives, and show how far it is."""
-    records, seeds = counted(recording.num_records, "record"), counted(len(recording.seeds), "seed")
-    say(f"Reading {records} of {seeds} in {recording.path}")
+    records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
+    log(f"Reading {records} of {seeds} in {recording.path}")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update)
     if dead := np.count_nonzero(results.indifferent):
-        say(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
+        log(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results
 
 
@@ -153,8 +153,8 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
     return found, list(contention_drawings(recording, found))
 
 
-def _awaited(fighting: Future, say: Callable[[str], None]) -> tuple[Contention, list["Drawing"]]:
+def _awaited(fighting: Future, log: Callable[[str], None]) -> tuple[Contention, list["Drawing"]]:
     """Wait for the same, and say so if it takes longer than all else."""
     if not fighting.done():
-        say("Still looking for pairs in contention")
+        log("Still looking for pairs in contention")
     return fighting.result()

@@ -24,13 +24,13 @@ def check_output(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def cleared(output: Path, new: Collection[str], say: Callable[[str], None]) -> Iterator[None]:
+def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> Iterator[None]:
     """Make the directory, and keep other analyses out of it; what an earlier one has left there is removed.
 
     Args:
         output: The directory.
         new: The files to come, which the user is not told are removed.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
 
     Raises:
         InputError: If another analysis is writing there.
@@ -40,18 +40,18 @@ def cleared(output: Path, new: Collection[str], say: Callable[[str], None]) -> I
         "output", output, "is being written by another analysis; wait for it, or choose another directory"
     )
     with locked(output, taken):
-        say(f"Writing figures and tables into {output}")
-        _remove_earlier(output, new, say)
+        log(f"Writing figures and tables into {output}")
+        _remove_earlier(output, new, log)
         yield
 
 
-def _remove_earlier(output: Path, new: Collection[str], say: Callable[[str], None]) -> None:
+def _remove_earlier(output: Path, new: Collection[str], log: Callable[[str], None]) -> None:
     """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
     earlier = _files_of(output)
     for name in earlier:
         (output / name).unlink(missing_ok=True)
     if gone := [name for name in earlier if name not in new and Path(name).suffix not in KINDS]:
-        say(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
+        log(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
 
 
 def _files_of(output: Path) -> list[str]:

@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 
 from train_dynamics import __version__
-from train_dynamics.config import counted, flag_name
+from train_dynamics.config import flag_name, pluralise
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.sections import Section
 from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
@@ -23,8 +23,12 @@ from train_dynamics.study.tables import PARTS, files_of_parts
 FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {
     ConeOptions: {"cosine": "cone_cosine", "cover": "cone_cover", "seed": "cone_seed", "iteration": "cone_iteration"},
-    ContentionOptions: {"opposed_to": "opposed_to", "smallest": "smallest_group", "looks": "contention_looks"},
-    ScoreOptions: {"iteration": "score_iteration", "looks": "score_looks"},
+    ContentionOptions: {
+        "opposed_to": "opposed_to",
+        "smallest": "smallest_group",
+        "checkpoints": "contention_checkpoints",
+    },
+    ScoreOptions: {"iteration": "score_iteration", "checkpoints": "score_checkpoints"},
 }
 
 
@@ -82,7 +86,7 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
         told = {
             "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
             + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
-            "first at 80 % after": "never" if learned is None else counted(int(learned), "update"),
+            "first at 80 % after": "never" if learned is None else pluralise(int(learned), "update"),
         }
     else:
         loss = results.curves["loss"][..., 0]

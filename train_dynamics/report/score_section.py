@@ -21,10 +21,11 @@ def scores_section(
         has_pictures: Whether the examples are images.
     """
     scores, found = results.scores.scores, results.scores.study
+    replayed = ", ".join(f"{t:,}" for t in study.checkpoints)
     words = (
         f"{len(scores)} scores of how hard an example is, from one recording. scores.csv and scores.parquet have "
         f"their values. Scores that are defined early in training are read at iteration {found.early:,}; what is "
-        f"computed again from stored parameters is so at iterations {', '.join(f'{look:,}' for look in study.looks)}."
+        f"computed again from stored parameters is so at iterations {replayed}."
     )
     for name, reason in results.scores.missing.items():
         words += f" {name} is missing: {reason}."

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.config import counted
+from train_dynamics.config import pluralise
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.sketch import sketch_error
 from train_dynamics.study.cones import ConeOptions, Cones
@@ -95,7 +95,7 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     found, layers = results.group_dynamics, recording.gradient_layers
     words = (
         "How far do examples pull together? Four published measures of the gradients of each recorded layer "
-        f"at {len(found.looks):,} of {counted(len(results.iterations), 'record')}, and one of the losses: m-"
+        f"at {len(found.checkpoints):,} of {pluralise(len(results.iterations), 'record')}, and one of the losses: m-"
         "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
         "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
         "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
@@ -104,12 +104,12 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     rows = [
         (
             layer,
-            f"{found.looks[k]:,}",
+            f"{found.checkpoints[k]:,}",
             *(_three(quartiles(curve)[1, k]) for curve in found.layers[layer][:2]),
             *(_three(float(curve[:, k].mean())) for curve in found.layers[layer][2:6]),
         )
         for layer in layers
-        for k in dict.fromkeys((0, len(found.looks) // 2, len(found.looks) - 1))
+        for k in dict.fromkeys((0, len(found.checkpoints) // 2, len(found.checkpoints) - 1))
     ]
     names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
     names += ("stiffness within classes", "stiffness between classes")
@@ -141,8 +141,8 @@ def cones_section(
         shared = cones.sizes[cones.sizes > 1]
         zero = np.count_nonzero(cones.cone < 0)
         words += (
-            f" In {cones.layer}, {shared.sum():,} of {counted(len(cones.cone), 'example')} share "
-            f"{counted(len(shared), 'cone')}; {len(cones.sizes) - len(shared):,} are alone, and {zero:,} "
+            f" In {cones.layer}, {shared.sum():,} of {pluralise(len(cones.cone), 'example')} share "
+            f"{pluralise(len(shared), 'cone')}; {len(cones.sizes) - len(shared):,} are alone, and {zero:,} "
             "have a zero gradient and no direction."
         )
         for cone in range(min(LISTED, len(shared))):
@@ -186,15 +186,16 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
     to = "the centre of a cone, its mean direction," if options.opposed_to == "centre" else "every member of a cone"
     words = (
         f"Two groups are in contention when the gradients of one have a cosine below {-options.cosine:g} to {to} with "
-        f"at least {counted(options.smallest, 'example')} on either side: what helps one harms the other. "
-        f"Looked for at {counted(len(contention.looks), 'iteration')} of {counted(len(recording.seeds), 'seed')}, "
+        f"at least {pluralise(options.smallest, 'example')} on either side: what helps one harms the other. "
+        f"Looked for at {pluralise(len(contention.checkpoints), 'iteration')} of "
+        f"{pluralise(len(recording.seeds), 'seed')}, "
     )
     if not fights:
         words += "no pair was found: at those iterations no cone of that size has that many examples against it."
     else:
         words += (
-            f"{counted(len(fights), 'pair')} turned up. Strength is how much of the mean gradient the two cancel: the "
-            "length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
+            f"{pluralise(len(fights), 'pair')} turned up. Strength is how much of the mean gradient the two cancel: "
+            "the length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
             "activations and different labels oppose each other by construction. So pairs are followed for up to "
             f"{WINDOW} records after they were found. "
         )
@@ -206,8 +207,8 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             "chance, as long as pairs that share examples or iterations depend on each other positively. No p can be "
             f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that labels and norms alone do not explain the "
             "antiphase; groups that oppose each other a little less would also show some. "
-            f"{counted(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Drawn are the "
-            "strongest that survive, before others."
+            f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Drawn are "
+            "the strongest that survive, before others."
             if tested
             else "None of them could be tested; the table says why."
         )

@@ -35,22 +35,22 @@ class ContentionOptions:
         cover: `clique` or `star`.
         opposed_to: Opponents oppose the `centre` of a cone, or every one of its `members`.
         smallest: Fewest examples on either side.
-        looks: At how many iterations to look.
+        checkpoints: At how many iterations to look for them.
     """
 
     cosine: float = 0.95
     cover: str = "clique"
     opposed_to: str = "centre"
     smallest: int = 10
-    looks: int = 16
+    checkpoints: int = 16
 
     def __post_init__(self) -> None:
         if self.opposed_to not in ("centre", "members"):
             raise InputError.flag("opposed_to", self.opposed_to, "must be centre or members")
         if self.smallest < 2:
             raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
-        if self.looks < 1:
-            raise InputError.flag("contention_looks", self.looks, "must be 1 or more")
+        if self.checkpoints < 1:
+            raise InputError.flag("contention_checkpoints", self.checkpoints, "must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Contention:
 
     Attributes:
         options: What was looked for.
-        looks: The iterations looked at.
+        checkpoints: The iterations looked at.
         fights: The pairs, the strongest first.
         label_opposition: For each layer, the share of the pairs of examples of two labels whose gradients are opposed,
             averaged over seeds and the iterations looked at.
     """
 
     options: ContentionOptions
-    looks: Int[np.ndarray, " look"]
+    checkpoints: Int[np.ndarray, " checkpoint"]
     fights: Sequence[Fight]
     label_opposition: dict[str, Float[np.ndarray, "c c"]]
 
@@ -106,16 +106,16 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     in size, labels and gradient norm and hang together as it does, because examples with like activations and different
     labels oppose each other by construction.
     """
-    looks = look_at(recording.iterations, options.looks)
+    checkpoints = spread_checkpoints(recording.iterations, options.checkpoints)
     layers = recording.gradient_layers
     seen: dict[str, list[list[Pair]]] = {layer: [] for layer in layers}
     num_classes = len(recording.classes[1])
     opposition = {layer: np.zeros((num_classes, num_classes)) for layer in layers}
 
-    def look(t: int) -> dict[str, list[tuple[list[Pair], np.ndarray]]]:
+    def found_at(t: int) -> dict[str, list[tuple[list[Pair], np.ndarray]]]:
         return {
             layer: [
-                _look_once(recording, options, s, layer, t, factors)
+                _find_pairs(recording, options, s, layer, t, factors)
                 for s, factors in enumerate(read_factors(recording, layer, t))
             ]
             for layer in layers
@@ -124,24 +124,28 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     at_once = max(1, min(4, os.cpu_count() or 1, MEMORY_BYTES // (len(recording.labels) ** 2 // 2)))
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     with threadpool_limits(1), ThreadPoolExecutor(at_once) as threads:
-        for found in threads.map(look, looks.tolist()):
+        for found in threads.map(found_at, checkpoints.tolist()):
             for layer in layers:
                 seen[layer].append([pair for pairs, _ in found[layer] for pair in pairs])
-                opposition[layer] += sum(share for _, share in found[layer]) / (len(looks) * len(recording.seeds))
+                opposition[layer] += sum(share for _, share in found[layer]) / (len(checkpoints) * len(recording.seeds))
         pairs = [pair for layer in layers for pair in contention.merge(seen[layer])]
-        fights = [fight for t in looks for fight in _follow(recording, [p for p in pairs if p.iteration == t], threads)]
+        fights = [
+            fight
+            for t in checkpoints
+            for fight in _follow(recording, [pair for pair in pairs if pair.iteration == t], threads)
+        ]
     fights.sort(key=lambda fight: -fight.pair.strength)
-    return Contention(options, looks, _corrected(fights), opposition)
+    return Contention(options, checkpoints, _corrected(fights), opposition)
 
 
-def look_at(iterations: Int[np.ndarray, " t"], looks: int) -> Int[np.ndarray, " look"]:
+def spread_checkpoints(iterations: Int[np.ndarray, " t"], count: int) -> Int[np.ndarray, " checkpoint"]:
     """Choose recorded iterations evenly spread over the run, inside it, so that what comes after can be looked at.
 
     Example:
-        >>> look_at(np.arange(1001), 4)
+        >>> spread_checkpoints(np.arange(1001), 4)
         array([200, 400, 600, 800])
     """
-    return nearest(iterations, np.linspace(0, iterations[-1], looks + 2)[1:-1].round().astype(int))
+    return nearest(iterations, np.linspace(0, iterations[-1], count + 2)[1:-1].round().astype(int))
 
 
 def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.ndarray, "t n"]]:
@@ -155,7 +159,7 @@ def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.nd
         return shown, np.stack(list(threads.map(lambda t: recording.loss(t)[pair.seed], times)))
 
 
-def _look_once(
+def _find_pairs(
     recording: Recording, options: ContentionOptions, s: int, layer: str, t: int, factors: tuple[np.ndarray, ...]
 ) -> tuple[list[Pair], Float[np.ndarray, "c c"]]:
     """Find the pairs of one seed at one iteration, and how much its labels oppose each other."""

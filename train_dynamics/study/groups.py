@@ -17,7 +17,7 @@ from train_dynamics.dynamics.stiffness import stiffness, within_and_between
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.cones import read_factors
 
-MOST_LOOKS = 500
+MOST_CHECKPOINTS = 500
 MOST_CLASSES = 20
 MOST_BATCHES = 200
 
@@ -74,15 +74,15 @@ class GroupStudy:
         recording: The recording; batches are as large as those it was trained on, and at most `MOST_BATCHES`.
 
     Attributes:
-        looks: Iterations that are looked at: those of all records, or of `MOST_LOOKS` evenly spread ones, the first and
-            the last among them; more would show no more in a curve, and cost as much more.
+        checkpoints: Iterations that are measured: those of all records, or of `MOST_CHECKPOINTS` evenly spread ones,
+            the first and the last among them; more would show no more in a curve, and cost as much more.
         sizes: Examples of each class.
     """
 
     def __init__(self, recording: Recording) -> None:
         last = recording.num_records - 1
-        spread = np.linspace(0, last, min(recording.num_records, MOST_LOOKS))
-        self.looks: Int[np.ndarray, " look"] = recording.iterations[np.unique(spread.round().astype(int))]
+        spread = np.linspace(0, last, min(recording.num_records, MOST_CHECKPOINTS))
+        self.checkpoints: Int[np.ndarray, " checkpoint"] = recording.iterations[np.unique(spread.round().astype(int))]
         self._labels, names = recording.classes
         labels, self._num_classes = self._labels, len(names)
         self._batch_size = recording.config.examples_per_batch(len(recording.labels))
@@ -123,12 +123,12 @@ class GroupDynamics:
     """What came of following groups through a recording.
 
     Attributes:
-        looks: Iterations that the measures are of.
-        layers: Measures of each recorded layer, `[s, t]`, one `t` for each look.
+        checkpoints: Iterations that the measures are of.
+        layers: Measures of each recorded layer, `[s, t]`, one `t` for each checkpoint.
         opposing: The examples whose losses rise and fall most.
     """
 
-    looks: Int[np.ndarray, " look"]
+    checkpoints: Int[np.ndarray, " checkpoint"]
     layers: dict[str, Measures]
     opposing: OpposingSignals
 

@@ -254,7 +254,7 @@ class Gathered:
         if self._study is None:
             return None
         layers = {layer: Measures.stacked(measures) for layer, measures in self._measures.items()}
-        return GroupDynamics(self._study.looks, layers, self._opposing)
+        return GroupDynamics(self._study.checkpoints, layers, self._opposing)
 
 
 def _forgetting_curves(
@@ -300,7 +300,7 @@ def _gradient_curves(
     study: GroupStudy | None,
 ) -> tuple[Curves, Gradients | None, LayerMeasures]:
     curves: Curves = {}
-    looks = set(study.looks.tolist()) if study else set()
+    checkpoints = set(study.checkpoints.tolist()) if study else set()
     measures: LayerMeasures = {layer: [] for layer in recording.gradient_layers}
     lead = (len(recording.seeds), len(block.iterations))
     squares = np.zeros((*lead, len(weights)), np.float32) if scores else None
@@ -312,7 +312,7 @@ def _gradient_curves(
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
                 if scores and layer != TOGETHER:  # which the others are part of
                     squares[s, t] += np.square(found.norm)
-                if parts and block.iterations[t] in looks:
+                if parts and block.iterations[t] in checkpoints:
                     sums.append(study.sums(parts, found))
             if sums:
                 measures[layer].append(study.measure(sums))

@@ -23,8 +23,9 @@ class ScoreStudy:
         order: The scores so that those that agree stand together.
         sizes: Numbers of seeds that were drawn.
         of_draws: Rank correlation of each score of some drawn seeds with that of all seeds; NaN where a draw has none.
-        looks: Iterations at which recording might have stopped.
-        of_looks: Rank correlation of each score stopped there with that at the end; NaN where it says nothing yet.
+        checkpoints: Iterations at which recording might have stopped.
+        of_checkpoints: Rank correlation of each score stopped there with that at the end; NaN where it says nothing
+            yet.
         precision: Of each score, the share of wrong labels among as many of the hardest examples; NaN without any.
         auc: Of each score, the chance that a wrong label looks harder than a right one; NaN without any.
         noisy: Whether the label of each example was made wrong.
@@ -34,8 +35,8 @@ class ScoreStudy:
     order: Int[np.ndarray, " score"]
     sizes: tuple[int, ...]
     of_draws: Float[np.ndarray, "score size draw"]
-    looks: Int[np.ndarray, " look"]
-    of_looks: Float[np.ndarray, "score look"]
+    checkpoints: Int[np.ndarray, " checkpoint"]
+    of_checkpoints: Float[np.ndarray, "score checkpoint"]
     precision: Float[np.ndarray, " score"]
     auc: Float[np.ndarray, " score"]
     noisy: Bool[np.ndarray, " n"]
@@ -62,14 +63,14 @@ def study_scores(scores: Scores, noisy: Bool[np.ndarray, " n"], seed: int = 0) -
         spearman(scores.resampled(score, draws.astype(float)), scores.values[score.name]).reshape(len(sizes), NUM_DRAWS)
         for score in scores.scores
     ]
-    of_looks = [spearman(scores.stopped[score.name], scores.values[score.name]) for score in scores.scores]
+    of_checkpoints = [spearman(scores.stopped[score.name], scores.values[score.name]) for score in scores.scores]
     return ScoreStudy(
         correlations,
         families(correlations),
         sizes,
         np.stack(of_draws),
-        scores.study.looks,
-        np.stack(of_looks),
+        scores.study.checkpoints,
+        np.stack(of_checkpoints),
         np.array([precision_at_noise_rate(values, noisy) for values in difficulty]),
         np.array([auc(values, noisy) for values in difficulty]),
         noisy,
@@ -97,5 +98,5 @@ def stability_rows(scores: Scores, study: ScoreStudy) -> Iterator[tuple[str, str
     for k, score in enumerate(scores.scores):
         for size, draws in zip(study.sizes, study.of_draws[k], strict=True):
             yield score.name, "seeds", size, *summary(draws).tolist(), int(np.count_nonzero(~np.isnan(draws)))
-        for look, value in zip(study.looks.tolist(), study.of_looks[k].tolist(), strict=True):
-            yield score.name, "iterations", look, value, value, value, int(not np.isnan(value))
+        for t, value in zip(study.checkpoints.tolist(), study.of_checkpoints[k].tolist(), strict=True):
+            yield score.name, "iterations", t, value, value, value, int(not np.isnan(value))

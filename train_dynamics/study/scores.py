@@ -35,16 +35,16 @@ class ScoreOptions:
 
     Attributes:
         iteration: Where scores that are defined early in training are read; a tenth of the run if None.
-        looks: At how many iterations, evenly spread and the last among them, parameters are replayed, and scores looked
-            at as if recording had stopped there.
+        checkpoints: At how many iterations, evenly spread and the last among them, parameters are replayed, and scores
+            looked at as if recording had stopped there.
     """
 
     iteration: int | None = None
-    looks: int = 10
+    checkpoints: int = 10
 
     def __post_init__(self) -> None:
-        if self.looks < 1:
-            raise InputError.flag("score_looks", self.looks, "must be 1 or more")
+        if self.checkpoints < 1:
+            raise InputError.flag("score_checkpoints", self.checkpoints, "must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Scores:
         missing: Why others could not, by name.
         values: Of the ensemble, by name: the mean over seeds, or what all seeds together give.
         of_seeds: Of each seed, by name, where single seeds have the score.
-        stopped: Of the ensemble, had recording stopped at each look, by name; NaN where the score says nothing yet.
+        stopped: Of the ensemble, had recording stopped at each checkpoint, by name; NaN where it says nothing yet.
         probabilities: Class probabilities at the end, which scores of the ensemble are made of.
     """
 
@@ -66,7 +66,7 @@ class Scores:
     missing: dict[str, str]
     values: dict[str, Float[np.ndarray, " n"]]
     of_seeds: dict[str, Float[np.ndarray, "s n"]]
-    stopped: dict[str, Float[np.ndarray, "look n"]]
+    stopped: dict[str, Float[np.ndarray, "checkpoint n"]]
     probabilities: Float[np.ndarray, "s n c"]
 
     def resampled(self, score: Score, counts: Float[np.ndarray, "draw s"]) -> Float[np.ndarray, "draw n"]:
@@ -92,7 +92,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         (near,) = nearest(iterations, np.array([options.iteration]))
         right = f"must be a recorded iteration, from 0 to {last}; the nearest is {near}"
         raise InputError.flag("score_iteration", options.iteration, right)
-    looks = nearest(iterations, np.linspace(0, last, options.looks + 1).round().astype(int)[1:])
+    checkpoints = nearest(iterations, np.linspace(0, last, options.checkpoints + 1).round().astype(int)[1:])
     config, num_examples = recording.config, len(recording.labels)
     return Study(
         num_seeds=len(recording.seeds),
@@ -100,7 +100,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         iterations=iterations,
         epoch=config.iterations_per_epoch(num_examples),
         early=int(early),
-        looks=looks[looks > 0],
+        checkpoints=checkpoints[checkpoints > 0],
         learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
         replayable=recording.replayable,
@@ -132,7 +132,7 @@ class ScorePass:
 
     def add(self, records: Records) -> None:
         """Take in the next records."""
-        places = np.flatnonzero(np.isin(records.iterations, self.study.looks)) + 1
+        places = np.flatnonzero(np.isin(records.iterations, self.study.checkpoints)) + 1
         start = 0
         for stop in sorted({*places.tolist(), len(records.iterations)}):
             part = records.part(start, stop)
@@ -154,13 +154,13 @@ class ScorePass:
         for score in self._scores:
             if isinstance(score, ReplayedScore):
                 of_seeds[score.name], stopped[score.name] = self._replay(score)
-        probabilities = [self._recording.probabilities(t) for t in self.study.looks]
+        probabilities = [self._recording.probabilities(t) for t in self.study.checkpoints]
         if (further := self._recording.further) is not None:
             trained = Further(self._recording.labels, probabilities[-1], further.retrained, further.private)
             for score in self._scores:
                 if isinstance(score, FurtherScore):
                     of_seeds[score.name] = score.compute(trained)
-                    stopped[score.name] = np.full((len(self.study.looks), self.study.num_examples), np.nan)
+                    stopped[score.name] = np.full((len(self.study.checkpoints), self.study.num_examples), np.nan)
                     stopped[score.name][-1] = of_seeds[score.name].mean(axis=0)  # it went on from the end alone
         values = {name: value.mean(axis=0) for name, value in of_seeds.items()}
         everyone = np.ones((1, self.study.num_seeds))
@@ -172,8 +172,8 @@ class ScorePass:
                 values[score.name] = stopped[score.name][-1]
         return Scores(self.study, self._scores, self._missing, values, of_seeds, stopped, probabilities[-1])
 
-    def _replay(self, score: ReplayedScore) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "look n"]]:
-        """Compute a score of each seed, and of the ensemble had recording stopped at each look."""
+    def _replay(self, score: ReplayedScore) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
+        """Compute a score of each seed, and of the ensemble had recording stopped at each checkpoint."""
         at = score.at(self.study)
         parameters = [self._recording.parameters(t) for t in at]
         labels = self._recording.labels
@@ -185,10 +185,10 @@ class ScorePass:
         with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
             found = np.zeros((len(at), len(labels)))
             last = []
-            for checkpoints in threads.map(of_seed, range(self.study.num_seeds)):
-                found += checkpoints / self.study.num_seeds
-                last.append(checkpoints[-1].astype(np.float64))
-        reached = np.searchsorted(at, self.study.looks, side="right") - 1
+            for values in threads.map(of_seed, range(self.study.num_seeds)):
+                found += values / self.study.num_seeds
+                last.append(values[-1].astype(np.float64))
+        reached = np.searchsorted(at, self.study.checkpoints, side="right") - 1
         stopped = np.where(reached[:, None] >= 0, found[reached.clip(0)], np.nan)
         return np.stack(last), stopped
 

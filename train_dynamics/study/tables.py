@@ -288,7 +288,7 @@ def write_group_dynamics(recording: Recording, results: Results, path: Path) -> 
         (metric, layer, group, t, *of_seeds)
         for metric, layer, group, curve in curves
         for t, *of_seeds in zip(
-            found.looks if layer else results.iterations[:-1],
+            found.checkpoints if layer else results.iterations[:-1],
             *map(_decimal, (curve.mean(axis=0), curve.std(axis=0), *quartiles(curve))),
             strict=True,
         )

@@ -16,14 +16,14 @@ import optax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.data.scaling import flat_inputs
 from train_dynamics.gradients import per_example
 from train_dynamics.recording.reader import FurtherTraining, Recording
 from train_dynamics.training import steps
 from train_dynamics.training.steps import Setup, State
-from train_dynamics.training.sweep import collect, compiled, deal, enough_memory, local_devices
+from train_dynamics.training.sweep import assign_seeds, collect, compiled, enough_memory, local_devices
 
 SMALLEST, LARGEST = 1e-6, 1e6
 NOISE = 1  # apart from the draw of the weights, which has the seed alone
@@ -153,7 +153,7 @@ class Networks:
 
     def __init__(self, study: StudyConfig, setup: Setup, clip: float, devices: Sequence[jax.Device]) -> None:
         self._study, self._devices = study, devices
-        self._seeds = deal(study.seeds, len(devices))
+        self._seeds = assign_seeds(study.seeds, len(devices))
 
         def begin(parameters: per_example.Parameters) -> State:
             return State(parameters, setup.optimizer.init(parameters))
@@ -213,7 +213,7 @@ def train_further(
     config: FurtherConfig,
     holdout: Dataset | None = None,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
 ) -> FurtherTraining | None:
     """Train all networks of a recording on, and all of them again under privacy.
@@ -223,7 +223,7 @@ def train_further(
         config: What is not in it.
         holdout: What `held_out` read for these; read here if None.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
         stop: Asked after each epoch whether to end there.
 
     Returns:
@@ -241,10 +241,10 @@ def train_further(
     held_images, held_labels = _inputs(study, holdout, recording.data)
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
-    say(
-        f"Training {counted(study.num_seeds, 'network')} on for {counted(epochs, 'epoch')} of "
-        f"{counted(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by DP-SGD "
-        f"at each of {counted(len(levels), 'noise level')}"
+    log(
+        f"Training {pluralise(study.num_seeds, 'network')} on for {pluralise(epochs, 'epoch')} of "
+        f"{pluralise(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by "
+        f"DP-SGD at each of {pluralise(len(levels), 'noise level')}"
     )
     bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
     with bar, enough_memory():

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, counted
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
@@ -55,11 +55,11 @@ OPTIONS_ONCE: dict[str, Any] = {  # for what hardly ever runs
 }
 
 
-def deal(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
-    """Deal seeds out to devices in order, as evenly as equal rows allow; the last seed fills the last row.
+def assign_seeds(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
+    """Assign seeds to devices in order, as evenly as equal rows allow; the last seed fills the last row.
 
     Example:
-        >>> deal([0, 1, 2], 2)
+        >>> assign_seeds([0, 1, 2], 2)
         array([[0, 1],
                [2, 2]], dtype=int32)
     """
@@ -111,7 +111,7 @@ class Sweep:
         devices = list(devices)[: config.num_seeds]
         self._devices = devices
         self._on_cpu = devices[0].platform == "cpu"
-        self.seeds = deal(config.seeds, len(devices))
+        self.seeds = assign_seeds(config.seeds, len(devices))
         prepared = prepared or prepare(config, dataset)
         setup, inputs = prepared.setup, prepared.inputs
         # Copies, and not views, which would keep them all.
@@ -157,7 +157,7 @@ class Sweep:
         return state._replace(parameters=self._place(parameters), optimizer=begin(parameters))
 
     def restored_state(self, state: Any) -> Any:
-        """Deal a state from the host out to the devices."""
+        """Put a state from the host on the devices."""
         return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
     def empty_records(self) -> steps.Record:
@@ -195,16 +195,16 @@ class Sweep:
             The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
             `[s, ...]`.
         """
-        rooms = [self.empty_records(), self.empty_records()]
-        ahead = self.run(state, rooms.pop(0), firsts[0])
+        buffers = [self.empty_records(), self.empty_records()]
+        ahead = self.run(state, buffers.pop(0), firsts[0])
         for first, following in itertools.zip_longest(firsts, firsts[1:]):
             state, records = ahead
             if following is not None:
                 if self._on_cpu:
                     wait()
-                ahead = self.run(state, rooms.pop(0), following)
+                ahead = self.run(state, buffers.pop(0), following)
             yield first, *collect((records, state), self.config.num_seeds)
-            rooms.append(records)
+            buffers.append(records)
 
 
 def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> jax.stages.Compiled:
@@ -302,7 +302,7 @@ def train(
     config: StudyConfig,
     path: str | os.PathLike,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
     dataset: Dataset | None = None,
     task: Task | None = None,
@@ -313,7 +313,7 @@ def train(
         config: The configuration.
         path: Directory of the recording.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
         stop: Asked after each block whether to end there.
         dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
             uses those.
@@ -329,8 +329,8 @@ def train(
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
     if recording is not None and recording.finished:
-        records, seeds = counted(recording.num_records, "record"), counted(config.num_seeds, "seed")
-        say(f"{path} already holds all {records} of {seeds}; nothing to do")
+        records, seeds = pluralise(recording.num_records, "record"), pluralise(config.num_seeds, "seed")
+        log(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
     dataset = _examples(recording, dataset, config)
@@ -343,7 +343,7 @@ def train(
         todo, done = dataclasses.replace(todo, block_length=recording.block_length), recording.num_records
     check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
-    _announce(config, dataset, prepared, devices, path, todo, done, say)
+    _announce(config, dataset, prepared, devices, path, todo, done, log)
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
     begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
@@ -354,7 +354,7 @@ def train(
         return False
     _check_whole(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    say(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    log(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
     return True
 
 
@@ -373,19 +373,19 @@ def _announce(
     path: Path,
     todo: Plan,
     done: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Say what will be recorded, and stop if there is no room for it."""
-    say(
+    log(
         f"Recording {_what(config, dataset, prepared)}: "
-        f"{counted(len(dataset.labels), 'example')} of {config.dataset}, {counted(config.num_seeds, 'seed')}, "
-        f"{counted(todo.num_records, 'record')} on {counted(len(devices), f'{devices[0].device_kind} device')}"
+        f"{pluralise(len(dataset.labels), 'example')} of {config.dataset}, {pluralise(config.num_seeds, 'seed')}, "
+        f"{pluralise(todo.num_records, 'record')} on {pluralise(len(devices), f'{devices[0].device_kind} device')}"
     )
     if dataset.num_classes == 1:
-        say("All labels are of one class: the network has no choice, and every loss and gradient is 0")
-    _check_free(path, todo, done, say)
+        log("All labels are of one class: the network has no choice, and every loss and gradient is 0")
+    _check_free(path, todo, done, log)
     if done:
-        say(f"Going on from iteration {todo.iterations[done]}")
+        log(f"Going on from iteration {todo.iterations[done]}")
 
 
 def _record(
@@ -427,7 +427,7 @@ def sweep(
     path: str | os.PathLike,
     config: StudyConfig | None = None,
     devices: Sequence[jax.Device] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Recording:
     """Train a task from several seeds and record what every example does to its weights, at every iteration.
 
@@ -440,7 +440,7 @@ def sweep(
         config: How to train, and what to record of which layers; its data set and model play no part. The default
             records all layers.
         devices: Devices to use; all local ones by default.
-        say: Takes the lines to show the user.
+        log: Takes the lines to show the user.
 
     Returns:
         The recording.
@@ -456,7 +456,7 @@ def sweep(
     named = f"{task.loss.__module__}:{task.loss.__qualname__}"
     config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
     dataset = data if isinstance(data, Dataset) else Dataset(*data)
-    train(config, path, devices, say, dataset=dataset, task=task)
+    train(config, path, devices, log, dataset=dataset, task=task)
     return Recording(path)
 
 
@@ -473,7 +473,7 @@ def local_devices() -> list[jax.Device]:
         raise InputError(f"JAX finds no device with JAX_PLATFORMS={asked}: {str(error)[:200]}") from error
 
 
-def keep_programs() -> None:
+def enable_compilation_cache() -> None:
     """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
 
     JAX tells by program, versions and processor what is the same. `XDG_CACHE_HOME` stands for another ~/.cache,
@@ -533,11 +533,11 @@ def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
     return f"{layers} of a {'-'.join(map(str, (size, *config.hidden_sizes, outputs)))} network"
 
 
-def _check_free(path: Path, todo: Plan, done: int, say: Callable[[str], None]) -> None:
+def _check_free(path: Path, todo: Plan, done: int, log: Callable[[str], None]) -> None:
     """Say how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
-    say(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    log(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
     if needed > free:
         raise InputError.flag(
             "recording",

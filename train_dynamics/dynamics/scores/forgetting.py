@@ -1,12 +1,12 @@
 """How often an example is forgotten, and when it is learned first.
 
 Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019). As published, an
-example is looked at when it is in a batch, just before the update: once an epoch, by the network that the update starts
-from. The same is counted here at every record, under other names: between two looks an example can be forgotten and
-learned again unseen. Checked against the code that the authors published, from which also comes what an example counts
-that is never learned: as many forgetting events as there were looks, more than any other can have, in place of
-infinitely many. That its first look right is the number of looks is our choice; they leave it open. In the plain count
-`forgotten` of the table an example that is always wrong has no event.
+example is looked at when it is presented, which is in a batch, just before the update: once an epoch, by the network
+that the update starts from. The same is counted here at every record, under other names: between two presentations an
+example can be forgotten and learned again unseen. Checked against the code that the authors published, from which also
+comes what an example counts that is never learned: as many forgetting events as there were presentations, more than any
+other can have, in place of infinitely many. That its first right one is the number of presentations is our choice; they
+leave it open. In the plain count `forgotten` of the table an example that is always wrong has no event.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ class _InBatch:
     def __init__(self, study: Study) -> None:
         shape = (study.num_seeds, study.num_examples + 1)
         self.before = np.zeros(shape, bool)
-        self.looks, self.events, self.first = (np.zeros(shape, np.int64) for _ in range(3))
+        self.presentations, self.events, self.first = (np.zeros(shape, np.int64) for _ in range(3))
         self.first[:] = NEVER
         self._seeds = np.arange(study.num_seeds)[:, None]
         self._epoch = study.epoch
@@ -38,25 +38,27 @@ class _InBatch:
             correct = np.take_along_axis(records.correct[:, part], batch.clip(0), axis=2).reshape(len(batch), -1)
             here = (self._seeds, batch.reshape(len(batch), -1))
             self.events[here] += self.before[here] & ~correct
-            self.first[here] = np.where(correct, np.minimum(self.first[here], self.looks[here]), self.first[here])
+            self.first[here] = np.where(
+                correct, np.minimum(self.first[here], self.presentations[here]), self.first[here]
+            )
             self.before[here] = correct
-            self.looks[here] += 1
+            self.presentations[here] += 1
 
 
 class ForgettingInBatch(_InBatch):
-    """Counts how often an example is wrong at a look after being right at the one before."""
+    """Counts how often an example is wrong at a presentation after being right at the one before."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the events so far; the number of looks if the example was never right, NaN if there was none."""
-        return _events(self.events, self.first, self.looks)[:, :-1]
+        """Give the events so far; the number of presentations if the example was never right, NaN if there was none."""
+        return _events(self.events, self.first, self.presentations)[:, :-1]
 
 
 class FirstLearnedInBatch(_InBatch):
-    """Counts the looks at an example before the first at which it is right."""
+    """Counts the presentations of an example before the first at which it is right."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give that number; the number of looks if the example was never right, NaN if there was none."""
-        return _first(self.first, self.looks)[:, :-1]
+        """Give that number; the number of presentations if the example was never right, NaN if there was none."""
+        return _first(self.first, self.presentations)[:, :-1]
 
 
 class Followed:
@@ -89,13 +91,13 @@ class FirstCorrect(Followed):
 
 
 def _events(
-    events: Int[np.ndarray, "s n"], first: Int[np.ndarray, "s n"], looks: Int[np.ndarray, "s n"]
+    events: Int[np.ndarray, "s n"], first: Int[np.ndarray, "s n"], presentations: Int[np.ndarray, "s n"]
 ) -> Float[np.ndarray, "s n"]:
-    return np.where(looks > 0, np.where(first == NEVER, looks, events), np.nan)
+    return np.where(presentations > 0, np.where(first == NEVER, presentations, events), np.nan)
 
 
-def _first(first: Int[np.ndarray, "s n"], looks: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
-    return np.where(looks > 0, np.minimum(first, looks), np.nan)
+def _first(first: Int[np.ndarray, "s n"], presentations: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
+    return np.where(presentations > 0, np.minimum(first, presentations), np.nan)
 
 
 def _needs(study: Study) -> str:
@@ -106,7 +108,7 @@ FORGETTING_IN_BATCH = StreamedScore(
     name="forgetting_in_batch",
     hard="high",
     unit="events",
-    formula="times wrong in a batch after right in the one before; the number of looks if never right",
+    formula="times wrong in a batch after right in the one before; the number of presentations if never right",
     source=SOURCE,
     needs=_needs,
     start=ForgettingInBatch,
@@ -123,8 +125,8 @@ FORGETTING_EVERY_RECORD = StreamedScore(
 FIRST_LEARNED_IN_BATCH = StreamedScore(
     name="first_learned_in_batch",
     hard="high",
-    unit="looks",
-    formula="looks in a batch before the first at which it is right; all of them if never right",
+    unit="presentations",
+    formula="presentations before the first at which it is right; all of them if never right",
     source=SOURCE,
     needs=_needs,
     start=FirstLearnedInBatch,

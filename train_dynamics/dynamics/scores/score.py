@@ -20,8 +20,8 @@ class Study(NamedTuple):
         iterations: Iteration of each record, rising; the last is the end of training.
         epoch: Updates in a pass over the examples.
         early: Iteration of the record at which scores defined early in training are read.
-        looks: Iterations of the records at which scores by replay compute, and at which all scores are looked at to see
-            what they would be had recording stopped there; the last is the end of training.
+        checkpoints: Iterations of the records at which scores by replay compute, and at which all scores are looked at
+            to see what they would be had recording stopped there; the last is the end of training.
         learning_rate: Learning rate of the updates; NaN if it is not the same in all.
         further: Whether `train_dynamics.further` has trained on.
         replayable: Whether it is the default network with the default loss, which is known well enough here to be run
@@ -33,7 +33,7 @@ class Study(NamedTuple):
     iterations: Int[np.ndarray, " t"]
     epoch: int
     early: int
-    looks: Int[np.ndarray, " look"]
+    checkpoints: Int[np.ndarray, " checkpoint"]
     learning_rate: float
     further: bool = False
     replayable: bool = True
@@ -134,11 +134,11 @@ class ReplayedScore(Score):
     Attributes:
         compute: From the parameters of one seed at those iterations, the inputs and the labels: the score of each
             example, [checkpoint, n], had the last of the parameters been those of that checkpoint.
-        at: Those iterations; the looks of the study by default.
+        at: Those iterations; the checkpoints of the study by default.
     """
 
     compute: Callable[[Sequence[Weights], np.ndarray, np.ndarray, Study], Float[np.ndarray, "checkpoint n"]]
-    at: Callable[[Study], Int[np.ndarray, " checkpoint"]] = lambda study: study.looks
+    at: Callable[[Study], Int[np.ndarray, " checkpoint"]] = lambda study: study.checkpoints
 
     def missing(self, study: Study) -> str:
         """Say why the score cannot be had from a study; empty if it can."""

@@ -78,6 +78,6 @@ VOG = ReplayedScore(
     unit="standard deviations of the class",
     formula="mean over pixels of the standard deviation over checkpoints of dz/dx, z the label's; normalised by class",
     source='Agarwal, D\'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022)',
-    needs=lambda study: "" if len(study.looks) > 1 else "a variance needs two looks or more",
+    needs=lambda study: "" if len(study.checkpoints) > 1 else "a variance needs two checkpoints or more",
     compute=_vog,
 )
