@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,8 +106,14 @@ def test_they_end_with_the_process_that_started_them(by):
             pids = [int(word) for word in parent.stdout.readline().split()]
             assert pids and all(map(alive, pids))
             assert parent.stderr.readline() == "asleep\n"  # one of them, in the midst of a call
-            parent.send_signal(by)
-            assert parent.wait(120) != 0
+            # Again, as people do: one that comes after Python looked for signals and before it waits for a lock, which
+            # on a busy machine happens, is noticed when the lock is had, and here that is never.
+            for _ in range(12):
+                parent.send_signal(by)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    parent.wait(10)
+                    break
+            assert parent.returncode not in (None, 0)
         finally:
             parent.kill()
     assert gone(pids)

@@ -212,6 +212,21 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
     assert "def loss" in recording.code["task"]["source"]
 
 
+@pytest.mark.parametrize(
+    ("task", "data", "message"),
+    [
+        (len, (np.zeros((4, 2)), [0, 1, 0, 1]), "task must be a train_dynamics.Task(init, loss), and is a builtin"),
+        (td.Task(len, len), np.zeros((4, 2)), "data must be a train_dynamics.Dataset, or a pair (inputs, labels)"),
+        (td.Task(len, len), (np.full((4, 2), np.nan), [0, 1, 0, 1]), "inputs of example 0 (id 0) has nan"),
+        (td.Task(len, len), (np.zeros((4, 2)), [0, 1]), "inputs and labels must be of one length"),
+    ],
+)
+def test_mistakes_in_python_get_a_line_too(tmp_path, task, data, message):
+    with pytest.raises(InputError) as error:
+        td.sweep(task, data, tmp_path / "out")
+    assert message in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_targets_of_a_regression(tmp_path, device):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", inputs=rng.normal(size=(40, 3)), labels=rng.normal(size=40))
@@ -270,6 +285,11 @@ def test_a_recording_does_not_go_on_with_other_code(networks, device):
     (networks / "networks.py").write_text(NETWORKS + own.replace("-jax", "-2 * jax"))
     done = run("train", *flags(config), "--recording=out", cwd=networks)
     assert done.returncode == 1 and "was begun with other code of --loss: networks.py:own has changed" in done.stderr
+    (networks / "networks.py").write_text(NETWORKS + own)
+    assert run("train", *flags(config), "--recording=out", cwd=networks).returncode == 0
+    (networks / "networks.py").write_text(NETWORKS)  # of a finished one, too
+    done = run("train", *flags(config), "--recording=out", cwd=networks)
+    assert done.returncode == 1 and "networks.py has no own" in done.stderr
 
 
 def flags(config: StudyConfig) -> list[str]:

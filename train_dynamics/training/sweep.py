@@ -328,15 +328,15 @@ def train(
     """
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
+    code = code_of(config, task)
+    if recording is not None:
+        check_code(recording.code, code, path)
     if recording is not None and recording.finished:
         records, seeds = pluralise(recording.num_records, "record"), pluralise(config.num_seeds, "seed")
         log(f"{path} already holds all {records} of {seeds}; nothing to do")
         return True
     check_writable(path)
     dataset = _examples(recording, dataset, config)
-    code = code_of(config, task)
-    if recording is not None:
-        check_code(recording.code, code, path)
     prepared = prepare(config, dataset, task)
     todo, done = plan(config, dataset, prepared), 0
     if recording is not None:
@@ -422,7 +422,7 @@ def _last_of(record: dict[str, Any], labels: np.ndarray) -> dict[str, str]:
 
 
 def sweep(
-    task: Task,
+    task: Task | Any,
     data: Dataset | Any,
     path: str | os.PathLike,
     config: StudyConfig | None = None,
@@ -446,16 +446,21 @@ def sweep(
         The recording.
 
     Raises:
-        InputError: If the task, the data or the configuration will not do.
+        InputError: If the task, the data or the configuration will not do, or the recording was begun with other code.
 
     Example:
         >>> recording = sweep(task, (inputs, labels), "recordings/mine", StudyConfig(num_seeds=3, epochs=5))
         >>> recording.gradients("head/kernel", t=0).shape
         (3, 6000, 64, 10)
     """
+    if not isinstance(task, Task):
+        raise InputError(f"task must be a train_dynamics.Task(init, loss), and is a {type(task).__name__}")
+    if not isinstance(data, Dataset) and not (isinstance(data, tuple | list) and len(data) == 2):
+        raise InputError("data must be a train_dynamics.Dataset, or a pair (inputs, labels)")
     named = f"{task.loss.__module__}:{task.loss.__qualname__}"
     config = dataclasses.replace(config or StudyConfig(), model=named, dataset="arrays")
     dataset = data if isinstance(data, Dataset) else Dataset(*data)
+    dataset.check_finite()
     train(config, path, devices, log, dataset=dataset, task=task)
     return Recording(path)
 
