@@ -209,7 +209,12 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
     recording = td.sweep(task, (inputs, labels), tmp_path / "out", config, device, silent)
     assert recording.finished and recording.layers == ("a", "b") and recording.class_names == ("x", "y", "z")
     same_as_the_definition(recording, task, 4)
-    assert "def loss" in recording.code["task"]["source"]
+    source = recording.code["task"]["source"]
+    assert "def loss" in source and "def init" in source and "def test_" not in source
+    td.sweep(task, (inputs, labels), tmp_path / "out", config, device, silent)  # as a script does that is run again
+    other = td.Task(lambda key: jax.tree.map(jnp.zeros_like, init(key)), loss)
+    with pytest.raises(InputError, match="was begun with other code of the task"):
+        td.sweep(other, (inputs, labels), tmp_path / "out", config, device, silent)
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,25 @@ def code_of(config: StudyConfig, task: Task | None = None) -> dict[str, dict[str
         if names_code(spec):
             found[name] = _described(spec, load_attribute(name, spec))
     if task is not None:
-        found["task"] = _described(config.model, task.loss)
+        # Its functions alone: the rest of a script, as what it plots afterwards, may change between two runs.
+        functions = filter(None, (task.init, task.loss, task.variables, task.batch_loss))
+        found["task"] = _sealed(config.model, "\n".join(map(_source, functions)))
     return found
 
 
 def _described(spec: str, what: Callable | Any) -> dict[str, str]:
     where = what if inspect.isroutine(what) or inspect.isclass(what) else type(what)
+    return _sealed(spec, _source(inspect.getmodule(where) or where))
+
+
+def _source(what: Any) -> str:
     try:
-        text = inspect.getsource(inspect.getmodule(where) or where)
+        return inspect.getsource(what)
     except (OSError, TypeError):
-        text = ""
+        return ""
+
+
+def _sealed(spec: str, text: str) -> dict[str, str]:
     return {"import": spec, "source": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -46,8 +55,9 @@ def check_code(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]
     """
     for name, code in before.items():
         if code["sha256"] != now.get(name, {}).get("sha256"):
+            of = "the task" if name == "task" else f"--{name}"
             raise InputError.flag(
                 "recording",
                 path,
-                f"was begun with other code of --{name}: {code['import']} has changed; choose another directory",
+                f"was begun with other code of {of}: {code['import']} has changed; choose another directory",
             )
