@@ -3,6 +3,7 @@
     Task, sweep          what is trained, and training it from several seeds while recording
     StudyConfig          how: optimizer, batches, seeds, what is recorded
     Dataset              examples, as arrays
+    Recorder             the same for a training loop of your own
     Recording            what was recorded, for reading
     InputError           what is raised where the caller's values will not do, in one line
 
@@ -15,6 +16,7 @@ from typing import Any
 PUBLIC = {
     "Dataset": "data.arrays",
     "InputError": "config",
+    "Recorder": "training.recorder",
     "Recording": "recording.reader",
     "RecordingError": "recording.format",
     "StudyConfig": "config",

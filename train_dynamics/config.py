@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 MOST_RECORDS = 100_000_000  # the iterations to record are listed in memory before the first
 LARGEST_IMAGE = 4096
@@ -300,10 +300,7 @@ class StudyConfig:
                 "epochs, or a larger --batch_size or --record_every",
             )
         found = np.arange(0, last, self.record_every)
-        if self.records_per_doubling is not None:
-            doublings = np.maximum(found // self.records_per_doubling, 1)
-            gap = 2 ** np.floor(np.log2(doublings)).astype(int)
-            found = found[found % gap == 0]
+        found = found[is_on_schedule(found, self.record_every, self.records_per_doubling)]
         return np.append(found, last)
 
     def differences(self, other: "StudyConfig") -> list[str]:
@@ -333,6 +330,17 @@ class StudyConfig:
         if wrong := (set(values) - names) | (required - set(values)):
             raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(wrong))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def is_on_schedule(
+    t: Int[np.ndarray, "*t"] | int, record_every: int, records_per_doubling: int | None
+) -> Bool[np.ndarray, "*t"] | np.bool_:
+    """Tell of iterations whether `--record_every` or `--records_per_doubling` chooses them."""
+    gap = record_every
+    if records_per_doubling is not None:
+        doublings = np.maximum(np.asarray(t) // records_per_doubling, 1)
+        gap = 2 ** np.floor(np.log2(doublings)).astype(int)
+    return np.asarray(t) % gap == 0
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(StudyConfig)}

@@ -58,6 +58,7 @@ class Contents(NamedTuple):
             of the network are stored instead.
         classes: Whether the outputs are those of a classifier, so that there are predictions.
         state: Names of other arrays of the network, as the statistics of batch normalisation, with dots.
+        outputs: Whether the outputs of the network are stored, where `output_layer` does not stand for them.
     """
 
     layers: dict[str, KeptLayer]
@@ -65,13 +66,14 @@ class Contents(NamedTuple):
     output_layer: str = ""
     classes: bool = True
     state: tuple[str, ...] = ()
+    outputs: bool = True
 
     @property
     def arrays(self) -> list[str]:
         """Names of the arrays of a block."""
         names = ["loss", *(["prediction"] if self.classes else [])]
         names += [f"parameters.{name}" for name in self.parameters] + [f"variables.{name}" for name in self.state]
-        of_outputs = [f"cotangent.{self.output_layer}"] if self.output_layer else ["outputs"]
+        of_outputs = [f"cotangent.{self.output_layer}"] if self.output_layer else ["outputs"] * self.outputs
         return list(
             dict.fromkeys([*names, *of_outputs, *(array for kept in self.layers.values() for array in kept.arrays)])
         )

@@ -11,6 +11,7 @@ A block appears under its name when it is whole, and not before. docs/RECORDING.
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -33,8 +34,10 @@ from train_dynamics.recording.format import (
     RecordingError,
     checksum_of,
     contents_of,
+    damaged,
     npy,
     place_of,
+    read_array,
     read_header,
     save_arrays,
     sealed,
@@ -42,8 +45,9 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.joining import JoinedBlock, check_alike
 from train_dynamics.recording.layers import rebuild
-from train_dynamics.recording.locks import PATIENCE, busy, locked
+from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
 from train_dynamics.recording.storage import StoredArray, read_whole
 
 FURTHER = ("retrained", "private")
@@ -98,26 +102,18 @@ class Block:
         Raises:
             RecordingError: If the array is damaged or not there.
         """
-        with self._stored(f"state.{name}") as array:
-            return array.read()
+        return read_array(self.path, f"state.{name}", self._place)
 
     @contextlib.contextmanager
     def _array(self, name: str) -> Iterator[StoredArray]:
         if name not in self.names:
             raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
-        with self._stored(f"record.{name}") as array:
+        name = f"record.{name}"
+        with damaged(self.path / name):
+            array = StoredArray(self.path / name, f"{self._place}/{name}")
             if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
                 raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
             yield array
-
-    @contextlib.contextmanager
-    def _stored(self, name: str) -> Iterator[StoredArray]:
-        try:
-            yield StoredArray(self.path / name, f"{self._place}/{name}")
-        except (ValueError, OSError) as error:
-            raise RecordingError(
-                f"{self.path / name} is damaged or missing: {error}; restore it from a copy"
-            ) from error
 
 
 class FurtherTraining(NamedTuple):
@@ -138,23 +134,24 @@ class Recording:
     """A recording, opened for reading on any machine, without JAX.
 
     Args:
-        path: The directory that `train_dynamics.train` wrote.
+        path: The directory that `train_dynamics.train` or a `Recorder` wrote; or several of them, of the same examples
+            and different seeds, which are read as one.
 
     Attributes:
-        path: The directory.
-        config: The configuration it was made with.
+        path: The directory; of several, all of them, with commas.
+        config: The configuration it was made with. Of a loop of the user's own, only what the loop told `Recorder`.
+        of_loop: Whether a `Recorder` wrote it in a loop, of which nothing else is known.
         seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
-        num_iterations: Updates of the whole run, `T`.
-        block_length: Records in a block; the last one may hold fewer.
+        num_iterations: Updates of the whole run, `T`; of a loop, the last iteration recorded.
         iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
             `--records_per_doubling` chose of them.
-        num_planned: How many records a finished recording has.
+        num_planned: How many records a finished recording has; of a loop, those that there are.
         class_names: Name of each class; none of a regression.
         code: The user's code that it was made with, as text; nothing of it is ever run.
         versions: Version of everything that it was made with.
 
     Raises:
-        RecordingError: If the directory is not a recording, or one of a newer format.
+        RecordingError: If the directory is not a recording, or one of a newer format, or several do not fit together.
 
     Example:
         >>> recording = Recording("recordings/mini_mnist")
@@ -162,39 +159,53 @@ class Recording:
         (10, 6000, 8, 10)
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+        if isinstance(path, str | os.PathLike):
+            self._parts: list[Recording] = []
+            self._open(Path(path))
+        else:
+            self._parts = [Recording(one) for one in path]
+            self._join()
+
+    def _open(self, path: Path) -> None:
+        self.path = path
         self._root = self.path.resolve()  # stays right if the process moves to another directory
         header = read_header(self.path)
         self.config = StudyConfig.from_dict(header["config"])
-        self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
-        self.num_iterations: int = header["num_iterations"]
+        self.of_loop = "loop" in header
+        self.seeds = np.array(header["loop"]["seeds"] if self.of_loop else self.config.seeds)
         self.class_names = tuple(header["class_names"])
         self.code: dict[str, dict[str, str]] = header.get("code", {})
         self.versions: dict[str, str] = header["versions"]
-        self.block_length: int = header["block_length"]
         self.contents: Contents = contents_of(header)
         names = self.contents.arrays
-        iterations = self.config.iterations(header["num_examples"])
-        self.num_planned = len(iterations)
         self._blocks = [
-            Block(
-                self._root / "blocks" / str(start),
-                iterations[k * self.block_length : (k + 1) * self.block_length],
-                names,
-                len(self.seeds),
-                place_of(header, start),
-            )
-            for k, start in enumerate(whole_blocks(self.path, header))
+            Block(self._root / "blocks" / str(start), iterations, names, len(self.seeds), place_of(header, start))
+            for start, iterations in whole_blocks(self.path, header).items()
         ]
-        self.iterations = iterations[: len(self._blocks) * self.block_length]
+        self.iterations = np.concatenate([np.arange(0), *(block.iterations for block in self._blocks)])
+        self.block_length: int = header.get("block_length", 0)
+        self.num_planned = len(self.config.iterations(header["num_examples"]))
+        self.num_iterations: int = header.get("num_iterations", 0)
+        if self.of_loop:
+            self.num_planned, self.num_iterations = len(self.iterations), int(self.iterations.max(initial=0))
         self._checksum: str = header["checksum"]
         self._checksums: dict[str, str] = header["dataset"]
         self._header = header
         self._arrays: dict[str, np.ndarray] = {}
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return Recording, (self.path,)  # another process opens it anew
+    def _join(self) -> None:
+        """Read several as one: in all but the seeds it is the first of them."""
+        check_alike(self._parts)
+        self.__dict__.update({**self._parts[0].__dict__, "_parts": self._parts})
+        self.path = Path(",".join(str(part.path) for part in self._parts))
+        self.seeds = np.concatenate([part.seeds for part in self._parts])
+        self.config = dataclasses.replace(self.config, first_seed=int(self.seeds.min()), num_seeds=len(self.seeds))
+        of_parts = [part._blocks for part in self._parts]
+        self._blocks = [JoinedBlock(block.iterations, block.names, of_parts) for block in self._blocks]
+
+    def __reduce__(self) -> tuple[type, tuple[Path | list[Path]]]:
+        return Recording, ([part.path for part in self._parts] or self.path,)  # another process opens it anew
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
@@ -206,8 +217,13 @@ class Recording:
 
     @property
     def finished(self) -> bool:
-        """Whether the last iteration is there."""
-        return self.num_records == self.num_planned
+        """Whether the last iteration is there; a loop's recording ends where nobody writes to it any more."""
+        return self.num_records == self.num_planned and not (self.of_loop and self.being_written)
+
+    @property
+    def being_written(self) -> bool:
+        """Whether a run is writing to it at the moment."""
+        return any(is_being_written(part.path) for part in self._parts or [self])
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
@@ -240,6 +256,11 @@ class Recording:
         return read_examples(self._header, self._array)
 
     @property
+    def example_checksums(self) -> dict[str, str]:
+        """Checksum of each file of the examples, by name."""
+        return self._checksums
+
+    @property
     def data_problems(self) -> list[str]:
         """What is wrong with the files of the examples, a line each."""
         problems = []
@@ -258,7 +279,7 @@ class Recording:
             RecordingError: If it is damaged, or belongs to another recording.
         """
         path = self._root / "further"
-        if not path.exists():
+        if self._parts or not path.exists():
             return None
         again = f"move {path} elsewhere and run train_dynamics.further again"
         try:
@@ -364,7 +385,8 @@ class Recording:
         """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.
 
         Raises:
-            KeyError: Of the default network, whose class probabilities follow from its gradients.
+            KeyError: Of the default network, whose class probabilities follow from its gradients, and of a loop whose
+                loss gives none.
         """
         return self._block(t).read("outputs", t)
 
@@ -495,9 +517,15 @@ class Recording:
 
     def _block(self, t: SupportsIndex) -> Block:
         try:
-            return self._blocks[_row(self.iterations, t) // self.block_length]
+            row = _row(self.iterations, t)
         except IndexError as error:
             raise IndexError(f"{error} of {self.path}") from None
+        return self._blocks[np.searchsorted(self._ends, row, side="right")]
+
+    @functools.cached_property
+    def _ends(self) -> Int[np.ndarray, " block"]:
+        """Records up to the end of each block."""
+        return np.cumsum([len(block.iterations) for block in self._blocks])
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._arrays:

@@ -84,7 +84,7 @@ def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared
     if task is None:
         task = _task(config, dataset, example[0], classes)
     optimizer = optimizer_of(config)
-    return Prepared(*_of_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
+    return Prepared(*set_up_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
 
 
 def _is_default(config: StudyConfig, classes: bool) -> bool:
@@ -102,9 +102,21 @@ def _task(config: StudyConfig, dataset: Dataset, example: Any, classes: bool) ->
     return task_of_model(load_attribute("model", config.model), example, of_outputs, config.model)
 
 
-def _of_task(
+def set_up_task(
     config: StudyConfig, task: Task, optimizer: Any, example: Any, num_classes: int | None
 ) -> tuple[TaskSetup, Contents]:
+    """Find out what there is to record of a task.
+
+    Args:
+        config: Which layers, and what of them.
+        task: The task.
+        optimizer: The rule of the updates.
+        example: Shape and type of one example.
+        num_classes: Classes that the outputs tell apart; None if they tell none.
+
+    Raises:
+        InputError: If the task does not run on such an example, or there are no such layers.
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         parameters, variables = jax.eval_shape(task.init, key), jax.eval_shape(task.variables, key)
@@ -118,10 +130,11 @@ def _of_task(
         name = "loss" if "scalar loss" in str(error) and config.loss else "model"
         raise InputError.flag(name, getattr(config, name), str(error)) from error
     except Exception as error:  # of the user's own code
-        raise InputError.flag("model", config.model, _why(error, example[0])) from error
+        inputs = example[0] if isinstance(example, tuple) else example
+        raise InputError.flag("model", config.model, _why(error, inputs)) from error
     shape = getattr(outputs, "shape", None)
-    if shape is None or (num_classes is not None and shape != (num_classes,)):
-        right = f"one number for each of {num_classes} classes" if num_classes else "one array"
+    if num_classes is not None and shape != (num_classes,):
+        right = f"one number for each of {num_classes} classes"
         raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
     if config.model == "mlp":
         found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
@@ -139,6 +152,7 @@ def _of_task(
         else tuple(by_dots(parameters)),
         classes=num_classes is not None,
         state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
+        outputs=shape is not None and 0 not in shape,
     )
     setup = TaskSetup(task, optimizer, contents, num_classes is not None, config.eval_batch_size, config.sketch_size)
     return setup, contents
