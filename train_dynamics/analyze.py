@@ -9,14 +9,18 @@ from pathlib import Path
 from absl import flags
 
 from train_dynamics.commands import NumberParser, print_line, run
-from train_dynamics.recording.reader import Recording
+from train_dynamics.config import InputError
+from train_dynamics.recording.reader import opened
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
 from train_dynamics.study.scores import ScoreOptions
 
 RECORDING = flags.DEFINE_string(
-    "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into."
+    "recording",
+    "recordings/mini_mnist",
+    "Directory that train_dynamics.train or a Recorder recorded into; or several, with commas, of the same examples "
+    "and different seeds, which are read as one.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
@@ -83,7 +87,9 @@ flags.DEFINE_alias("score_looks", "score_checkpoints")
 
 def main() -> None:
     """Run the command."""
-    recording = Recording(RECORDING.value)
+    recording = opened(RECORDING.value)
+    if len(recording.paths) > 1 and not OUTPUT.value:
+        raise InputError.flag("output", "", "must name a directory for the results where several recordings are read")
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
     try:
         analysis.analyze(

@@ -205,10 +205,15 @@ class Recording:
         self._blocks = [JoinedBlock(block.iterations, block.names, of_parts) for block in self._blocks]
 
     def __reduce__(self) -> tuple[type, tuple[Path | list[Path]]]:
-        return Recording, ([part.path for part in self._parts] or self.path,)  # another process opens it anew
+        return Recording, (self.paths if self._parts else self.path,)  # another process opens it anew
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
+
+    @property
+    def paths(self) -> list[Path]:
+        """The directories: one, or those that are read as one."""
+        return [part.path for part in self._parts] or [self.path]
 
     @property
     def num_records(self) -> int:
@@ -223,7 +228,7 @@ class Recording:
     @property
     def being_written(self) -> bool:
         """Whether a run is writing to it at the moment."""
-        return any(is_being_written(part.path) for part in self._parts or [self])
+        return any(map(is_being_written, self.paths))
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
@@ -531,6 +536,11 @@ class Recording:
         if name not in self._arrays:
             self._arrays[name] = _load(self._root / "dataset" / f"{name}.npy", self._checksums.get(name))
         return self._arrays[name]
+
+
+def opened(paths: str) -> Recording:
+    """Open what a flag names: a directory, or several with commas between."""
+    return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
 
 
 def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from train_dynamics.recording.format import RecordingError
-from train_dynamics.recording.locks import is_being_written
 from train_dynamics.recording.reader import Block, Recording
 
 TOLERANCE = 1e-4  # a hundred times what float32 leaves; products in TF32 or a lost layer leave ten times as much
@@ -54,7 +53,7 @@ def verify(
     """
     problems = []
     if not recording.finished:
-        state = "is still being written" if is_being_written(recording.path) else "is unfinished"
+        state = "is still being written" if recording.being_written else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
     problems += recording.data_problems
@@ -64,7 +63,7 @@ def verify(
         problems.append(str(error))
     num_bytes = 0
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        checks = threads.map(_check_block, recording.blocks())
+        checks = threads.map(lambda block: _check_block(block, recording.of_loop), recording.blocks())
         for block, (found, size) in zip(recording.blocks(), checks, strict=True):
             problems += found
             num_bytes += size
@@ -82,11 +81,11 @@ def verify(
     return Verification(problems, num_bytes, compared, errors)
 
 
-def _check_block(block: Block) -> tuple[list[str], int]:
-    """Read everything in a block, which compares its checksums."""
+def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
+    """Read everything in a block, which compares its checksums; training goes on from one that is not of a loop."""
     problems, size = [], 0
     states = {path.name.removeprefix("state.") for path in block.path.glob("state.*")}
-    states |= {name.removeprefix("record.") for name in block.names if name.startswith("parameters.")}
+    states |= {name for name in block.names if name.startswith("parameters.") and not of_loop}
     reads = [(block.each, name) for name in block.names]
     reads += [(block.state, name) for name in sorted(states)]
     for read, name in reads:
@@ -94,7 +93,7 @@ def _check_block(block: Block) -> tuple[list[str], int]:
             size += sum(row.nbytes for row in read(name))
         except RecordingError as error:
             problems.append(str(error))
-    if not (block.path / "_METADATA").is_file():
+    if not of_loop and not (block.path / "_METADATA").is_file():
         problems.append(f"{block.path / '_METADATA'} is missing, without which training cannot go on from this block")
     return problems, size
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ from train_dynamics.recording.reader import Block
 from train_dynamics.recording.storage import write_array
 
 PIECE_BYTES = 64 * 1024
+NOT_USED = ("ArrayMetadata persistence is disabled", "Skipping merge of OCDBT checkpoints")
+# Orbax warns that it does without what is not used here.
+logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) for text in NOT_USED))
 
 
 class Writer:

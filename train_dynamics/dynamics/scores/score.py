@@ -26,6 +26,7 @@ class Study(NamedTuple):
         further: Whether `train_dynamics.further` has trained on.
         replayable: Whether it is the default network with the default loss, which is known well enough here to be run
             again.
+        of_loop: Whether training was a loop of the user's own, of whose batches nothing is known.
     """
 
     num_seeds: int
@@ -37,6 +38,7 @@ class Study(NamedTuple):
     learning_rate: float
     further: bool = False
     replayable: bool = True
+    of_loop: bool = False
 
     @property
     def all_recorded(self) -> bool:
