@@ -1,56 +1,15 @@
 """Several recordings of the same examples, each of other seeds, read as one."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, Shaped
 
 from train_dynamics.recording.format import RecordingError
 
 if TYPE_CHECKING:
-    from train_dynamics.recording.reader import Block, Recording
-
-
-class JoinedBlock:
-    """What a block is, over the seeds of several recordings, whose own blocks may begin and end elsewhere.
-
-    Attributes:
-        iterations: The iterations it holds the records of, ascending.
-        names: The arrays it has.
-    """
-
-    def __init__(
-        self, iterations: Int[np.ndarray, " t"], names: Sequence[str], of_parts: Sequence[Sequence["Block"]]
-    ) -> None:
-        self.iterations = iterations
-        self.names = names
-        first, last = iterations[[0, -1]]
-        self._parts = [
-            [block for block in blocks if block.iterations[0] <= last and block.iterations[-1] >= first]
-            for blocks in of_parts
-        ]
-
-    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
-        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`; as a block does."""
-        if t is None:
-            return np.stack(list(self.each(name)), axis=1)
-        of_seeds = [
-            next((block for block in blocks if t <= block.iterations[-1]), blocks[-1]) for blocks in self._parts
-        ]
-        return np.concatenate([block.read(name, t) for block in of_seeds])
-
-    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array one iteration after the other, `[s, ...]`; as a block does."""
-        for rows in zip(*(self._rows(blocks, name) for blocks in self._parts), strict=True):
-            yield np.concatenate(rows)
-
-    def _rows(self, blocks: Sequence["Block"], name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        skipped = int(np.searchsorted(blocks[0].iterations, self.iterations[0]))
-        rows = itertools.chain.from_iterable(block.each(name) for block in blocks)
-        return itertools.islice(rows, skipped, skipped + len(self.iterations))
+    from train_dynamics.recording.reader import Recording
 
 
 def check_alike(parts: Sequence["Recording"]) -> None:

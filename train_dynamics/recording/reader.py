@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import io
 import json
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,16 +27,15 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.data.trees import Tree
+from train_dynamics.recording.blocks import Block, JoinedBlock, row_of
 from train_dynamics.recording.contents import Contents, KeptLayer
 from train_dynamics.recording.examples import read_examples
 from train_dynamics.recording.format import (
     RecordingError,
     checksum_of,
     contents_of,
-    damaged,
     npy,
     place_of,
-    read_array,
     read_header,
     save_arrays,
     sealed,
@@ -45,75 +43,12 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
-from train_dynamics.recording.joining import JoinedBlock, check_alike
+from train_dynamics.recording.joining import check_alike
 from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
-from train_dynamics.recording.storage import StoredArray, read_whole
+from train_dynamics.recording.storage import read_whole
 
 FURTHER = ("retrained", "private")
-
-
-class Block:
-    """Consecutive records, read from disk as they are asked for.
-
-    Attributes:
-        path: Directory of the block.
-        iterations: The iterations it holds the records of, ascending.
-        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
-    """
-
-    def __init__(
-        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
-    ) -> None:
-        self.path = path
-        self.iterations = iterations
-        self.names = names
-        self._num_seeds = num_seeds
-        self._place = place
-
-    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
-        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
-
-        Args:
-            name: One of `names`.
-            t: Iteration, counted from the start of training; the whole block if None.
-
-        Raises:
-            KeyError: If no block has such an array.
-            IndexError: If the block has no record of iteration `t`.
-            RecordingError: If the array is damaged or not there.
-        """
-        with self._array(name) as array:
-            return array.read() if t is None else array.row(_row(self.iterations, t))
-
-    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
-
-        Raises:
-            KeyError: If no block has such an array.
-            RecordingError: If the array is damaged or not there.
-        """
-        with self._array(name) as array:
-            yield from array
-
-    def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
-        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
-
-        Raises:
-            RecordingError: If the array is damaged or not there.
-        """
-        return read_array(self.path, f"state.{name}", self._place)
-
-    @contextlib.contextmanager
-    def _array(self, name: str) -> Iterator[StoredArray]:
-        if name not in self.names:
-            raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
-        name = f"record.{name}"
-        with damaged(self.path / name):
-            array = StoredArray(self.path / name, f"{self._place}/{name}")
-            if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
-                raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
-            yield array
 
 
 class FurtherTraining(NamedTuple):
@@ -522,7 +457,7 @@ class Recording:
 
     def _block(self, t: SupportsIndex) -> Block:
         try:
-            row = _row(self.iterations, t)
+            row = row_of(self.iterations, t)
         except IndexError as error:
             raise IndexError(f"{error} of {self.path}") from None
         return self._blocks[np.searchsorted(self._ends, row, side="right")]
@@ -541,15 +476,6 @@ class Recording:
 def opened(paths: str) -> Recording:
     """Open what a flag names: a directory, or several with commas between."""
     return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
-
-
-def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
-    """Find the record of an iteration among others."""
-    index = operator.index(t)
-    row = int(np.searchsorted(iterations, index))
-    if row == len(iterations) or iterations[row] != index:
-        raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
-    return row
 
 
 def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c"]:

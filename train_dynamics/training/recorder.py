@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -313,13 +313,13 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         """End recording, and with it the loop unless that was not wanted."""
-        self._ended, self._pending, self._block = True, None, []
+        self._ended = True
         if self._writer is not None:
-            with contextlib.suppress(RecordingError, OSError):
-                self._writer.close()
+            with contextlib.suppress(RecordingError, OSError), contextlib.closing(self._writer):
+                self._store()
         if self._on_error == "raise":
             raise error
-        warnings.warn(f"recording has ended, and the loop goes on: {error}", stacklevel=4)
+        warnings.warn(f"recording has ended, and the loop goes on: {error}", stacklevel=3)
 
     def close(self) -> None:
         """Store what is left, and let others write to the recording.
@@ -342,7 +342,7 @@ class Recorder:
             f"{self.share:.0%} of the loop"
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(
@@ -361,14 +361,14 @@ class _Given:
     """The examples as they were given, and the data set that is made of them once the network's outputs are known."""
 
     def __init__(self, examples: Any, labels: Any, ids: Any, class_names: Iterable[Any] | None) -> None:
-        pair = type(examples) in (tuple, list) and len(examples) == 2
-        if labels is None and pair and getattr(examples[1], "ndim", 0):
-            labels = examples[1]
-        inputs = examples[0] if pair and labels is examples[1] else examples
+        pair = type(examples) in (tuple, list) and len(examples) == 2 and bool(getattr(examples[1], "ndim", 0))
         self.examples = jax.tree.map(np.asarray, examples)
-        self._labelled = labels is not None
-        self._labels = np.asarray(labels) if self._labelled else np.zeros(count(self.examples), np.float32)
-        self._inputs, self._ids, self._class_names = inputs, ids, class_names
+        self._inputs, self._ids = examples[0] if pair else examples, ids
+        self._class_names = None if class_names is None else list(class_names)
+        if pair and labels is not None and class_names is None:
+            self._class_names = _named_classes(np.asarray(labels), np.asarray(examples[1]))
+        labels = examples[1] if pair and labels is None else labels
+        self._labels = np.zeros(count(self.examples), np.float32) if labels is None else np.asarray(labels)
         self._check()
 
     def _check(self) -> None:
@@ -384,8 +384,11 @@ class _Given:
             log: Takes what there is to say of that.
         """
         labels, names = self._labels, self._class_names
-        if names is None and labels.dtype.kind in "iu" and outputs and len(outputs) == 1 and labels.max() < outputs[0]:
-            names = range(outputs[0])  # of which some may have no example
+        if outputs and len(outputs) == 1 and outputs[0] > 1:  # of these classes some may have no example
+            if names is None and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < outputs[0]:
+                names = range(outputs[0])
+            elif names is not None:
+                names = [*names, *map(str, range(len(names), outputs[0]))]
         found = Dataset(self._inputs, labels, self._ids, names)
         if not found.num_classes or outputs == (found.num_classes,):
             return found
@@ -395,6 +398,18 @@ class _Given:
             "accuracy and predictions"
         )
         return Dataset(self._inputs, found.labels.astype(np.float32), self._ids)
+
+
+def _named_classes(words: np.ndarray, labels: np.ndarray) -> list[str] | None:
+    """Name classes by the words that stand beside their numbers; None if there are no such words."""
+    if words.dtype.kind not in "UO" or labels.dtype.kind not in "iu" or words.shape != labels.shape:
+        return None
+    names = [str(k) for k in range(labels.max() + 1)]
+    for label, word in set(zip(labels.tolist(), words.tolist(), strict=True)):
+        if names[label] not in (str(label), word):
+            raise InputError(f"labels: class {label} of the examples is called {names[label]} and {word}")
+        names[label] = word
+    return names
 
 
 def outputs_of(task: Task, model: Model, example: Any) -> tuple[int, ...] | None:
