@@ -84,7 +84,7 @@ def test_the_lanes_meet_in_the_recording_alone():
     for name, path in recording.items():
         assert not imports(path) & {*analysis}, name
     users_of_orbax = {name for name, path in everything.items() if "orbax.checkpoint" in imports(path)}
-    assert users_of_orbax == {"train_dynamics.recording.writer", "train_dynamics.training.initial"}
+    assert users_of_orbax == {"train_dynamics.recording.writer", "train_dynamics.training.weights"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -93,7 +93,7 @@ def test_flag_files_say_what_they_cost_and_parse(path):
     assert f"./run.sh configs/{path.name}" in text
     assert re.search(r"Expect: .*\d (seconds|minutes?) and .*\d [MG]B on two cores", text)
     program = (
-        "from absl import flags; from train_dynamics import train; train.define_flags();"
+        "from absl import flags; from train_dynamics import train; train.define_config_flags();"
         f"flags.FLAGS(['train', '--flagfile={path}']); train.config_from_flags()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -4,6 +4,7 @@
     StudyConfig          how: optimizer, batches, seeds, what is recorded
     Dataset              examples, as arrays
     Recorder             the same for a training loop of your own
+    record_checkpoints   the same where only checkpoints are left
     Recording            what was recorded, for reading
     InputError           what is raised where the caller's values will not do, in one line
 
@@ -21,6 +22,7 @@ PUBLIC = {
     "RecordingError": "recording.format",
     "StudyConfig": "config",
     "Task": "task.task",
+    "record_checkpoints": "training.checkpoints",
     "sweep": "training.sweep",
 }
 

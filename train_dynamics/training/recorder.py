@@ -25,7 +25,7 @@ from train_dynamics.recording.locks import check_writable, is_begun
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
-from train_dynamics.training.code import check_code, code_of_loss, name_of
+from train_dynamics.training.code import check_code, code_of, code_of_loss, name_of
 from train_dynamics.training.models import Model, placed_like, split
 from train_dynamics.training.setup import set_up_task
 from train_dynamics.training.sweep import compiled
@@ -69,6 +69,9 @@ class Recorder:
         learning_rate: Learning rate of the loop, if it is the same always; one score needs it.
         eval_batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
         sketch_size: Numbers in the sketch of a gradient.
+        dataset: The examples as they are to be stored and shown, if not as they are given: with raw images, names of
+            columns or a vocabulary, in place of `labels`, `ids` and `class_names`.
+        config: What the recording is to say of the run, in place of `layers` and all that is named like its fields.
         log: Takes the lines to show the user.
 
     Attributes:
@@ -105,6 +108,8 @@ class Recorder:
         learning_rate: float | None = None,
         eval_batch_size: int | None = None,
         sketch_size: int = 256,
+        dataset: Dataset | None = None,
+        config: StudyConfig | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
         self.path = Path(path)
@@ -117,8 +122,8 @@ class Recorder:
         if not self._seeds or len(set(self._seeds)) < len(self._seeds):
             raise InputError(f"seed={seed}: must be a whole number, or several different ones")
         self._several = not _is_one(seed)
-        self._given = _Given(examples, labels, ids, class_names)
-        self._config = StudyConfig(
+        self._given = _Given(examples, labels, ids, class_names, dataset)
+        self._config = config or StudyConfig(
             dataset="arrays",
             model=name_of(loss),
             input_scaling="none",
@@ -135,7 +140,7 @@ class Recorder:
             sketch_size=sketch_size,
         )
         self._when = when or (lambda t: is_on_schedule(t, every, records_per_doubling))
-        self._code = code_of_loss(loss)
+        self._code = code_of_loss(loss) if config is None else code_of(config)
         self._before = self._found(resume)
         self._last = -1 if self._before is None else int(self._before.iterations.max(initial=-1))
         self._first = self.next_iteration
@@ -360,7 +365,12 @@ class Recorder:
 class _Given:
     """The examples as they were given, and the data set that is made of them once the network's outputs are known."""
 
-    def __init__(self, examples: Any, labels: Any, ids: Any, class_names: Iterable[Any] | None) -> None:
+    def __init__(
+        self, examples: Any, labels: Any, ids: Any, class_names: Iterable[Any] | None, dataset: Dataset | None
+    ) -> None:
+        self._dataset = dataset
+        if dataset is not None:
+            labels, ids, class_names = dataset.labels, dataset.ids, dataset.class_names or None
         pair = type(examples) in (tuple, list) and len(examples) == 2 and bool(getattr(examples[1], "ndim", 0))
         self.examples = jax.tree.map(np.asarray, examples)
         self._inputs, self._ids = examples[0] if pair else examples, ids
@@ -373,7 +383,11 @@ class _Given:
 
     def _check(self) -> None:
         """See whether they can be read, before there is a network."""
-        Dataset(self._inputs, self._labels, self._ids, self._class_names).check_finite()
+        (self._dataset or Dataset(self._inputs, self._labels, self._ids, self._class_names)).check_finite()
+        if self._dataset is not None and len(self._dataset.labels) != count(self.examples):
+            raise InputError(
+                f"dataset has {len(self._dataset.labels)} examples, and examples has {count(self.examples)}"
+            )
 
     def dataset(self, outputs: tuple[int, ...] | None, log: Callable[[str], None]) -> Dataset:
         """Make the data set.
@@ -383,6 +397,8 @@ class _Given:
                 the labels classes; else they are what colours the figures, and nothing can be right or wrong.
             log: Takes what there is to say of that.
         """
+        if self._dataset is not None and (outputs == (self._dataset.num_classes,) or self._dataset.is_regression):
+            return self._dataset
         labels, names = self._labels, self._class_names
         if outputs and len(outputs) == 1 and outputs[0] > 1:  # of these classes some may have no example
             if names is None and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < outputs[0]:

@@ -21,8 +21,8 @@ from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
-from train_dynamics.training.initial import fitted, read_weights
 from train_dynamics.training.task_steps import TaskSetup, by_dots
+from train_dynamics.training.weights import fitted, read_weights
 
 
 class Prepared(NamedTuple):
@@ -55,7 +55,7 @@ def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> 
     example = jax.tree.map(lambda leaf: leaf[0], (prepared.inputs, np.asarray(dataset.labels)))
     like = jax.eval_shape(lambda *of: prepared.setup.initial_state(*of).parameters, jnp.int32(0), example)
     path = Path(config.initial)
-    return prepared._replace(start=fitted(read_weights(path), like, path))
+    return prepared._replace(start=fitted(read_weights(path, "initial"), like, path, "initial"))
 
 
 def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared:
@@ -82,7 +82,7 @@ def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs, np.asarray(dataset.labels))
     )
     if task is None:
-        task = _task(config, dataset, example[0], classes)
+        task = task_of(config, dataset)
     optimizer = optimizer_of(config)
     return Prepared(*set_up_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
 
@@ -94,7 +94,17 @@ def _is_default(config: StudyConfig, classes: bool) -> bool:
     return classes and config.model == "mlp" and default_loss and whole_kernels and layouts
 
 
-def _task(config: StudyConfig, dataset: Dataset, example: Any, classes: bool) -> Task:
+def task_of(config: StudyConfig, dataset: Dataset) -> Task:
+    """Make the task that a configuration names, for examples like these.
+
+    Raises:
+        InputError: If the model or the loss is none.
+    """
+    classes = bool(dataset.class_names)
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        network_inputs(dataset.take(np.arange(1)), config),
+    )
     of_outputs = output_loss(config.loss, classes)
     if config.model == "mlp":
         num_outputs = dataset.num_classes if classes else int(np.prod(dataset.labels.shape[1:]))
