@@ -193,8 +193,9 @@ def test_bfloat16_is_computed_in_float32(tmp_path, examples):
     assert '"head/kernel": "bfloat16"' in (tmp_path / "out" / "config.json").read_text()
 
 
-def test_parameters_on_several_devices(tmp_path, examples):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_parameters_on_several_devices(tmp_path, examples, kind):
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(kind,), devices=jax.devices()[:2])
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "model"))
     params = start()
     divided = {**params, "body": {"kernel": jax.device_put(params["body"]["kernel"], spread)}}

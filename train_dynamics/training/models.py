@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train_dynamics.gradients.parameters import named
 
@@ -110,8 +111,20 @@ def _is_array(leaf: Any) -> bool:
 
 def placed_like(examples: Any, parameters: Any) -> Any:
     """Bring examples to where the parameters are: the same device, or a whole copy on each of several."""
-    devices = {device for leaf in jax.tree.leaves(parameters) for device in getattr(leaf, "devices", set)()}
-    if len(devices) < 2:
-        return jax.device_put(examples, *devices)
-    mesh = jax.sharding.Mesh(np.array(sorted(devices, key=lambda device: device.id)), ("copy",))
-    return jax.device_put(examples, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(parameters) if isinstance(leaf, jax.Array)]
+    several = [of for of in shardings if isinstance(of, NamedSharding) and len(of.device_set) > 1]
+    if several:
+        return jax.device_put(examples, NamedSharding(several[0].mesh, PartitionSpec()))
+    return jax.device_put(examples, next(iter(shardings), None))
+
+
+def on_automatic_meshes(arrays: Any) -> Any:
+    """Leave to XLA how to go on with arrays that their owner's code says the sharding of (`AxisType.Explicit`)."""
+
+    def leaf_of(leaf: Any) -> Any:
+        of = getattr(leaf, "sharding", None)
+        if not isinstance(of, NamedSharding) or all(kind == AxisType.Auto for kind in of.mesh.axis_types):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(Mesh(of.mesh.devices, of.mesh.axis_names), of.spec))
+
+    return jax.tree.map(leaf_of, arrays)

@@ -26,7 +26,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
 from train_dynamics.training.code import check_code, code_of, code_of_loss, name_of
-from train_dynamics.training.models import Model, placed_like, split
+from train_dynamics.training.models import Model, on_automatic_meshes, placed_like, split
 from train_dynamics.training.setup import set_up_task
 from train_dynamics.training.sweep import compiled
 from train_dynamics.training.task_steps import TaskState
@@ -233,7 +233,7 @@ class Recorder:
         self._take()
         if self._program is None:
             self._begin(model)
-        record = self._program(*model.arrays, self._examples)
+        record = self._program(*on_automatic_meshes(model.arrays), self._examples)
         if sampled:
             jax.block_until_ready(record)
             seconds = time.perf_counter() - began
@@ -261,7 +261,7 @@ class Recorder:
             raise InputError(
                 str(error).replace(f"--model={self._config.model}: ", f"{self._config.model}: ")
             ) from error
-        self._examples = placed_like(self._given.examples, model.parameters)
+        self._examples = placed_like(self._given.examples, on_automatic_meshes(model.parameters))
 
         def of_seed(parameters: Any, variables: Any, hidden: Any, examples: Any) -> Any:
             bound = one._replace(hidden=hidden).bound(self._loss)

@@ -44,7 +44,9 @@ def _read(path: Path) -> dict[str, Any]:
         place = path / "default" if (path / "default").is_dir() else path  # where `CheckpointManager` puts it
         with ocp.PyTreeCheckpointer() as checkpointer:
             kept = checkpointer.metadata(place.absolute()).item_metadata.tree
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)  # whatever device it was on
+            on_host = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept
+            )  # whatever device it was on
             return named(checkpointer.restore(place.absolute(), restore_args=on_host))
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
