@@ -14,6 +14,8 @@ from absl import app, flags, logging
 
 from train_dynamics.config import FIELDS, InputError, StudyConfig, flag_name
 
+flags.disclaim_key_flags()  # what is defined here is of the command that asks for it
+
 
 def run(name: str, main: Callable[[], None]) -> None:
     """Run a command whose flags are defined, among them `--recording`.

@@ -150,6 +150,12 @@ class StudyConfig:
         "Examples in a batch; the last batch of an epoch holds what is left. More than there are means all of them.",
     )
     epochs: int = _field(30, "Passes over the examples.")
+    holdout_folds: int | None = _field(
+        None,
+        "Train each seed without one of so many equal parts of the examples, another one each; all are recorded. What "
+        "a network says of examples that it has not seen is what finding wrong labels needs.",
+        since=6,
+    )
     num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
     first_seed: int = _field(0, "The first seed; the others follow it.")
     layers: tuple[str, ...] = _field(
@@ -188,6 +194,8 @@ class StudyConfig:
             self._require_int("image_size", 1, LARGEST_IMAGE)
         for name in ("batch_size", "epochs", "num_seeds", "record_every"):
             self._require_int(name, 1)
+        if self.holdout_folds is not None:
+            self._require_int("holdout_folds", 2)
         for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
             if getattr(self, name) is not None:
                 self._require_int(name, 1)
@@ -270,13 +278,25 @@ class StudyConfig:
         """The seeds, one for each training run."""
         return range(self.first_seed, self.first_seed + self.num_seeds)
 
+    def examples_trained_on(self, num_examples: int) -> int:
+        """Examples that each seed is trained on: all, or all but as many as the largest part held out has.
+
+        Raises:
+            InputError: If there are fewer examples than parts.
+        """
+        if self.holdout_folds is None:
+            return num_examples
+        if self.holdout_folds > num_examples:
+            raise InputError.flag("holdout_folds", self.holdout_folds, f"must be at most {num_examples}, the examples")
+        return num_examples - math.ceil(num_examples / self.holdout_folds)
+
     def examples_per_batch(self, num_examples: int) -> int:
         """Examples in a whole batch: `batch_size`, or all there are."""
-        return min(self.batch_size, num_examples)
+        return min(self.batch_size, self.examples_trained_on(num_examples))
 
     def iterations_per_epoch(self, num_examples: int) -> int:
         """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
-        return math.ceil(num_examples / self.batch_size)
+        return math.ceil(self.examples_trained_on(num_examples) / self.batch_size)
 
     def num_iterations(self, num_examples: int) -> int:
         """Updates in the whole run."""

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from train_dynamics.config import StudyConfig
 from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.batches import held_out
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.data.trees import Tree
 from train_dynamics.recording.blocks import Block, JoinedBlock, row_of
@@ -189,6 +190,11 @@ class Recording:
     def ids(self) -> Shaped[np.ndarray, " n"]:
         """Name of each example in its data set."""
         return self._array("ids")
+
+    @property
+    def held_out(self) -> Bool[np.ndarray, "s n"]:
+        """Which examples each seed was not trained on, as `--holdout_folds` asked; none, as far as a loop has told."""
+        return np.stack([held_out(self.config, int(seed), len(self.labels)) for seed in self.seeds])
 
     @functools.cached_property
     def data(self) -> Dataset:
