@@ -59,7 +59,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-RECORDING_LANE = ("train.py", "further.py", "task", "gradients", "training", "recording/writer.py")
+RECORDING_LANE = ("train.py", "record.py", "further.py", "task", "gradients", "training", "recording/writer.py")
 ANALYSIS_LANE = ("analyze.py", "animate.py", "verify.py", "dynamics", "study", "plots", "report")
 SHARED = ("config.py", "commands.py", "processes.py", "data", "recording")
 

@@ -1,7 +1,6 @@
 """Record a run that is over, from its checkpoints.
 
-    python -m train_dynamics.record --model=networks.py:cnn --dataset=mnist --checkpoints='runs/3/step_*' \
-        --recording=recordings/run3
+    python -m train_dynamics.record --model=networks.py:cnn --checkpoints='runs/3/step_*' --recording=recordings/run3
 
 Every example's gradient at each checkpoint is computed and recorded; train_dynamics.analyze reads what comes of it.
 """
