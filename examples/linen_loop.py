@@ -18,6 +18,8 @@ from flax.training import train_state
 
 import train_dynamics as td
 
+LAYOUT = "conv*:measures,head/*:factored"
+
 
 class Network(nn.Module):
     @nn.compact
@@ -67,8 +69,8 @@ def main(recording: str, steps: int, num_examples: int) -> None:
     variables = network.init(jax.random.key(0), images[:1], train=False)
     state = TrainState.create(apply_fn=network.apply, tx=optax.adam(0.01), **variables)
     rng = np.random.default_rng(0)
-    # 1: records into this directory what every example asks of these layers
-    recorder = td.Recorder(recording, loss_of_one, (images, labels), layers=["conv*/kernel", "head/kernel"])
+    # 1: records what every example asks: of the last layer exactly, of the convolutions how much and where to
+    recorder = td.Recorder(recording, loss_of_one, (images, labels), layers="*/kernel", gradient_layout=LAYOUT)
     with recorder:  # 2: and stores the last of it, however the loop ends
         for t in range(steps):
             recorder.record(t, state.params, state.batch_stats)  # 3: the statistics are the third argument of the loss

@@ -15,6 +15,8 @@ from flax import nnx
 
 import train_dynamics as td
 
+LAYOUT = "conv*:measures,head/*:factored"
+
 
 class Network(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
@@ -52,8 +54,8 @@ def main(recording: str, steps: int, num_examples: int) -> None:
     rate = optax.cosine_decay_schedule(0.01, steps)
     optimizer = nnx.Optimizer(model, optax.adamw(rate), wrt=nnx.Param)
     rng = np.random.default_rng(0)
-    # 1: records into this directory what every example asks of these layers
-    recorder = td.Recorder(recording, loss_of_one, (images, labels), layers=["conv*/kernel", "head/kernel"])
+    # 1: records what every example asks: of the last layer exactly, of the convolutions how much and where to
+    recorder = td.Recorder(recording, loss_of_one, (images, labels), layers="*/kernel", gradient_layout=LAYOUT)
     with recorder:  # 2: and stores the last of it, however the loop ends
         for t in range(steps):
             recorder.record(t, model)  # 3: the module as it is; the record is taken with dropout off

@@ -12,9 +12,9 @@ import train_dynamics as td
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LAYERS = {
-    "nnx_loop": ("conv1/kernel", "conv2/kernel", "head/kernel"),
+    "nnx_loop": ("conv1/kernel", "conv2/kernel", "head/kernel", "all"),
     "equinox_loop": ("mlp/layers/1/weight",),
-    "linen_loop": ("conv1/kernel", "conv2/kernel", "head/kernel"),
+    "linen_loop": ("conv1/kernel", "conv2/kernel", "head/kernel", "all"),
     "devices_loop": ("head",),
 }
 

@@ -423,7 +423,9 @@ def test_its_cost_is_told(tmp_path, examples):
         for t in range(5):
             found.record(t, start())
         assert found.seconds > 0 and 0 < found.share <= 1
-    (line,) = lines
+    first, line = lines
+    assert first.startswith("Recording body/kernel, head/bias, head/kernel of 12 examples into ")
+    assert " kB an iteration, where " in first
     assert line.startswith(f"Recorded 5 iterations into {tmp_path / 'out'}; it took ") and line.endswith("of the loop")
 
 

@@ -37,6 +37,17 @@ def pluralise(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def bytes_in_words(count: int) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> bytes_in_words(2500)
+        '2.5 kB'
+    """
+    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
+    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"
+
+
 def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
     """Describe a field; recordings of a format older than `since` lack it, and were made with what is its default."""
     return dataclasses.field(default=default, metadata={"help": help, "since": since}, **kwargs)

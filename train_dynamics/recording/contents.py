@@ -78,6 +78,12 @@ class Contents(NamedTuple):
             dict.fromkeys([*names, *of_outputs, *(array for kept in self.layers.values() for array in kept.arrays)])
         )
 
+    @property
+    def described(self) -> str:
+        """The layers in words, at most five of them."""
+        names = list(self.layers)
+        return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
+
     def to_json(self) -> dict[str, Any]:
         """Give what a header holds of it."""
         layers = [

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import operator
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train_dynamics.config import InputError, StudyConfig, is_on_schedule, pluralise
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, is_on_schedule, pluralise
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.gradients.examples import count, shape_of_one
 from train_dynamics.gradients.parameters import check_loss, named
@@ -178,10 +179,10 @@ class Recorder:
     def seconds(self) -> float:
         """Seconds that recording has taken so far, compilation included.
 
-        Records are computed while the loop goes on. So a few are waited for, ever more rarely, and their mean stands
+        Records are computed while the loop goes on. So a few are waited for, ever more rarely, and their median stands
         for all of them.
         """
-        return self._compiling + float(np.mean(self._sampled or [0.0])) * self._records
+        return self._compiling + float(np.median(self._sampled or [0.0])) * self._records
 
     @property
     def share(self) -> float:
@@ -239,6 +240,7 @@ class Recorder:
             seconds = time.perf_counter() - began
             if number == 1:
                 self._compiling = seconds
+                self._announce(record)
             else:
                 self._sampled.append(seconds)
         self._pending, self._records = (t, record), number
@@ -261,6 +263,7 @@ class Recorder:
             raise InputError(
                 str(error).replace(f"--model={self._config.model}: ", f"{self._config.model}: ")
             ) from error
+        self._setup = setup
         self._examples = placed_like(self._given.examples, on_automatic_meshes(model.parameters))
 
         def of_seed(parameters: Any, variables: Any, hidden: Any, examples: Any) -> Any:
@@ -273,6 +276,15 @@ class Recorder:
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
+
+    def _announce(self, record: Any) -> None:
+        """Say what is recorded, and how much of it the disk can hold."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(record))
+        free = shutil.disk_usage(self.path).free
+        self._log(
+            f"Recording {self._setup.contents.described} of {pluralise(count(self._given.examples), 'example')} into "
+            f"{self.path}: {bytes_in_words(size)} an iteration, where {bytes_in_words(free)} are free"
+        )
 
     def _check_seeds(self, model: Model) -> None:
         for name, leaf in named(model.parameters).items():

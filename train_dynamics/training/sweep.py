@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, pluralise
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
@@ -355,7 +355,7 @@ def train(
         return False
     _check_whole(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    log(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    log(f"Recorded {path}: {bytes_in_words(size)} in {time.monotonic() - began:.0f} s")
     return True
 
 
@@ -530,8 +530,7 @@ def _check_whole(path: Path) -> None:
 
 def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
     """Say which layers of which network are recorded."""
-    names = list(prepared.contents.layers)
-    layers = ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
+    layers = prepared.contents.described
     if config.model != "mlp":
         return f"{layers} of {config.model}"
     outputs = dataset.num_classes or int(np.prod(dataset.labels.shape[1:]))
@@ -543,17 +542,11 @@ def _check_free(path: Path, todo: Plan, done: int, log: Callable[[str], None]) -
     """Say how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
-    log(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    log(f"It will take {bytes_in_words(needed)} in {path}, where {bytes_in_words(free)} are free")
     if needed > free:
         raise InputError.flag(
             "recording",
             path,
-            f"needs {_size(needed)}, but only {_size(free)} are free; choose another disk, fewer epochs, "
-            "seeds, examples or layers",
+            f"needs {bytes_in_words(needed)}, but only {bytes_in_words(free)} are free; choose another disk, fewer "
+            "epochs, seeds, examples or layers",
         )
-
-
-def _size(count: int) -> str:
-    """Write a number of bytes for people."""
-    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
-    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"
