@@ -57,6 +57,22 @@ class Block:
         with self._array(name) as array:
             yield from array
 
+    def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array at some of its iterations, ascending, each `[s, ...]`; of the others no more than has to be.
+
+        Raises:
+            KeyError: If no block has such an array.
+            IndexError: If the block has no record of one of the iterations.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            yield from array.take([row_of(self.iterations, t) for t in iterations])
+
+    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Tell shape `[s, t, ...]` and type of an array without reading it; raises as `each` does."""
+        with self._array(name) as array:
+            return array.shape, array.dtype
+
     def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
         """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
 
@@ -110,10 +126,29 @@ class JoinedBlock(Block):
         for rows in zip(*(self._rows(blocks, name) for blocks in self._parts), strict=True):
             yield np.concatenate(rows)
 
+    def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array at some of its iterations, ascending; as a block does."""
+        for rows in zip(*(_taken(blocks, name, iterations) for blocks in self._parts), strict=True):
+            yield np.concatenate(rows)
+
+    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Tell shape `[s, t, ...]` and type of an array without reading it; as a block does."""
+        described = [blocks[0].described(name) for blocks in self._parts]
+        (_, _, *rest), dtype = described[0]
+        return (sum(shape[0] for shape, _ in described), len(self.iterations), *rest), dtype
+
     def _rows(self, blocks: Sequence[Block], name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
         skipped = int(np.searchsorted(blocks[0].iterations, self.iterations[0]))
         rows = itertools.chain.from_iterable(block.each(name) for block in blocks)
         return itertools.islice(rows, skipped, skipped + len(self.iterations))
+
+
+def _taken(
+    blocks: Sequence[Block], name: str, iterations: Int[np.ndarray, " some"]
+) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+    for block in blocks:
+        if len(here := np.intersect1d(iterations, block.iterations)):
+            yield from block.take(name, here)
 
 
 def row_of(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:

@@ -4,8 +4,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from train_dynamics.config import StudyConfig
-from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layers import Factors, Layer, rebuild
 from train_dynamics.recording.layout import Layout
 
 KINDS = {
@@ -41,6 +44,14 @@ class KeptLayer(NamedTuple):
         """Names of its arrays in a block."""
         kinds = KINDS[self.layout][self.of_inputs :]
         return [f"{kind}.{self.key}" for kind in kinds]
+
+    def multiply(
+        self, activation: Float[np.ndarray, "#s n *p i"], cotangent: Float[np.ndarray, "#s n *p o"]
+    ) -> Float[np.ndarray, "s n ..."]:
+        """Multiply factors, where these are kept, to gradients `[s, n, *shape]`, of all seeds and examples or some."""
+        if self.layer.factors is None:
+            return activation[..., :, None] * cotangent[..., None, :]
+        return rebuild(self.layer, activation, cotangent)
 
     @property
     def has_gradient(self) -> bool:

@@ -13,17 +13,18 @@ A block appears under its name when it is whole, and not before. docs/RECORDING.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from train_dynamics.config import StudyConfig
+from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.batches import held_out
 from train_dynamics.data.scaling import network_inputs
@@ -49,6 +50,9 @@ from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
 from train_dynamics.recording.storage import read_whole
 
+if TYPE_CHECKING:
+    import xarray
+
 FURTHER = ("retrained", "private")
 
 
@@ -64,6 +68,18 @@ class FurtherTraining(NamedTuple):
     settings: dict[str, Any]
     retrained: Float[np.ndarray, "s n c"]
     private: Integer[np.ndarray, "s level n"]
+
+
+class CleanlabInputs(NamedTuple):
+    """What cleanlab's functions take, by their names for it.
+
+    Attributes:
+        labels: Class of each example, as the networks were told it.
+        pred_probs: Class probabilities, averaged over seeds; each row sums to 1. They are *in-sample*.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    pred_probs: Float[np.ndarray, "n c"]
 
 
 class Recording:
@@ -350,9 +366,53 @@ class Recording:
         if not self.contents.output_layer:
             return softmax(self.outputs(t))
         cotangent = self._block(t).read(f"cotangent.{self.contents.output_layer}", t)
-        label = self.labels[:, None] == np.arange(cotangent.shape[-1])
-        of_label = np.exp(-self.loss(t))[..., None]
-        return np.where(label, np.where(cotangent > -0.5, cotangent + 1, of_label), cotangent)
+        return probabilities_of(cotangent, self.loss(t), self.labels)
+
+    def cleanlab(self, t: SupportsIndex) -> CleanlabInputs:
+        """Give labels and class probabilities after `t` updates as cleanlab's `find_label_issues` takes them.
+
+        The probabilities are *in-sample*: the networks were trained on the very examples that they speak of, whose
+        wrong labels they may have learned. cleanlab wants out-of-sample ones, of networks that never saw the example.
+        An early `t`, before wrong labels are learned, is nearer to that than the end of training.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+            IndexError: If there is no record of iteration `t`.
+
+        Example:
+            >>> find_label_issues(**Recording("recordings/mini_mnist").cleanlab(t=470)._asdict()).sum()
+        """
+        mean = self.probabilities(t).mean(axis=0, dtype=np.float64)
+        return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Give everything recorded as an `xarray.Dataset`, of which only what is asked for is read, at each access.
+
+        Dimensions are `seed`, `iteration`, `example`, `class_name`, and for each axis of a parameter one: `in` and
+        `out`, of the kernel whose gradients were recorded, if there is one such, and otherwise with the name of its
+        layer before: `fc1_in`, `fc1_out`. Coordinates are `seed`, `iteration`, `example` (the `ids`, or the index where
+        these are not unique), `id`, `label`, and of a classifier `label_name` and `class_name`.
+
+        Variables are `loss` (nats of a classifier); `prediction`, `correct` and `probabilities` of a classifier;
+        `outputs`, if they are stored; `parameters.<path>` and `variables.<path>`; and of each recorded layer
+        `gradient.<layer>`, rebuilt from its factors if it was kept so, or `sketch.<layer>`, or `norm.<layer>`,
+        `product.<layer>` and `alignment.<layer>`.
+
+        An unfinished recording gives what is there now; call it again for what has come since.
+
+        Raises:
+            InputError: If xarray is not installed, or there is no record yet.
+
+        Example:
+            >>> data = Recording("recordings/mini_mnist").to_xarray()
+            >>> data["gradient.fc2"].sel(seed=0, iteration=100).isel(example=42).shape  # reads one iteration
+            (8, 10)
+        """
+        if importlib.util.find_spec("xarray") is None:
+            raise InputError("to_xarray() needs the package xarray, which is not installed: pip install xarray")
+        from train_dynamics.recording.to_xarray import to_xarray  # a second to import
+
+        return to_xarray(self)
 
     def each_error(self, block: Block) -> Iterator[Float[np.ndarray, "s n c"]]:
         """Give class probabilities less the one-hot label, one iteration of a block after the other.
@@ -418,10 +478,7 @@ class Recording:
             return self._block(t).read(f"gradient.{kept.key}", t)
         if kept.layout != "factored":
             raise KeyError(f"of layer {layer!r} only {kept.layout} were recorded; --gradient_layout=factored keeps all")
-        activation, cotangent = self.factors(layer, t)
-        if kept.layer.factors is None:
-            return activation[..., :, None] * cotangent[..., None, :]
-        return rebuild(kept.layer, activation, cotangent)
+        return kept.multiply(*self.factors(layer, t))
 
     def factors(
         self, layer: str, t: SupportsIndex
@@ -493,6 +550,14 @@ def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c
     """
     odds = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def probabilities_of(
+    cotangent: Float[np.ndarray, "s n c"], loss: Float[np.ndarray, "s n"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "s n c"]:
+    """Compute class probabilities from the gradient of softmax cross-entropy at the logits; see `probabilities`."""
+    label = labels[:, None] == np.arange(cotangent.shape[-1])
+    return np.where(label, np.where(cotangent > -0.5, cotangent + 1, np.exp(-loss)[..., None]), cotangent)
 
 
 def _load(path: Path, checksum: str | None) -> np.ndarray:
