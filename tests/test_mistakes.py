@@ -151,6 +151,7 @@ CASES = [
         "--output=foreign: holds other files and no",
     ),
     ("analyze", ["--recording=good", "--output=/proc/x"], "--output=/proc/x: cannot be written"),
+    ("analyze", ["--recording=good", "--export=wandb,mlflow"], "--export=mlflow: must be some of tensorboard,wandb"),
     ("analyze", ["--recording=good", "--cone_seed=7"], "--cone_seed=7: must be one of the seeds recorded"),
     ("analyze", ["--recording=good", "--cone_cosine=nan"], "--cone_cosine=nan: must be between 0 and 1"),
     ("analyze", ["--recording=good", "--cone_iteration=x"], "flag --cone_iteration=x: must be a whole number"),

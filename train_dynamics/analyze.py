@@ -33,6 +33,13 @@ PARTS = flags.DEFINE_list(
     "What to look at beside the curves, examples and claims of the study, comma separated; --parts= for nothing else, "
     "in a quarter of the time. An analysis replaces the earlier one in its directory.",
 )
+EXPORT = flags.DEFINE_list(
+    "export",
+    [],
+    "Where to write curves, figures and tables too, comma separated: tensorboard, as event files in the directory "
+    "'tensorboard' of the results; wandb or trackio, as a run that is named as the recording is. Each needs its "
+    "package: tensorboardX, wandb or trackio. WANDB_MODE=offline keeps a run of wandb on this machine.",
+)
 CONE_COSINE = flags.DEFINE(
     NumberParser(float),
     "cone_cosine",
@@ -106,6 +113,7 @@ def main() -> None:
             ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
             [part for part in PARTS.value if part],
             log=print_line,
+            export=[target for target in EXPORT.value if target],
         )
     except KeyboardInterrupt:
         print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)
