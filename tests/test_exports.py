@@ -1,5 +1,6 @@
 """What leaves a recording and an analysis for other programs: xarray, tables, TensorBoard, wandb, trackio, cleanlab."""
 
+import dataclasses
 import importlib.machinery
 import json
 import pickle
@@ -13,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import silent, sketching
+from tests.conftest import SMALL, silent, sketching
 from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.storage import StoredArray
 from train_dynamics.report import analysis
 from train_dynamics.report.export import export
 from train_dynamics.study import results
+from train_dynamics.training import sweep
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -176,6 +178,18 @@ def test_cleanlab_takes_it(small):
     wrong = given.labels.copy()
     wrong[3] = (wrong[3] + 1) % 10
     assert np.flatnonzero(filters.find_label_issues(wrong, sure.pred_probs, n_jobs=1)).tolist() == [3]
+
+
+def test_cleanlab_is_given_what_unseen_examples_are_taken_for(small, tmp_path, device, small_dataset):
+    with pytest.raises(InputError, match="50 examples of 50 were held out of no seed; train with --holdout_folds=5"):
+        small.cleanlab(16, held_out=True)
+    config = dataclasses.replace(SMALL, epochs=1, holdout_folds=3)  # of three seeds
+    sweep.train(config, tmp_path / "out", device, log=silent, dataset=small_dataset)
+    recording = Recording(tmp_path / "out")
+    t, held_out = int(recording.iterations[-1]), recording.held_out
+    assert (held_out.sum(axis=0) >= 1).all() and (held_out.sum(axis=1) == 17).all()
+    expected = [recording.probabilities(t)[held_out[:, n], n].mean(axis=0) for n in range(50)]
+    np.testing.assert_allclose(recording.cleanlab(t, held_out=True).pred_probs, expected, rtol=1e-5, atol=1e-7)
 
 
 # Tables.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.batches import held_out
 from train_dynamics.data.scaling import network_inputs
@@ -75,7 +75,7 @@ class CleanlabInputs(NamedTuple):
 
     Attributes:
         labels: Class of each example, as the networks were told it.
-        pred_probs: Class probabilities, averaged over seeds; each row sums to 1. They are *in-sample*.
+        pred_probs: Class probabilities, averaged over seeds; each row sums to 1.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -368,21 +368,35 @@ class Recording:
         cotangent = self._block(t).read(f"cotangent.{self.contents.output_layer}", t)
         return probabilities_of(cotangent, self.loss(t), self.labels)
 
-    def cleanlab(self, t: SupportsIndex) -> CleanlabInputs:
+    def cleanlab(self, t: SupportsIndex, held_out: bool = False) -> CleanlabInputs:
         """Give labels and class probabilities after `t` updates as cleanlab's `find_label_issues` takes them.
 
         The probabilities are *in-sample*: the networks were trained on the very examples that they speak of, whose
-        wrong labels they may have learned. cleanlab wants out-of-sample ones, of networks that never saw the example.
-        An early `t`, before wrong labels are learned, is nearer to that than the end of training.
+        wrong labels they may have learned. cleanlab wants those of networks that never saw the example, which
+        `held_out` gives of a recording with `--holdout_folds`. Without, an early `t`, before wrong labels are learned,
+        is nearer to that than the end of training.
+
+        Args:
+            t: Iteration.
+            held_out: Whether to average over those seeds only that an example was held out of.
 
         Raises:
             KeyError: If the network was not trained to tell classes apart.
             IndexError: If there is no record of iteration `t`.
+            InputError: If an example was held out of no seed.
 
         Example:
             >>> find_label_issues(**Recording("recordings/mini_mnist").cleanlab(t=470)._asdict()).sum()
         """
-        mean = self.probabilities(t).mean(axis=0, dtype=np.float64)
+        probabilities, counted = self.probabilities(t), np.ones((len(self.seeds), len(self.labels)), bool)
+        if held_out:
+            counted = self.held_out
+            if seen := np.count_nonzero(~counted.any(axis=0)):
+                raise InputError(
+                    f"{self.path}: {pluralise(seen, 'example')} of {len(self.labels):,} were held out of no seed; train "
+                    "with --holdout_folds=5 and 5 seeds or more"
+                )
+        mean = np.einsum("snc,sn->nc", probabilities, counted, dtype=np.float64)
         return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
 
     def to_xarray(self) -> "xarray.Dataset":
