@@ -391,10 +391,10 @@ class Recording:
         probabilities, counted = self.probabilities(t), np.ones((len(self.seeds), len(self.labels)), bool)
         if held_out:
             counted = self.held_out
-            if seen := np.count_nonzero(~counted.any(axis=0)):
+            if seen := int(np.count_nonzero(~counted.any(axis=0))):
                 raise InputError(
-                    f"{self.path}: {pluralise(seen, 'example')} of {len(self.labels):,} were held out of no seed; train "
-                    "with --holdout_folds=5 and 5 seeds or more"
+                    f"{self.path}: {pluralise(seen, 'example')} of {len(self.labels):,} were held out of no seed; "
+                    "train with --holdout_folds=5 and 5 seeds or more"
                 )
         mean = np.einsum("snc,sn->nc", probabilities, counted, dtype=np.float64)
         return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
