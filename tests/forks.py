@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+os.fsync = lambda fd: None  # tests kill processes, and cut no power: waiting for the disk would prove nothing
+
 ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}  # as the tests begin
 FORKING = multiprocessing.get_context("forkserver")
 IMPORTS = [
@@ -23,6 +25,7 @@ IMPORTS = [
     "absl.app",
     "tensorflow_datasets",
     "train_dynamics.report.analysis",
+    "train_dynamics.training.checkpoints",
     "train_dynamics.training.further",
     "train_dynamics.plots.film",
     "train_dynamics.plots.score_figures",
