@@ -82,7 +82,7 @@ def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs, np.asarray(dataset.labels))
     )
     if task is None:
-        task = _task(config, dataset, example[0], classes)
+        task = task_of(config, dataset, example[0])
     optimizer = optimizer_of(config)
     return Prepared(*_of_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
 
@@ -94,12 +94,23 @@ def _is_default(config: StudyConfig, classes: bool) -> bool:
     return classes and config.model == "mlp" and default_loss and whole_kernels and layouts
 
 
-def _task(config: StudyConfig, dataset: Dataset, example: Any, classes: bool) -> Task:
+def task_of(config: StudyConfig, dataset: Dataset, inputs: Any) -> Task:
+    """Make a task of the model and the loss that a configuration names.
+
+    Args:
+        config: The configuration.
+        dataset: The examples.
+        inputs: One example's input, or its shape.
+
+    Raises:
+        InputError: If the model or the loss is none.
+    """
+    classes = bool(dataset.class_names)
     of_outputs = output_loss(config.loss, classes)
     if config.model == "mlp":
         num_outputs = dataset.num_classes if classes else int(np.prod(dataset.labels.shape[1:]))
-        return task_of_linen(MLP(config.hidden_sizes, num_outputs), example, of_outputs)
-    return task_of_model(load_attribute("model", config.model), example, of_outputs, config.model)
+        return task_of_linen(MLP(config.hidden_sizes, num_outputs), inputs, of_outputs)
+    return task_of_model(load_attribute("model", config.model), inputs, of_outputs, config.model)
 
 
 def _of_task(
