@@ -37,7 +37,8 @@ def may_run(recording: Recording, model: str | None, loss: str | None) -> bool:
     given = {name: spec for name, spec in (("model", model), ("loss", loss)) if spec is not None}
     for name, spec in given.items():
         if spec != (recorded := getattr(recording.config, name)):
-            raise InputError.flag(name, spec, f"the recording was made with --{name}={recorded}")
+            right = f"--{name}={recorded}" if recorded else f"the default {name}"
+            raise InputError.flag(name, spec, f"the recording was made with {right}")
     if "task" in recording.code:
         if given:
             raise InputError.flag("model", model or "", how_to_run(recording))
@@ -52,4 +53,6 @@ def how_to_run(recording: Recording) -> str:
     """Say what the user has to do so that the networks of a recording are run again."""
     if "task" in recording.code:
         return "the network is of a task made in Python, and is run again only there (docs/NETWORKS.md says how)"
-    return "to have it run, name it: " + " ".join(f"--{name}={spec}" for name, spec in needed(recording).items())
+    if named := " ".join(f"--{name}={spec}" for name, spec in needed(recording).items()):
+        return f"to have it run, name it: {named}"
+    return "hand over its networks (docs/NETWORKS.md says how)"

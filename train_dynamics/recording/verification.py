@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ TOLERANCE = 1e-4  # a hundred times what float32 leaves; products in TF32 or a l
 EXAMPLES = 64
 GRADIENT_BYTES = 2**28  # of the gradients of these, in float64
 UNDECIDED = 1e-5
+FAINT = 1e-3  # of the gradient of all: what is less in all examples, as of a key's bias, is rounded as all are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Verification:
         num_bytes: Bytes of the blocks whose checksums were compared.
         num_compared: Gradients computed again, of one example at one iteration each.
         errors: For the loss, the outputs if they are stored, and what is kept of the gradients of each layer, the
-            largest difference between what is stored and what was computed again, over the largest value; for the
-            prediction, 0 or 1.
+            largest difference between what is stored and what was computed again, over the largest value, or over a
+            thousandth of that of all parameters' gradients if that is more; for the prediction, 0 or 1.
         num_undecided: How many of those gradients were left out, because rounding decides which they are.
     """
 
@@ -165,11 +166,11 @@ def _compare(
         examples = np.append(np.sort(rng.choice(last, min(most - 1, last), replace=False)), last)
         again = networks.again(s, t, examples)
         compared += len(examples) * num_layers
-        undecided += np.count_nonzero(again.clearance <= UNDECIDED) * num_layers
-        for name, stored, expected in _both(recording, s, t, examples, again):
+        undecided += int(np.count_nonzero(again.clearance <= UNDECIDED)) * num_layers
+        for name, stored, expected, least in _both(recording, s, t, examples, again):
             difference = float(np.nan_to_num(np.abs(stored - expected), nan=np.inf).max(initial=0))
             worst[name] = max(worst.get(name, (-1.0, 0, 0)), (difference, s, t))
-            largest[name] = max(largest.get(name, 1e-30), float(np.abs(expected).max(initial=0)))
+            largest[name] = max(largest.get(name, 1e-30), float(np.abs(expected).max(initial=least)))
     return compared, undecided, {name: (difference / largest[name], s, t) for name, (difference, s, t) in worst.items()}
 
 
@@ -181,22 +182,25 @@ def _num_parameters(recording: Recording) -> int:
 
 def _both(
     recording: Recording, s: int, t: int, examples: Int[np.ndarray, " k"], again: Replay
-) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."]]]:
-    """Give what is stored of some examples, and the same computed again."""
-    yield "loss", recording.loss(t)[s, examples], again.loss
+) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."], float]]:
+    """Give what is stored of some examples, the same computed again, and what the largest is taken to be at least."""
+    yield "loss", recording.loss(t)[s, examples], again.loss, 0.0
     if not recording.contents.output_layer:
-        yield "outputs", recording.outputs(t)[s, examples], again.logits
+        yield "outputs", recording.outputs(t)[s, examples], again.logits, 0.0
     if recording.contents.classes:
         # One class has nothing to lead.
         lead = np.diff(np.sort(again.logits, axis=1)[:, -2:]).min(axis=1, initial=np.inf)
         decided = lead > UNDECIDED * np.abs(again.logits).max()
         stored = recording.predictions(t)[s, examples]
         same = np.float64(stored == again.logits.argmax(axis=1))[decided]
-        yield "prediction", same, np.ones(np.count_nonzero(decided))
+        yield "prediction", same, np.ones(np.count_nonzero(decided)), 0.0
     clear = again.clearance > UNDECIDED
+    entry = max(float(np.abs(gradient).max(initial=0)) for gradient in again.gradients.values())
+    square = float(_squares(again.gradients.values()).max(initial=0))
     for kept in recording.contents.layers.values():
         stored, expected = _stored(recording, kept, s, t, examples), _kept_of(recording, kept, again)
-        yield f"{_KINDS[kept.layout]} of {kept.name}", stored[clear], expected[clear]
+        least = FAINT * (square if kept.layout == "measures" else entry)
+        yield f"{_KINDS[kept.layout]} of {kept.name}", stored[clear], expected[clear], least
 
 
 _KINDS = {"factored": "gradient", "dense": "gradient", "sketch": "sketch", "measures": "squared norm"}
@@ -224,12 +228,17 @@ def _kept_of(recording: Recording, kept: KeptLayer, again: Replay) -> Float[np.n
     """Make the same of gradients that were computed again."""
     if kept.layout == "measures":
         names = again.gradients if kept.layer.name == TOGETHER else [kept.layer.name]
-        return sum(np.square(again.gradients[name]).reshape(len(again.loss), -1).sum(axis=1) for name in names)
+        return _squares(again.gradients[name] for name in names)
     gradients = again.gradients[kept.layer.name]
     if kept.layout != "sketch":
         return gradients
     size = recording.config.sketch_size
     return np.array([sketch_of(kept.layer, size, gradient) for gradient in gradients])
+
+
+def _squares(gradients: Iterable[Float[np.ndarray, "k ..."]]) -> Float[np.ndarray, " k"]:
+    """Compute the squared norm of each example's gradients, together."""
+    return sum(np.square(gradient).reshape(len(gradient), -1).sum(axis=1) for gradient in gradients)
 
 
 class DefaultNetworks:

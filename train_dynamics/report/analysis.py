@@ -139,7 +139,7 @@ def _results(
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks)
     if results.scores and not results.scores.study.replayable:
-        log(f"Left out: scores that run the network again, which is code of yours; {how_to_run(recording)}")
+        log(f"Left out: scores for which the network would be run again; {how_to_run(recording)}")
     if dead := np.count_nonzero(results.indifferent):
         log(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results

@@ -110,7 +110,7 @@ def distances(loss: Loss, examples: Example) -> Float[Array, " n"]:
         logits = logits_at(share.reshape(-1, *[1] * (inputs.ndim - 1)) * change)
         return jax.vmap(_lead)(logits, class_of).min(axis=1)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:  # back to where it crosses
+    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:  # back to where it crosses
         low, high = bounds
         middle = (low + high) / 2
         inside = ahead(middle) > 0
