@@ -13,6 +13,8 @@ from absl import app, flags, logging
 
 from train_dynamics.config import InputError
 
+flags.disclaim_key_flags()  # flags that are defined here are those of the command that asks for them
+
 
 def run(name: str, main: Callable[[], None]) -> None:
     """Run a command whose flags are defined, among them `--recording`.

@@ -50,7 +50,7 @@ def analyze(
         score_options: How to compute scores.
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
         log: Takes the lines to show the user.
-        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
+        networks: Runs networks again, for the scores that need it; not needed of the default network.
 
     Raises:
         InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does

@@ -168,7 +168,7 @@ class Networks:
         return Replay(outputs.astype(np.float64), loss.astype(np.float64), wide, np.where(jumps, 0.0, np.inf))
 
     def _runs_in_float64(self) -> bool:
-        """Try: a network that names float32 in some place may not run in anything else, or compute in it all the same."""
+        """Try: a network that names float32 somewhere may not run in anything else, or compute in that all the same."""
         batch = jax.tree.map(lambda leaf: leaf[:1], (self.inputs, self.labels))
         with _numbers("float64"):
             try:
