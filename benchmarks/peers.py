@@ -31,7 +31,7 @@ from absl import app, flags, logging
 from train_dynamics.config import StudyConfig
 from train_dynamics.data.datasets import Dataset, load_dataset, standardise
 from train_dynamics.gradients import per_example
-from train_dynamics.recording.writer import Recorder
+from train_dynamics.recording.writer import Writer
 from train_dynamics.task import mlp
 from train_dynamics.training import steps, sweep
 from train_dynamics.training.setup import prepare
@@ -302,7 +302,7 @@ def main(_) -> None:
         return records["loss"]
 
     def store() -> None:
-        recorder = Recorder(
+        recorder = Writer(
             Path(tempfile.mkdtemp(dir=room)) / "recording", config, dataset, prepared.contents, plan.block_length
         )
         firsts = range(0, plan.num_records, plan.block_length)

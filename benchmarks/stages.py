@@ -32,7 +32,7 @@ from train_dynamics.dynamics.opposing import OpposingSignals  # noqa: E402
 from train_dynamics.plots import film  # noqa: E402
 from train_dynamics.recording.reader import Recording  # noqa: E402
 from train_dynamics.recording.storage import write_array  # noqa: E402
-from train_dynamics.recording.writer import Recorder  # noqa: E402
+from train_dynamics.recording.writer import Writer  # noqa: E402
 from train_dynamics.report import analysis, writing  # noqa: E402
 from train_dynamics.study import score_agreement  # noqa: E402
 from train_dynamics.study.groups import GroupStudy  # noqa: E402
@@ -127,7 +127,7 @@ def encode_painted(encode: Callable[..., None], pictures: Any, path: Path, fps: 
 def set_clocks() -> None:
     clock(sweep, "load_dataset", "data")
     clock(sweep.Sweep, "__init__", "compile")
-    clock(Recorder, "__init__", "begin")
+    clock(Writer, "__init__", "begin")
     clock(score_agreement, "study_scores", "study_scores")
     clock(writing, "claims", "claims")
     for name in ("compute", "find_cones", "find_contention"):

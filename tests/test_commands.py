@@ -83,7 +83,7 @@ def test_while_the_examples_are_read_a_signal_ends_the_command_at_once(tmp_path,
         "        return call\n"
         "train.Helpers = Stuck\n"
         f"sys.argv[1:] = '{TINY}'.split()\n"
-        "train.define_flags(); train.run('train', train.main)"
+        "train.define_config_flags(); train.run('train', train.main)"
     )
     assert signalled(program, number, tmp_path) == (errors, status)
     assert not os.listdir(tmp_path)

@@ -39,13 +39,26 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(target), "XLA_FLAGS": ""}  # so that its programs are optimised
     arguments = ["--recording=out", "--num_examples=64", "--batch_size=32", "--epochs=1", "--seeds=2"]
     verify, analyze = ["--recording=out"], ["--recording=out", "--parts=scores"]
-    for module, flags in [("train", arguments), ("verify", verify), ("analyze", analyze)]:
-        command = [sys.executable, "-m", f"train_dynamics.{module}", *flags]
-        subprocess.run(command, check=True, cwd=tmp_path / "empty", env=environment)
+    of_loop = ["--recording=recordings/loop", "--parts="]
+    (tmp_path / "empty" / "loop.py").write_text(program_of_readme("td.Recorder("))
+    for command in (
+        *(["-m", "train_dynamics.train", *arguments], ["-m", "train_dynamics.verify", *verify]),
+        *(["-m", "train_dynamics.analyze", *analyze], ["loop.py"], ["-m", "train_dynamics.analyze", *of_loop]),
+    ):
+        subprocess.run([sys.executable, *command], check=True, cwd=tmp_path / "empty", env=environment)
     where = "import train_dynamics; print(train_dynamics.__file__)"
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path / "empty", env=environment, capture_output=True)
     assert str(target) in found.stdout.decode()
     assert Recording(tmp_path / "empty" / "out").num_records == 3
+    assert Recording(tmp_path / "empty" / "recordings" / "loop").iterations.tolist() == list(range(50))
+    assert (tmp_path / "empty" / "recordings" / "loop" / "analysis" / "report.html").is_file()
+
+
+def program_of_readme(part: str) -> str:
+    """The one program of the README that has this in it."""
+    text = (ROOT / "README.md").read_text()
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if part in block)
+    return program
 
 
 def imports(path: Path) -> set[str]:
@@ -59,7 +72,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-RECORDING_LANE = ("train.py", "further.py", "task", "gradients", "training", "recording/writer.py")
+RECORDING_LANE = ("train.py", "record.py", "further.py", "task", "gradients", "training", "recording/writer.py")
 ANALYSIS_LANE = ("analyze.py", "animate.py", "verify.py", "dynamics", "study", "plots", "report")
 SHARED = ("config.py", "commands.py", "processes.py", "data", "recording")
 
@@ -90,7 +103,7 @@ def test_the_lanes_meet_in_the_recording_alone():
     for name, path in recording.items():
         assert not imports(path) & {*analysis}, name
     users_of_orbax = {name for name, path in everything.items() if "orbax.checkpoint" in imports(path)}
-    assert users_of_orbax == {"train_dynamics.recording.writer", "train_dynamics.training.initial"}
+    assert users_of_orbax == {"train_dynamics.recording.writer", "train_dynamics.training.weights"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -99,7 +112,7 @@ def test_flag_files_say_what_they_cost_and_parse(path):
     assert f"./run.sh configs/{path.name}" in text
     assert re.search(r"Expect: .*\d (seconds|minutes?) and .*\d [MG]B on two cores", text)
     program = (
-        "from absl import flags; from train_dynamics import train; train.define_flags();"
+        "from absl import flags; from train_dynamics import train; train.define_config_flags();"
         f"flags.FLAGS(['train', '--flagfile={path}']); train.config_from_flags()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -116,16 +129,14 @@ def test_the_readme_shows_what_there_is():
 
 
 def test_the_readme_program_with_a_network_of_ones_own_runs(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "td.sweep(" in block)
+    program = program_of_readme("td.sweep(")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "(3, 500, 20, 16)"
 
 
 def test_the_readme_program_runs(small_path, tmp_path):
-    text = (ROOT / "README.md").read_text()
-    (program,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "Recording(" in block)
+    program = program_of_readme("= Recording(")
     assert len(program.splitlines()) <= 5
     program = re.sub(r'Recording\("[^"]*"\)', f"Recording({str(small_path)!r})", program)
     program = re.sub(r"t=\d+", "t=10", program)

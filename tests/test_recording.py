@@ -19,7 +19,7 @@ from train_dynamics.gradients import per_example
 from train_dynamics.recording import locks, storage, writer
 from train_dynamics.recording.format import RecordingError, checksum_of, save_arrays, sealed, written_whole
 from train_dynamics.recording.reader import Block, Recording
-from train_dynamics.recording.writer import Recorder
+from train_dynamics.recording.writer import Writer
 from train_dynamics.study import results
 from train_dynamics.task.mlp import MLP
 from train_dynamics.training import sweep
@@ -208,7 +208,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(RecordingError, match="has format 99, and this version reads formats 4 and 5: use a newer"):
+    with pytest.raises(RecordingError, match="has format 99, and this version reads formats 4, 5 and 6: use a newer"):
         Recording(tmp_path)
 
 
@@ -335,14 +335,14 @@ def test_two_runs_do_not_write_to_one_recording(copy, device):
 def test_a_run_that_was_overtaken_does_not_write(copy, device, small_dataset, monkeypatch):
     shutil.rmtree(copy / "blocks" / "15")
     with pytest.raises(InputError, match="was written to by another run meanwhile"):
-        Recorder(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_records=12)
+        Writer(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_blocks=4)
     with pytest.raises(InputError, match="was begun by another run meanwhile"):
         other = dataclasses.replace(SMALL, learning_rate=0.5)
-        Recorder(copy, other, small_dataset, Recording(copy).contents, 3, num_records=15)
+        Writer(copy, other, small_dataset, Recording(copy).contents, 3, num_blocks=5)
     with pytest.raises(InputError, match="was begun with other examples"):
         other = dataclasses.replace(small_dataset, labels=(small_dataset.labels + 1) % 10)
-        Recorder(copy, SMALL, other, Recording(copy).contents, 3, num_records=15)
-    Recorder(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_records=15).close()  # no lock was left behind
+        Writer(copy, SMALL, other, Recording(copy).contents, 3, num_blocks=5)
+    Writer(copy, SMALL, small_dataset, Recording(copy).contents, 3, num_blocks=5).close()  # no lock was left behind
 
 
 def test_training_does_not_start_again_over_a_recording_without_its_data(copy):
@@ -371,7 +371,8 @@ def test_a_relative_path_stays_right(small_path, monkeypatch):
 
 
 def test_the_documented_way_to_read_it_needs_none_of_our_code(small, tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "RECORDING.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "RECORDING.md").read_text()
+    text = page.partition("## Reading it without train_dynamics")[2]
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "seed, t, example = 0, 100, 42" in program
     program = program.replace("seed, t, example = 0, 100, 42", "seed, t, example = 2, 10, 42")

@@ -12,7 +12,7 @@ from tests.conftest import SMALL, blocks_of, contents, run, silent
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.recording.reader import Recording
-from train_dynamics.recording.writer import Recorder
+from train_dynamics.recording.writer import Writer
 from train_dynamics.report import analysis
 from train_dynamics.study.motion import nearest
 from train_dynamics.training import sweep
@@ -67,7 +67,7 @@ def test_the_records_are_those_of_a_recording_of_every_iteration(
 def test_an_interrupted_schedule_goes_on_bit_for_bit(tmp_path, small_dataset, device, monkeypatch, momentum):
     change = {"records_per_doubling": 2, "momentum": momentum}
     record(tmp_path / "whole", small_dataset, device, **change)
-    save = Recorder.save
+    save = Writer.save
 
     def interrupted(self, start, *args):
         if start == 8:
@@ -75,7 +75,7 @@ def test_an_interrupted_schedule_goes_on_bit_for_bit(tmp_path, small_dataset, de
         save(self, start, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "save", interrupted)
+        patch.setattr(Writer, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             record(tmp_path / "parts", small_dataset, device, **change)
     assert Recording(tmp_path / "parts").iterations.tolist() == [0, 1, 2, 3, 4, 6]

@@ -14,7 +14,7 @@ from train_dynamics.data.datasets import Dataset, standardise
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import replay
-from train_dynamics.recording.writer import Recorder
+from train_dynamics.recording.writer import Writer
 from train_dynamics.task.mlp import MLP
 from train_dynamics.training import sweep
 
@@ -199,7 +199,7 @@ def same_records(one: Recording, other: Recording) -> None:
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, momentum=0.9, nesterov=True)], ids=["sgd", "nag"])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, blocks_of_three, optimised, config):
     whole = record(config, tmp_path / "whole", device)
-    save, saved = Recorder.save, []
+    save, saved = Writer.save, []
 
     def interrupted(self, start, *args):
         if len(saved) == 2:
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
         save(self, start, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "save", interrupted)
+        patch.setattr(Writer, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             record(config, tmp_path / "parts", device)
     assert Recording(tmp_path / "parts").num_records == 6
@@ -289,14 +289,14 @@ def test_too_little_room_is_told_before_the_start(tmp_path, device, monkeypatch)
 
 
 def test_a_save_that_fails_ends_the_run(tmp_path, device, monkeypatch, blocks_of_three):
-    real = Recorder.save
+    real = Writer.save
 
     def broken(self, start, record, state):
         if start == 6:
             (self.path / "blocks" / "6").mkdir()  # what Orbax may not replace
         real(self, start, record, state)
 
-    monkeypatch.setattr(Recorder, "save", broken)
+    monkeypatch.setattr(Writer, "save", broken)
     with pytest.raises(ValueError, match="already exists"):
         record(SMALL, tmp_path / "broken", device)
 

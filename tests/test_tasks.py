@@ -227,7 +227,7 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
     with pytest.raises(InputError, match="the task: has changed since"):
         networks_of(recording, task=other)
     for named in (None, recording.config.model):  # which is no name that anything could be imported by
-        with pytest.raises(InputError, match="of a task made in Python, and is run again only there"):
+        with pytest.raises(InputError, match="was made in Python, and is run again only there"):
             networks_of(recording, model=named)
     with pytest.raises(InputError, match="was begun with other code of the task"):
         td.sweep(other, (inputs, labels), tmp_path / "out", config, device, silent)

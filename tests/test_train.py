@@ -72,7 +72,7 @@ def test_again_it_leaves_it_alone_and_other_flags_are_refused(recorded):
 def test_the_default_flag_file_is_the_default_configuration(tmp_path):
     flagfile = os.path.join(os.path.dirname(__file__), "..", "configs", "mini_mnist.flags")
     program = (
-        "from absl import flags; from train_dynamics import train; train.define_flags();"
+        "from absl import flags; from train_dynamics import train; train.define_config_flags();"
         f"flags.FLAGS(['train', '--flagfile={flagfile}']); print(train.config_from_flags())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

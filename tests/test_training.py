@@ -9,7 +9,8 @@ import pytest
 
 from tests import oracles
 from tests.conftest import SMALL, logits_of
-from train_dynamics.config import StudyConfig
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.data.batches import held_out
 from train_dynamics.data.datasets import standardise
 from train_dynamics.gradients import per_example
 from train_dynamics.training import steps
@@ -33,6 +34,24 @@ def test_an_epoch_is_a_permutation_and_its_last_batch_is_smaller():
         assert sorted(epoch[epoch >= 0]) == list(range(6000))
         assert [(row >= 0).sum() for row in epoch] == [128] * 46 + [112]
     assert (batches[:47] != batches[47:]).any()
+
+
+@pytest.mark.parametrize(("num_examples", "folds"), [(50, 5), (7, 3), (5, 5), (51, 2)])
+def test_folds_hold_out_every_example_of_some_seed(num_examples, folds):
+    config = dataclasses.replace(SMALL, holdout_folds=folds, batch_size=4)
+    masks = np.stack([held_out(config, seed, num_examples) for seed in range(folds)])
+    assert masks.any(axis=0).all() and (masks.sum(axis=1) == -(-num_examples // folds)).all()
+    np.testing.assert_array_equal(masks[1], held_out(config, folds + 1, num_examples))
+    per_epoch = config.iterations_per_epoch(num_examples)
+    for seed in range(folds):
+        batches = steps.batch_indices(config, seed, num_examples, 0, 2 * per_epoch)
+        for epoch in (batches[:per_epoch], batches[per_epoch:]):
+            np.testing.assert_array_equal(np.sort(epoch[epoch >= 0]), np.flatnonzero(~masks[seed]))
+
+
+def test_more_folds_than_examples_are_refused():
+    with pytest.raises(InputError, match="--holdout_folds=9: must be at most 5, the examples"):
+        dataclasses.replace(SMALL, holdout_folds=9).num_iterations(5)
 
 
 def test_batches_depend_on_seed_and_iteration_alone():

@@ -3,6 +3,9 @@
     Task, sweep          what is trained, and training it from several seeds while recording
     StudyConfig          how: optimizer, batches, seeds, what is recorded
     Dataset              examples, as arrays
+    load_dataset         those that a configuration names
+    Recorder             the same for a training loop of your own
+    record_checkpoints   the same where only checkpoints are left
     Recording            what was recorded, for reading
     InputError           what is raised where the caller's values will not do, in one line
 
@@ -15,10 +18,13 @@ from typing import Any
 PUBLIC = {
     "Dataset": "data.arrays",
     "InputError": "config",
+    "Recorder": "training.recorder",
     "Recording": "recording.reader",
     "RecordingError": "recording.format",
     "StudyConfig": "config",
     "Task": "task.task",
+    "load_dataset": "data.datasets",
+    "record_checkpoints": "training.checkpoints",
     "sweep": "training.sweep",
 }
 

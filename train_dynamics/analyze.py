@@ -9,15 +9,19 @@ from pathlib import Path
 from absl import flags
 
 from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
+from train_dynamics.config import InputError
 from train_dynamics.recording.code import may_run
-from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.reader import opened
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
 from train_dynamics.study.scores import ScoreOptions
 
 RECORDING = flags.DEFINE_string(
-    "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into."
+    "recording",
+    "recordings/mini_mnist",
+    "Directory that train_dynamics.train or a Recorder recorded into; or several, with commas, of the same examples "
+    "and different seeds, which are read as one.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
@@ -29,6 +33,13 @@ PARTS = flags.DEFINE_list(
     list(analysis.PARTS),
     "What to look at beside the curves, examples and claims of the study, comma separated; --parts= for nothing else, "
     "in a quarter of the time. An analysis replaces the earlier one in its directory.",
+)
+EXPORT = flags.DEFINE_list(
+    "export",
+    [],
+    "Where to write curves, figures and tables too, comma separated: tensorboard, as event files in the directory "
+    "'tensorboard' of the results; wandb or trackio, as a run that is named as the recording is. Each needs its "
+    "package: tensorboardX, wandb or trackio. WANDB_MODE=offline keeps a run of wandb on this machine.",
 )
 CONE_COSINE = flags.DEFINE(
     NumberParser(float),
@@ -85,7 +96,9 @@ MODEL, LOSS = define_code_flags(" for the scores that need it")
 
 def main() -> None:
     """Run the command."""
-    recording = Recording(RECORDING.value)
+    recording = opened(RECORDING.value)
+    if len(recording.paths) > 1 and not OUTPUT.value:
+        raise InputError.flag("output", "", "must name a directory for the results where several recordings are read")
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
     parts, networks = [part for part in PARTS.value if part], None
     runs = may_run(recording, MODEL.value, LOSS.value) and not recording.replayable
@@ -109,6 +122,7 @@ def main() -> None:
             parts,
             log=print_line,
             networks=networks,
+            export=[target for target in EXPORT.value if target],
         )
     except KeyboardInterrupt:
         print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)

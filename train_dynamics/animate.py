@@ -13,13 +13,15 @@ from jaxtyping import Int
 
 from train_dynamics.commands import print_line, run
 from train_dynamics.config import InputError
-from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.reader import Recording, opened
 
 FILMS, STILLS = (".mp4", ".gif"), (".png", ".svg")
 FASTEST = {".mp4": 120, ".gif": 50}  # frames a second; browsers play a faster GIF slowly
 
 RECORDING = flags.DEFINE_string(
-    "recording", "recordings/mini_mnist", "Directory that train_dynamics.train recorded into; it may be unfinished."
+    "recording",
+    "recordings/mini_mnist",
+    "Directory that was recorded into, which may be unfinished; or several, comma separated, which are read as one.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
@@ -147,7 +149,7 @@ def main() -> None:
     seed = whole("seed", SEED.value, 0, 2**31 - 1)
     fps = whole("fps", FPS.value, 1, FASTEST.get(kind, 120))
     history = whole("history", HISTORY.value, 0, 100)
-    recording = Recording(RECORDING.value)
+    recording = opened(RECORDING.value)
     if not recording.num_records:
         raise InputError.flag("recording", recording.path, "has no records yet")
     iterations = span(ITERATIONS.value, recording.iterations)

@@ -6,14 +6,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
-from train_dynamics.config import InputError
+from train_dynamics.config import FIELDS, InputError, StudyConfig, flag_name
 
-flags.disclaim_key_flags()  # flags that are defined here are those of the command that asks for them
+flags.disclaim_key_flags()  # what is defined here is of the command that asks for it
 
 
 def run(name: str, main: Callable[[], None]) -> None:
@@ -166,6 +167,40 @@ def _where(message: str, argv: Sequence[str]) -> str:
             if any(map(given.match, Path(file := argument.partition("--flagfile=")[2]).read_text().splitlines())):
                 return f" (in {file})"
     return ""
+
+
+def define_config_flags(names: Collection[str] = tuple(FIELDS)) -> None:
+    """Define a flag for each of some fields of the configuration."""
+    for field in (FIELDS[name] for name in names):
+        name, default, text = flag_name(field.name), field.default, field.metadata["help"]
+        if isinstance(default, tuple):
+            flags.DEFINE_list(name, list(map(str, default)), text)
+        elif isinstance(default, bool):
+            flags.DEFINE_flag(flags.BooleanFlag(name, default, text))
+            flags.FLAGS[name].parser = SwitchParser()
+        elif field.name == "learning_rate":
+            flags.DEFINE(RateParser(), name, default, text)
+        elif isinstance(default, str) or field.name == "data_dir":
+            flags.DEFINE_string(name, default, text)
+        else:
+            flags.DEFINE(NumberParser(float if isinstance(default, float) else int), name, default, text)
+
+
+def config_from_flags(names: Collection[str] = tuple(FIELDS), **others: Any) -> StudyConfig:
+    """Read a configuration off the flags of some fields, with values for others.
+
+    Raises:
+        InputError: If a value is malformed, out of range or contradicts another.
+    """
+    values = {name: flags.FLAGS[flag_name(name)].value for name in names}
+    try:
+        values["hidden_sizes"] = tuple(int(size) for size in values["hidden_sizes"])
+    except ValueError:
+        raise InputError.flag(
+            "hidden_sizes", tuple(values["hidden_sizes"]), "must be whole numbers, comma separated, for example 32,16"
+        ) from None
+    values["layers"] = tuple(values["layers"])
+    return StudyConfig(**values, **others)
 
 
 class NumberParser(flags.ArgumentParser):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 MOST_RECORDS = 100_000_000  # the iterations to record are listed in memory before the first
 LARGEST_IMAGE = 4096
@@ -35,6 +35,17 @@ def pluralise(count: int, noun: str) -> str:
         ('1 seed', '6,000 examples')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def bytes_in_words(count: int) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> bytes_in_words(2500)
+        '2.5 kB'
+    """
+    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
+    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"
 
 
 def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
@@ -150,6 +161,12 @@ class StudyConfig:
         "Examples in a batch; the last batch of an epoch holds what is left. More than there are means all of them.",
     )
     epochs: int = _field(30, "Passes over the examples.")
+    holdout_folds: int | None = _field(
+        None,
+        "Train each seed without one of so many equal parts of the examples, another one each; all are recorded. What "
+        "a network says of examples that it has not seen is what finding wrong labels needs.",
+        since=6,
+    )
     num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
     first_seed: int = _field(0, "The first seed; the others follow it.")
     layers: tuple[str, ...] = _field(
@@ -188,6 +205,8 @@ class StudyConfig:
             self._require_int("image_size", 1, LARGEST_IMAGE)
         for name in ("batch_size", "epochs", "num_seeds", "record_every"):
             self._require_int(name, 1)
+        if self.holdout_folds is not None:
+            self._require_int("holdout_folds", 2)
         for name in ("num_examples", "records_per_doubling", "eval_batch_size"):
             if getattr(self, name) is not None:
                 self._require_int(name, 1)
@@ -270,13 +289,25 @@ class StudyConfig:
         """The seeds, one for each training run."""
         return range(self.first_seed, self.first_seed + self.num_seeds)
 
+    def examples_trained_on(self, num_examples: int) -> int:
+        """Examples that each seed is trained on: all, or all but as many as the largest part held out has.
+
+        Raises:
+            InputError: If there are fewer examples than parts.
+        """
+        if self.holdout_folds is None:
+            return num_examples
+        if self.holdout_folds > num_examples:
+            raise InputError.flag("holdout_folds", self.holdout_folds, f"must be at most {num_examples}, the examples")
+        return num_examples - math.ceil(num_examples / self.holdout_folds)
+
     def examples_per_batch(self, num_examples: int) -> int:
         """Examples in a whole batch: `batch_size`, or all there are."""
-        return min(self.batch_size, num_examples)
+        return min(self.batch_size, self.examples_trained_on(num_examples))
 
     def iterations_per_epoch(self, num_examples: int) -> int:
         """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
-        return math.ceil(num_examples / self.batch_size)
+        return math.ceil(self.examples_trained_on(num_examples) / self.batch_size)
 
     def num_iterations(self, num_examples: int) -> int:
         """Updates in the whole run."""
@@ -300,10 +331,7 @@ class StudyConfig:
                 "epochs, or a larger --batch_size or --record_every",
             )
         found = np.arange(0, last, self.record_every)
-        if self.records_per_doubling is not None:
-            doublings = np.maximum(found // self.records_per_doubling, 1)
-            gap = 2 ** np.floor(np.log2(doublings)).astype(int)
-            found = found[found % gap == 0]
+        found = found[is_on_schedule(found, self.record_every, self.records_per_doubling)]
         return np.append(found, last)
 
     def differences(self, other: "StudyConfig") -> list[str]:
@@ -333,6 +361,17 @@ class StudyConfig:
         if wrong := (set(values) - names) | (required - set(values)):
             raise InputError(f"configuration fields missing or unknown: {', '.join(sorted(wrong))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def is_on_schedule(
+    t: Int[np.ndarray, "*t"] | int, record_every: int, records_per_doubling: int | None
+) -> Bool[np.ndarray, "*t"] | np.bool_:
+    """Tell of iterations whether `--record_every` or `--records_per_doubling` chooses them."""
+    gap = record_every
+    if records_per_doubling is not None:
+        doublings = np.maximum(np.asarray(t) // records_per_doubling, 1)
+        gap = 2 ** np.floor(np.log2(doublings)).astype(int)
+    return np.asarray(t) % gap == 0
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(StudyConfig)}

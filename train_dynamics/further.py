@@ -46,6 +46,9 @@ def main() -> None:
     if not recording.replayable:
         right = "further training is for the default network and loss"
         raise InputError.flag("recording", recording.path, f"was made with {recording.config.model}; {right}")
+    if recording.config.holdout_folds is not None:
+        right = "further training is for networks that were trained on all examples"
+        raise InputError.flag("recording", recording.path, f"was made with --holdout_folds; {right}")
     if not os.access(recording.path, os.W_OK):
         raise InputError.flag("recording", recording.path, "cannot be written to, and further/ belongs into it")
     try:

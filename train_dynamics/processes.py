@@ -28,7 +28,8 @@ class Helpers:
 
     They are no forks, which do not go with threads, and do not import the main module again, as those of
     `multiprocessing` do, so that a script needs no guard. They see no Ctrl-C: leaving the context ends them, and so
-    does the end of this process, however it comes about.
+    does the end of this process, however it comes about. (loky's, as fast, go on with their call where this process is
+    killed; those of `concurrent.futures` import the main module.)
 
     Args:
         most: Processes at most.

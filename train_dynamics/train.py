@@ -6,22 +6,26 @@ The same command again goes on where an interrupted one ended.
 """
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, RateParser, SwitchParser, print_line, run, stop_on_signals
-from train_dynamics.config import InputError, StudyConfig, flag_name
+from train_dynamics.commands import (
+    NumberParser,
+    config_from_flags,
+    define_config_flags,
+    print_line,
+    run,
+    stop_on_signals,
+)
+from train_dynamics.config import InputError
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.locks import check_writable, is_begun
 
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
 
-FLAGS = flags.FLAGS
 RECORDING = flags.DEFINE_string(
     "recording", "recordings/mini_mnist", "Directory to record into; a recording of the same flags there is continued."
 )
@@ -31,42 +35,6 @@ HOST_DEVICES = flags.DEFINE(
     None,
     "Devices to split the CPU into, with the seeds divided among them; one if not given, which two cores run as fast.",
 )
-
-
-def define_flags() -> None:
-    """Define a flag for each field of the configuration."""
-    for field in dataclasses.fields(StudyConfig):
-        name, default, text = flag_name(field.name), field.default, field.metadata["help"]
-        if isinstance(default, tuple):
-            flags.DEFINE_list(name, list(map(str, default)), text)
-        elif isinstance(default, bool):
-            flags.DEFINE_flag(flags.BooleanFlag(name, default, text))
-            FLAGS[name].parser = SwitchParser()
-        elif field.name == "learning_rate":
-            flags.DEFINE(RateParser(), name, default, text)
-        elif isinstance(default, str) or field.name == "data_dir":
-            flags.DEFINE_string(name, default, text)
-        else:
-            flags.DEFINE(NumberParser(float if isinstance(default, float) else int), name, default, text)
-
-
-def config_from_flags() -> StudyConfig:
-    """Read the configuration off the flags.
-
-    Raises:
-        InputError: If a value is malformed, out of range or contradicts another.
-    """
-    values: dict[str, Any] = {
-        field.name: FLAGS[flag_name(field.name)].value for field in dataclasses.fields(StudyConfig)
-    }
-    try:
-        values["hidden_sizes"] = tuple(int(size) for size in values["hidden_sizes"])
-    except ValueError:
-        raise InputError.flag(
-            "hidden_sizes", tuple(values["hidden_sizes"]), "must be whole numbers, comma separated, for example 32,16"
-        ) from None
-    values["layers"] = tuple(values["layers"])
-    return StudyConfig(**values)
 
 
 def main() -> None:
@@ -98,5 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
+    define_config_flags()
     run("train", main)

@@ -5,17 +5,22 @@ from train_dynamics.data.imports import names_code
 from train_dynamics.recording.reader import Recording
 
 
+def made_in_python(recording: Recording) -> bool:
+    """Tell whether the networks are of a task or a loss that a program handed over, which no flag can name."""
+    return "task" in recording.code or recording.code.get("loss", {}).get("import") == recording.config.model
+
+
 def needed(recording: Recording) -> dict[str, str]:
     """List the user's code that the networks of a recording cannot be run without.
 
     Returns:
-        Its import paths, by flag; empty if all of it is ours, or if the networks are of a task made in Python.
+        Its import paths, by flag; empty if all of it is ours, or if the networks were made in Python.
 
     Example:
         >>> needed(Recording("recordings/cnn"))
         {'model': 'configs/networks.py:cnn'}
     """
-    if "task" in recording.code:
+    if made_in_python(recording):
         return {}
     both = {"model": recording.config.model, "loss": recording.config.loss}
     return {name: spec for name, spec in both.items() if names_code(spec)}
@@ -39,7 +44,7 @@ def may_run(recording: Recording, model: str | None, loss: str | None) -> bool:
         if spec != (recorded := getattr(recording.config, name)):
             right = f"--{name}={recorded}" if recorded else f"the default {name}"
             raise InputError.flag(name, spec, f"the recording was made with {right}")
-    if "task" in recording.code:
+    if made_in_python(recording):
         if given:
             raise InputError.flag("model", model or "", how_to_run(recording))
         return False
@@ -51,8 +56,8 @@ def may_run(recording: Recording, model: str | None, loss: str | None) -> bool:
 
 def how_to_run(recording: Recording) -> str:
     """Say what the user has to do so that the networks of a recording are run again."""
-    if "task" in recording.code:
-        return "the network is of a task made in Python, and is run again only there (docs/NETWORKS.md says how)"
+    if made_in_python(recording):
+        return "the network was made in Python, and is run again only there (docs/NETWORKS.md says how)"
     if named := " ".join(f"--{name}={spec}" for name, spec in needed(recording).items()):
         return f"to have it run, name it: {named}"
     return "hand over its networks (docs/NETWORKS.md says how)"

@@ -4,8 +4,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from train_dynamics.config import StudyConfig
-from train_dynamics.recording.layers import Factors, Layer
+from train_dynamics.recording.layers import Factors, Layer, rebuild
 from train_dynamics.recording.layout import Layout
 
 KINDS = {
@@ -42,6 +45,14 @@ class KeptLayer(NamedTuple):
         kinds = KINDS[self.layout][self.of_inputs :]
         return [f"{kind}.{self.key}" for kind in kinds]
 
+    def multiply(
+        self, activation: Float[np.ndarray, "#s n *p i"], cotangent: Float[np.ndarray, "#s n *p o"]
+    ) -> Float[np.ndarray, "s n ..."]:
+        """Multiply factors, where these are kept, to gradients `[s, n, *shape]`, of all seeds and examples or some."""
+        if self.layer.factors is None:
+            return activation[..., :, None] * cotangent[..., None, :]
+        return rebuild(self.layer, activation, cotangent)
+
     @property
     def has_gradient(self) -> bool:
         """Whether gradients can be read or, of a sketch, their projections: whether two examples can be compared."""
@@ -58,6 +69,7 @@ class Contents(NamedTuple):
             of the network are stored instead.
         classes: Whether the outputs are those of a classifier, so that there are predictions.
         state: Names of other arrays of the network, as the statistics of batch normalisation, with dots.
+        outputs: Whether the outputs of the network are stored, where `output_layer` does not stand for them.
     """
 
     layers: dict[str, KeptLayer]
@@ -65,16 +77,23 @@ class Contents(NamedTuple):
     output_layer: str = ""
     classes: bool = True
     state: tuple[str, ...] = ()
+    outputs: bool = True
 
     @property
     def arrays(self) -> list[str]:
         """Names of the arrays of a block."""
         names = ["loss", *(["prediction"] if self.classes else [])]
         names += [f"parameters.{name}" for name in self.parameters] + [f"variables.{name}" for name in self.state]
-        of_outputs = [f"cotangent.{self.output_layer}"] if self.output_layer else ["outputs"]
+        of_outputs = [f"cotangent.{self.output_layer}"] if self.output_layer else ["outputs"] * self.outputs
         return list(
             dict.fromkeys([*names, *of_outputs, *(array for kept in self.layers.values() for array in kept.arrays)])
         )
+
+    @property
+    def described(self) -> str:
+        """The layers in words, at most five of them."""
+        names = list(self.layers)
+        return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
 
     def to_json(self) -> dict[str, Any]:
         """Give what a header holds of it."""

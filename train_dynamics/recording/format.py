@@ -12,16 +12,18 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from train_dynamics import __version__
-from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.recording.contents import Contents, mlp_contents
 from train_dynamics.recording.examples import check_example_header
-from train_dynamics.recording.storage import read_whole
+from train_dynamics.recording.storage import StoredArray, read_whole
 
-FORMAT = 5
-READABLE = (4, 5)  # recordings of format 4 have the default network and do not say what they hold
+FORMAT = 6
+READABLE = (4, 5, 6)  # recordings of format 4 have the default network and do not say what they hold
 SIZES = ("num_examples", "num_iterations", "block_length")
+OF_LOOP = ("num_examples",)  # what is known before a loop of the user's own
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -43,7 +45,7 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError("its format is no number")
         if header["format"] not in READABLE:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
-            known = " and ".join(map(str, READABLE))
+            known = ", ".join(map(str, READABLE[:-1])) + f" and {READABLE[-1]}"
             raise RecordingError(
                 f"{path} has format {header['format']}, and this version reads formats {known}: use {other}"
             )
@@ -51,7 +53,10 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError("it was changed after it was written: its checksum differs")
         StudyConfig.from_dict(header["config"])
         contents_of(header)
-        whole = all(isinstance(header[name], int) and header[name] > 0 for name in SIZES)
+        sizes = OF_LOOP if "loop" in header else SIZES
+        whole = all(isinstance(header[name], int) and header[name] > 0 for name in sizes)
+        if "loop" in header and not all(isinstance(seed, int) for seed in header["loop"]["seeds"]):
+            raise ValueError("its seeds are malformed")
         kinds = {"class_names": list, "versions": dict, "dataset": dict}
         if not whole or not all(isinstance(header[name], kind) for name, kind in kinds.items()):
             raise ValueError("sizes, class names, versions or checksums are malformed")
@@ -91,8 +96,8 @@ def checksum_of(content: bytes) -> str:
     return f"{google_crc32c.value(content):08x}"
 
 
-def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
-    """List the first iterations of the blocks that are whole, in order.
+def whole_blocks(path: Path, header: dict[str, Any]) -> dict[int, Int[np.ndarray, " t"]]:
+    """List the blocks that are whole: the first iteration of each, in order, with all of its iterations.
 
     Raises:
         RecordingError: If one is missing before the last, or there is one that does not belong.
@@ -102,8 +107,11 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
         found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
     except OSError as error:
         raise RecordingError(f"{blocks} cannot be read: {error.strerror}") from error
+    if "loop" in header:
+        return _blocks_of_loop(path, header, sorted(found))
     iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
-    possible = iterations[:: header["block_length"]].tolist()
+    length = header["block_length"]
+    possible = iterations[::length].tolist()
     if odd := found - set(possible):
         raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
     expected = possible[: len(found)]
@@ -112,7 +120,44 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> list[int]:
             f"{path} is damaged: {blocks / str(min(missing))} is missing; restore it from a copy, "
             "or record again into another directory"
         )
-    return expected
+    return {start: iterations[k * length : (k + 1) * length] for k, start in enumerate(expected)}
+
+
+def _blocks_of_loop(path: Path, header: dict[str, Any], starts: list[int]) -> dict[int, Int[np.ndarray, " t"]]:
+    """Do so where nobody knows before which iterations will be recorded: each block says which it has."""
+    found, records = {}, 0
+    for start in starts:
+        block = path.resolve() / "blocks" / str(start)
+        iterations, earlier = (
+            read_array(block, f"state.{name}", place_of(header, start)) for name in ("iterations", "earlier")
+        )
+        if earlier.tolist() != [records]:
+            raise RecordingError(
+                f"{path} is damaged: {pluralise(int(earlier[0]), 'record')} should come before {block}, and "
+                f"there are {records}; restore the blocks from a copy"
+            )
+        found[start] = iterations
+        records += len(iterations)
+    return found
+
+
+def read_array(block: Path, name: str, place: str) -> Shaped[np.ndarray, "..."]:
+    """Read an array of a block.
+
+    Raises:
+        RecordingError: If it is damaged or not there.
+    """
+    with damaged(block / name):
+        return StoredArray(block / name, f"{place}/{name}").read()
+
+
+@contextlib.contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Say clearly where an array is damaged or missing."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise RecordingError(f"{path} is damaged or missing: {error}; restore it from a copy") from error
 
 
 @contextlib.contextmanager

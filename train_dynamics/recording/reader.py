@@ -11,22 +11,25 @@ A block appears under its name when it is whole, and not before. docs/RECORDING.
 """
 
 import contextlib
+import dataclasses
 import functools
+import importlib.util
 import io
 import json
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from train_dynamics.config import StudyConfig
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.batches import held_out
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.data.trees import Tree
+from train_dynamics.recording.blocks import Block, JoinedBlock, row_of
 from train_dynamics.recording.contents import Contents, KeptLayer
 from train_dynamics.recording.examples import read_examples
 from train_dynamics.recording.format import (
@@ -42,82 +45,15 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.joining import check_alike
 from train_dynamics.recording.layers import rebuild
-from train_dynamics.recording.locks import PATIENCE, busy, locked
-from train_dynamics.recording.storage import StoredArray, read_whole
+from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
+from train_dynamics.recording.storage import read_whole
+
+if TYPE_CHECKING:
+    import xarray
 
 FURTHER = ("retrained", "private")
-
-
-class Block:
-    """Consecutive records, read from disk as they are asked for.
-
-    Attributes:
-        path: Directory of the block.
-        iterations: The iterations it holds the records of, ascending.
-        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
-    """
-
-    def __init__(
-        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
-    ) -> None:
-        self.path = path
-        self.iterations = iterations
-        self.names = names
-        self._num_seeds = num_seeds
-        self._place = place
-
-    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
-        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
-
-        Args:
-            name: One of `names`.
-            t: Iteration, counted from the start of training; the whole block if None.
-
-        Raises:
-            KeyError: If no block has such an array.
-            IndexError: If the block has no record of iteration `t`.
-            RecordingError: If the array is damaged or not there.
-        """
-        with self._array(name) as array:
-            return array.read() if t is None else array.row(_row(self.iterations, t))
-
-    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
-
-        Raises:
-            KeyError: If no block has such an array.
-            RecordingError: If the array is damaged or not there.
-        """
-        with self._array(name) as array:
-            yield from array
-
-    def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
-        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
-
-        Raises:
-            RecordingError: If the array is damaged or not there.
-        """
-        with self._stored(f"state.{name}") as array:
-            return array.read()
-
-    @contextlib.contextmanager
-    def _array(self, name: str) -> Iterator[StoredArray]:
-        if name not in self.names:
-            raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
-        with self._stored(f"record.{name}") as array:
-            if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
-                raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
-            yield array
-
-    @contextlib.contextmanager
-    def _stored(self, name: str) -> Iterator[StoredArray]:
-        try:
-            yield StoredArray(self.path / name, f"{self._place}/{name}")
-        except (ValueError, OSError) as error:
-            raise RecordingError(
-                f"{self.path / name} is damaged or missing: {error}; restore it from a copy"
-            ) from error
 
 
 class FurtherTraining(NamedTuple):
@@ -134,27 +70,40 @@ class FurtherTraining(NamedTuple):
     private: Integer[np.ndarray, "s level n"]
 
 
+class CleanlabInputs(NamedTuple):
+    """What cleanlab's functions take, by their names for it.
+
+    Attributes:
+        labels: Class of each example, as the networks were told it.
+        pred_probs: Class probabilities, averaged over seeds; each row sums to 1.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    pred_probs: Float[np.ndarray, "n c"]
+
+
 class Recording:
     """A recording, opened for reading on any machine, without JAX.
 
     Args:
-        path: The directory that `train_dynamics.train` wrote.
+        path: The directory that `train_dynamics.train` or a `Recorder` wrote; or several of them, of the same examples
+            and different seeds, which are read as one.
 
     Attributes:
-        path: The directory.
-        config: The configuration it was made with.
+        path: The directory; of several, all of them, with commas.
+        config: The configuration it was made with. Of a loop of the user's own, only what the loop told `Recorder`.
+        of_loop: Whether a `Recorder` wrote it in a loop, of which nothing else is known.
         seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
-        num_iterations: Updates of the whole run, `T`.
-        block_length: Records in a block; the last one may hold fewer.
+        num_iterations: Updates of the whole run, `T`; of a loop, the last iteration recorded.
         iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
             `--records_per_doubling` chose of them.
-        num_planned: How many records a finished recording has.
+        num_planned: How many records a finished recording has; of a loop, those that there are.
         class_names: Name of each class; none of a regression.
         code: The user's code that it was made with, as text; nothing of it is ever run.
         versions: Version of everything that it was made with.
 
     Raises:
-        RecordingError: If the directory is not a recording, or one of a newer format.
+        RecordingError: If the directory is not a recording, or one of a newer format, or several do not fit together.
 
     Example:
         >>> recording = Recording("recordings/mini_mnist")
@@ -162,42 +111,61 @@ class Recording:
         (10, 6000, 8, 10)
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+        if isinstance(path, str | os.PathLike):
+            self._parts: list[Recording] = []
+            self._open(Path(path))
+        else:
+            self._parts = [Recording(one) for one in path]
+            self._join()
+
+    def _open(self, path: Path) -> None:
+        self.path = path
         self._root = self.path.resolve()  # stays right if the process moves to another directory
         header = read_header(self.path)
         self.config = StudyConfig.from_dict(header["config"])
-        self.seeds = np.arange(self.config.seeds.start, self.config.seeds.stop)
-        self.num_iterations: int = header["num_iterations"]
+        self.of_loop = "loop" in header
+        self.seeds = np.array(header["loop"]["seeds"] if self.of_loop else self.config.seeds)
         self.class_names = tuple(header["class_names"])
         self.code: dict[str, dict[str, str]] = header.get("code", {})
         self.versions: dict[str, str] = header["versions"]
-        self.block_length: int = header["block_length"]
         self.contents: Contents = contents_of(header)
         names = self.contents.arrays
-        iterations = self.config.iterations(header["num_examples"])
-        self.num_planned = len(iterations)
         self._blocks = [
-            Block(
-                self._root / "blocks" / str(start),
-                iterations[k * self.block_length : (k + 1) * self.block_length],
-                names,
-                len(self.seeds),
-                place_of(header, start),
-            )
-            for k, start in enumerate(whole_blocks(self.path, header))
+            Block(self._root / "blocks" / str(start), iterations, names, len(self.seeds), place_of(header, start))
+            for start, iterations in whole_blocks(self.path, header).items()
         ]
-        self.iterations = iterations[: len(self._blocks) * self.block_length]
+        self.iterations = np.concatenate([np.arange(0), *(block.iterations for block in self._blocks)])
+        self.block_length: int = header.get("block_length", 0)
+        self.num_planned = len(self.config.iterations(header["num_examples"]))
+        self.num_iterations: int = header.get("num_iterations", 0)
+        if self.of_loop:
+            self.num_planned, self.num_iterations = len(self.iterations), int(self.iterations.max(initial=0))
         self._checksum: str = header["checksum"]
         self._checksums: dict[str, str] = header["dataset"]
         self._header = header
         self._arrays: dict[str, np.ndarray] = {}
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return Recording, (self.path,)  # another process opens it anew
+    def _join(self) -> None:
+        """Read several as one: in all but the seeds it is the first of them."""
+        check_alike(self._parts)
+        self.__dict__.update({**self._parts[0].__dict__, "_parts": self._parts})
+        self.path = Path(",".join(str(part.path) for part in self._parts))
+        self.seeds = np.concatenate([part.seeds for part in self._parts])
+        self.config = dataclasses.replace(self.config, first_seed=int(self.seeds.min()), num_seeds=len(self.seeds))
+        of_parts = [part._blocks for part in self._parts]
+        self._blocks = [JoinedBlock(block.iterations, block.names, of_parts) for block in self._blocks]
+
+    def __reduce__(self) -> tuple[type, tuple[Path | list[Path]]]:
+        return Recording, (self.paths if self._parts else self.path,)  # another process opens it anew
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
+
+    @property
+    def paths(self) -> list[Path]:
+        """The directories: one, or those that are read as one."""
+        return [part.path for part in self._parts] or [self.path]
 
     @property
     def num_records(self) -> int:
@@ -206,8 +174,13 @@ class Recording:
 
     @property
     def finished(self) -> bool:
-        """Whether the last iteration is there."""
-        return self.num_records == self.num_planned
+        """Whether the last iteration is there; a loop's recording ends where nobody writes to it any more."""
+        return self.num_records == self.num_planned and not (self.of_loop and self.being_written)
+
+    @property
+    def being_written(self) -> bool:
+        """Whether a run is writing to it at the moment."""
+        return any(map(is_being_written, self.paths))
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
@@ -234,10 +207,20 @@ class Recording:
         """Name of each example in its data set."""
         return self._array("ids")
 
+    @property
+    def held_out(self) -> Bool[np.ndarray, "s n"]:
+        """Which examples each seed was not trained on, as `--holdout_folds` asked; none, as far as a loop has told."""
+        return np.stack([held_out(self.config, int(seed), len(self.labels)) for seed in self.seeds])
+
     @functools.cached_property
     def data(self) -> Dataset:
         """All examples, as training was given them."""
         return read_examples(self._header, self._array)
+
+    @property
+    def example_checksums(self) -> dict[str, str]:
+        """Checksum of each file of the examples, by name."""
+        return self._checksums
 
     @property
     def data_problems(self) -> list[str]:
@@ -258,7 +241,7 @@ class Recording:
             RecordingError: If it is damaged, or belongs to another recording.
         """
         path = self._root / "further"
-        if not path.exists():
+        if self._parts or not path.exists():
             return None
         again = f"move {path} elsewhere and run train_dynamics.further again"
         try:
@@ -364,7 +347,8 @@ class Recording:
         """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.
 
         Raises:
-            KeyError: Of the default network, whose class probabilities follow from its gradients.
+            KeyError: Of the default network, whose class probabilities follow from its gradients, and of a loop whose
+                loss gives none.
         """
         return self._block(t).read("outputs", t)
 
@@ -382,9 +366,67 @@ class Recording:
         if not self.contents.output_layer:
             return softmax(self.outputs(t))
         cotangent = self._block(t).read(f"cotangent.{self.contents.output_layer}", t)
-        label = self.labels[:, None] == np.arange(cotangent.shape[-1])
-        of_label = np.exp(-self.loss(t))[..., None]
-        return np.where(label, np.where(cotangent > -0.5, cotangent + 1, of_label), cotangent)
+        return probabilities_of(cotangent, self.loss(t), self.labels)
+
+    def cleanlab(self, t: SupportsIndex, held_out: bool = False) -> CleanlabInputs:
+        """Give labels and class probabilities after `t` updates as cleanlab's `find_label_issues` takes them.
+
+        The probabilities are *in-sample*: the networks were trained on the very examples that they speak of, whose
+        wrong labels they may have learned. cleanlab wants those of networks that never saw the example, which
+        `held_out` gives of a recording with `--holdout_folds`. Without, an early `t`, before wrong labels are learned,
+        is nearer to that than the end of training.
+
+        Args:
+            t: Iteration.
+            held_out: Whether to average over those seeds only that an example was held out of.
+
+        Raises:
+            KeyError: If the network was not trained to tell classes apart.
+            IndexError: If there is no record of iteration `t`.
+            InputError: If an example was held out of no seed.
+
+        Example:
+            >>> find_label_issues(**Recording("recordings/mini_mnist").cleanlab(t=470)._asdict()).sum()
+        """
+        probabilities, counted = self.probabilities(t), np.ones((len(self.seeds), len(self.labels)), bool)
+        if held_out:
+            counted = self.held_out
+            if seen := int(np.count_nonzero(~counted.any(axis=0))):
+                raise InputError(
+                    f"{self.path}: {pluralise(seen, 'example')} of {len(self.labels):,} were held out of no seed; "
+                    "train with --holdout_folds=5 and 5 seeds or more"
+                )
+        mean = np.einsum("snc,sn->nc", probabilities, counted, dtype=np.float64)
+        return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Give everything recorded as an `xarray.Dataset`, of which only what is asked for is read, at each access.
+
+        Dimensions are `seed`, `iteration`, `example`, `class_name`, and for each axis of a parameter one: `in` and
+        `out`, of the kernel whose gradients were recorded, if there is one such, and otherwise with the name of its
+        layer before: `fc1_in`, `fc1_out`. Coordinates are `seed`, `iteration`, `example` (the `ids`, or the index where
+        these are not unique), `id`, `label`, and of a classifier `label_name` and `class_name`.
+
+        Variables are `loss` (nats of a classifier); `prediction`, `correct` and `probabilities` of a classifier;
+        `outputs`, if they are stored; `parameters.<path>` and `variables.<path>`; and of each recorded layer
+        `gradient.<layer>`, rebuilt from its factors if it was kept so, or `sketch.<layer>`, or `norm.<layer>`,
+        `product.<layer>` and `alignment.<layer>`.
+
+        An unfinished recording gives what is there now; call it again for what has come since.
+
+        Raises:
+            InputError: If xarray is not installed, or there is no record yet.
+
+        Example:
+            >>> data = Recording("recordings/mini_mnist").to_xarray()
+            >>> data["gradient.fc2"].sel(seed=0, iteration=100).isel(example=42).shape  # reads one iteration
+            (8, 10)
+        """
+        if importlib.util.find_spec("xarray") is None:
+            raise InputError("to_xarray() needs the package xarray, which is not installed: pip install xarray")
+        from train_dynamics.recording.to_xarray import to_xarray  # a second to import
+
+        return to_xarray(self)
 
     def each_error(self, block: Block) -> Iterator[Float[np.ndarray, "s n c"]]:
         """Give class probabilities less the one-hot label, one iteration of a block after the other.
@@ -450,10 +492,7 @@ class Recording:
             return self._block(t).read(f"gradient.{kept.key}", t)
         if kept.layout != "factored":
             raise KeyError(f"of layer {layer!r} only {kept.layout} were recorded; --gradient_layout=factored keeps all")
-        activation, cotangent = self.factors(layer, t)
-        if kept.layer.factors is None:
-            return activation[..., :, None] * cotangent[..., None, :]
-        return rebuild(kept.layer, activation, cotangent)
+        return kept.multiply(*self.factors(layer, t))
 
     def factors(
         self, layer: str, t: SupportsIndex
@@ -495,9 +534,15 @@ class Recording:
 
     def _block(self, t: SupportsIndex) -> Block:
         try:
-            return self._blocks[_row(self.iterations, t) // self.block_length]
+            row = row_of(self.iterations, t)
         except IndexError as error:
             raise IndexError(f"{error} of {self.path}") from None
+        return self._blocks[np.searchsorted(self._ends, row, side="right")]
+
+    @functools.cached_property
+    def _ends(self) -> Int[np.ndarray, " block"]:
+        """Records up to the end of each block."""
+        return np.cumsum([len(block.iterations) for block in self._blocks])
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._arrays:
@@ -505,13 +550,9 @@ class Recording:
         return self._arrays[name]
 
 
-def _row(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
-    """Find the record of an iteration among others."""
-    index = operator.index(t)
-    row = int(np.searchsorted(iterations, index))
-    if row == len(iterations) or iterations[row] != index:
-        raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
-    return row
+def opened(paths: str) -> Recording:
+    """Open what a flag names: a directory, or several with commas between."""
+    return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
 
 
 def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c"]:
@@ -523,6 +564,14 @@ def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c
     """
     odds = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def probabilities_of(
+    cotangent: Float[np.ndarray, "s n c"], loss: Float[np.ndarray, "s n"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "s n c"]:
+    """Compute class probabilities from the gradient of softmax cross-entropy at the logits; see `probabilities`."""
+    label = labels[:, None] == np.arange(cotangent.shape[-1])
+    return np.where(label, np.where(cotangent > -0.5, cotangent + 1, np.exp(-loss)[..., None]), cotangent)
 
 
 def _load(path: Path, checksum: str | None) -> np.ndarray:

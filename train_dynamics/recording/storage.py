@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -123,6 +123,16 @@ class StoredArray:
         """Read one row of the second axis; raises as `read` does."""
         with self._file() as fd:
             return self._piece(fd, t // self.rows)[:, t % self.rows]
+
+    def take(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Read some rows of the second axis, ascending, each piece once and no others; raises as `read` does."""
+        last, piece = -1, None
+        with self._file() as fd:
+            for t in rows:
+                if t // self.rows != last:
+                    last = t // self.rows
+                    piece = self._piece(fd, last)
+                yield piece[:, t % self.rows]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Read the rows of the second axis one after the other, each piece once; raises as `read` does."""

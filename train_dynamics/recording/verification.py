@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from train_dynamics.recording.contents import KeptLayer
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.layers import TOGETHER, rebuild
-from train_dynamics.recording.locks import is_being_written
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.recording.sketch import sketch_of
 
@@ -49,7 +48,7 @@ class Replay:
     """An evaluation in float64.
 
     Attributes:
-        logits: Outputs of the network, of a classifier the logits.
+        logits: Outputs of the network, of a classifier the logits; of no meaning where they are not stored.
         loss: Loss of each example; of the default network the cross-entropy, in nats.
         gradients: Of the loss with respect to each parameter, for each example.
         clearance: How near any hidden unit of an example is to its kink, over the largest input of a unit in its layer.
@@ -101,7 +100,7 @@ def verify(
     """
     problems = []
     if not recording.finished:
-        state = "is still being written" if is_being_written(recording.path) else "is unfinished"
+        state = "is still being written" if recording.being_written else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
     problems += recording.data_problems
@@ -111,7 +110,7 @@ def verify(
         problems.append(str(error))
     num_bytes = 0
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        checks = threads.map(_check_block, recording.blocks())
+        checks = threads.map(lambda block: _check_block(block, recording.of_loop), recording.blocks())
         for block, (found, size) in zip(recording.blocks(), checks, strict=True):
             problems += found
             num_bytes += size
@@ -131,11 +130,11 @@ def verify(
     return Verification(problems, num_bytes, compared, errors, undecided)
 
 
-def _check_block(block: Block) -> tuple[list[str], int]:
-    """Read everything in a block, which compares its checksums."""
+def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
+    """Read everything in a block, which compares its checksums; training goes on from one that is not of a loop."""
     problems, size = [], 0
     states = {path.name.removeprefix("state.") for path in block.path.glob("state.*")}
-    states |= {name.removeprefix("record.") for name in block.names if name.startswith("parameters.")}
+    states |= {name for name in block.names if name.startswith("parameters.") and not of_loop}
     reads = [(block.each, name) for name in block.names]
     reads += [(block.state, name) for name in sorted(states)]
     for read, name in reads:
@@ -143,7 +142,7 @@ def _check_block(block: Block) -> tuple[list[str], int]:
             size += sum(row.nbytes for row in read(name))
         except RecordingError as error:
             problems.append(str(error))
-    if not (block.path / "_METADATA").is_file():
+    if not of_loop and not (block.path / "_METADATA").is_file():
         problems.append(f"{block.path / '_METADATA'} is missing, without which training cannot go on from this block")
     return problems, size
 
@@ -185,7 +184,7 @@ def _both(
 ) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."], float]]:
     """Give what is stored of some examples, the same computed again, and what the largest is taken to be at least."""
     yield "loss", recording.loss(t)[s, examples], again.loss, 0.0
-    if not recording.contents.output_layer:
+    if recording.contents.outputs and not recording.contents.output_layer:
         yield "outputs", recording.outputs(t)[s, examples], again.logits, 0.0
     if recording.contents.classes:
         # One class has nothing to lead.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +35,12 @@ from train_dynamics.recording.reader import Block
 from train_dynamics.recording.storage import write_array
 
 PIECE_BYTES = 64 * 1024
+NOT_USED = ("ArrayMetadata persistence is disabled", "Skipping merge of OCDBT checkpoints")
+# Orbax warns that it does without what is not used here.
+logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) for text in NOT_USED))
 
 
-class Recorder:
+class Writer:
     """Writes a recording, a block at a time, in the background.
 
     No other one can write to the same directory until it is closed or its process has ended, however that ends.
@@ -47,9 +51,10 @@ class Recorder:
         config: The configuration.
         dataset: The examples; written once.
         contents: What each record holds.
+        block_length: Records in a block; None of a loop, whose blocks say themselves which iterations they hold.
+        num_blocks: Blocks that are there already.
         code: What `code_of` gives: the user's code it is made with.
-        block_length: Records in a block.
-        num_records: Records that are there already.
+        loop: What is known of a loop of the user's own; None of our training.
 
     Raises:
         InputError: If the directory cannot be written, or another process writes to it.
@@ -61,21 +66,23 @@ class Recorder:
         config: StudyConfig,
         dataset: Dataset,
         contents: Contents,
-        block_length: int,
-        num_records: int = 0,
+        block_length: int | None,
+        num_blocks: int = 0,
         code: dict[str, dict[str, str]] | None = None,
+        loop: dict[str, Any] | None = None,
     ) -> None:
         self.path = path.absolute()
         self._pending: Path | None = None
         self._last: Path | None = None
         num_examples = len(dataset.labels)
         files = {name: npy(array) for name, array in example_arrays(dataset).items()}
+        self._again = "the same command goes on from there" if loop is None else "Recorder(..., resume=True) goes on"
+        sizes = {"num_iterations": config.num_iterations(num_examples), "block_length": block_length}
         header = {
             "format": FORMAT,
             "config": config.to_dict(),
             "num_examples": num_examples,
-            "num_iterations": config.num_iterations(num_examples),
-            "block_length": block_length,
+            **(sizes if loop is None else {"loop": loop}),
             **example_header(dataset),
             "contents": contents.to_json(),
             "code": code or {},
@@ -86,7 +93,7 @@ class Recorder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.path, patience=PATIENCE)
             try:
-                self._begin(sealed(header), files, num_records)
+                self._begin(sealed(header), files, num_blocks)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -109,20 +116,20 @@ class Recorder:
             checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=True, blocking_write=True),
         )
 
-    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_records: int) -> None:
+    def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_blocks: int) -> None:
         """Write what comes before the first block, as far as it is not there."""
         if not (self.path / "config.json").exists():
             with written_whole(self.path / "config.json") as new:
                 new.write_text(json.dumps(header, indent=2) + "\n")
         found = read_header(self.path)
         same = StudyConfig.from_dict(found["config"]) == StudyConfig.from_dict(header["config"])
-        if not same or found["block_length"] != header["block_length"]:
+        if not same or any(found.get(name) != header.get(name) for name in ("block_length", "loop")):
             raise InputError.flag(
                 "recording", self.path, "was begun by another run meanwhile; choose another directory"
             )
         if found["dataset"] != header["dataset"]:
             raise InputError.flag("recording", self.path, "was begun with other examples; choose another directory")
-        if len(whole_blocks(self.path, found)) * found["block_length"] != num_records:
+        if len(whole_blocks(self.path, found)) != num_blocks:
             raise InputError.flag("recording", self.path, "was written to by another run meanwhile; try again")
         if not (self.path / "dataset").exists():
             with written_whole(self.path / "dataset") as new:
@@ -178,7 +185,7 @@ class Recorder:
             self._check_there()
             raise RecordingError(
                 f"{block} could not be written: {error.strerror or error}; what was recorded before iteration "
-                f"{block.name} stays, and the same command goes on from there"
+                f"{block.name} stays, and {self._again}"
             ) from error
 
     def restore_state(self, start: int, like: Any) -> Any:

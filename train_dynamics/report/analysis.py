@@ -1,7 +1,7 @@
 """A whole analysis of a recording: everything is computed, and then written into one directory."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from train_dynamics.processes import Helpers
 from train_dynamics.recording.code import how_to_run
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
+from train_dynamics.report.export import check_targets
 from train_dynamics.study import tables
-from train_dynamics.study.cones import ConeOptions, check_options, find_cones
+from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
@@ -24,6 +25,7 @@ from train_dynamics.study.tables import PARTS
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
+    from train_dynamics.report.writing import Writing
     from train_dynamics.study.score_agreement import ScoreStudy
 
 OF_GRADIENTS = ("groups", "cones", "contention")
@@ -39,6 +41,7 @@ def analyze(
     parts: Collection[str] = tuple(PARTS),
     log: Callable[[str], None] = print,
     networks: Networks | None = None,
+    export: Collection[str] = (),
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
@@ -51,11 +54,14 @@ def analyze(
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
         log: Takes the lines to show the user.
         networks: Runs networks again, for the scores that need it; not needed of the default network.
+        export: What to hand it on to when it is whole: some of `tensorboard`, `wandb` and `trackio`.
 
     Raises:
-        InputError: If a part is unknown, if the recording is unfinished or damaged, if the options ask for what it does
-            not have, or if the output holds other files, cannot be written or is being written by another analysis.
+        InputError: If a part or an export is unknown, if the recording is unfinished or damaged, if the options ask for
+            what it does not have, if the output holds other files, cannot be written or is being written by another
+            analysis, or if a package to export with is not installed.
     """
+    check_targets(export)
     parts = _possible(recording, parts, log)
     options = (cone_options, contention_options, score_options)
     try:
@@ -70,27 +76,40 @@ def analyze(
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             # Seconds to import, for nothing if the recording will not do.
-            from train_dynamics.report.writing import Motion, Writing
+            from train_dynamics.report.writing import Writing
 
             with cleared(output, about["files"], log):
                 writing = Writing(recording, results, output, about, helpers.submit)
                 writing.study()
-                if score_study:
-                    writing.scores(score_study)
-                if "groups" in parts:
-                    writing.groups()
-                if "motion" in parts:
-                    motion = Motion.of(recording, results, cone_options)
-                    writing.motion(motion)
-                if cones:
-                    writing.cones(cone_options, cones)
-                if "motion" in parts:
-                    writing.film(motion)  # while helpers save what was drawn
-                if fighting:
-                    writing.contention(*_awaited(fighting, log))
+                _write_parts(writing, parts, cone_options, score_study, cones, fighting, log)
                 writing.page(options)
+                if export:
+                    writing.export(export)
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
+
+
+def _write_parts(
+    writing: "Writing",
+    parts: Collection[str],
+    options: ConeOptions,
+    study: "ScoreStudy | None",
+    cones: Sequence[Cones],
+    fighting: Future | None,
+    log: Callable[[str], None],
+) -> None:
+    """Write the parts beside the study."""
+    if study:
+        writing.scores(study)
+    if "groups" in parts:
+        writing.groups()
+    motion = writing.motion(options) if "motion" in parts else None
+    if cones:
+        writing.cones(options, cones)
+    if motion:
+        writing.film(motion)  # while helpers save what was drawn
+    if fighting:
+        writing.contention(*_awaited(fighting, log))
 
 
 def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:

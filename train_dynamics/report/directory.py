@@ -10,6 +10,7 @@ from train_dynamics.recording.locks import locked
 from train_dynamics.study.tables import PARTS
 
 KINDS = (".png", ".svg")
+EVENTS = ".train_dynamics"  # at the end of our event files, which tells them from others in `tensorboard`
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 
 
@@ -47,6 +48,8 @@ def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> I
 
 def _remove_earlier(output: Path, new: Collection[str], log: Callable[[str], None]) -> None:
     """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
+    for events in (output / "tensorboard").glob(f"*{EVENTS}"):
+        events.unlink()
     earlier = _files_of(output)
     for name in earlier:
         (output / name).unlink(missing_ok=True)

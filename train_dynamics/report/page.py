@@ -72,9 +72,19 @@ def page(
         sections=sections,
         commands=_commands(recording, options, parts),
         tables=[name for name in files_of_parts(recording, parts) if name.endswith(".csv")],
-        settings={f"--{flag_name(name)}": _plain(value) for name, value in recording.config.to_dict().items()},
+        settings=_settings(recording),
         versions={**recording.versions, "analysed with train-dynamics": __version__},
     )
+
+
+def _settings(recording: Recording) -> dict[str, str]:
+    """Give the configuration by flags; of a loop of the user's own, what that has told."""
+    config = recording.config
+    if not recording.of_loop:
+        return {f"--{flag_name(name)}": _plain(value) for name, value in config.to_dict().items()}
+    told = {name: getattr(config, name) for name in ("layers", "gradient_layout", "batch_size", "learning_rate")}
+    found = {"loss": config.model, "seeds": tuple(recording.seeds.tolist()), **told}
+    return {name: _plain(value) for name, value in found.items()}
 
 
 def _summary(recording: Recording, results: Results) -> dict[str, str]:
@@ -147,7 +157,7 @@ def _commands(
     parts: Collection[str],
 ) -> list[str]:
     """Give the shortest commands that record this again and make the page."""
-    of_command = {"train": _flags(recording.config, {})}
+    of_command = {} if recording.of_loop else {"train": _flags(recording.config, {})}
     if recording.further is not None and "scores" in parts:
         settings = recording.further.settings.items()
         of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]

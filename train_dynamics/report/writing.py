@@ -1,7 +1,7 @@
 """An analysis being written: its tables and figures, and the page that shows them."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report import sections
 from train_dynamics.report.directory import KINDS
+from train_dynamics.report.export import export
 from train_dynamics.report.page import page
 from train_dynamics.study import tables
 from train_dynamics.study.claims import Claim, claims
@@ -114,11 +115,13 @@ class Writing:
         shown = self._pictures(group_drawings(recording, results))
         self._sections.append(sections.groups_section(recording, results, shown))
 
-    def motion(self, motion: Motion) -> None:
-        """Write the key frames of the film; `film` writes that itself."""
+    def motion(self, options: ConeOptions) -> Motion:
+        """Write the key frames of the film, and give what it shows; `film` writes that itself."""
+        motion = Motion.of(self._recording, self._results, options)
         shown = self._pictures(figures.motion_drawings(self._recording, motion.seed, motion.half))
         its_film = sections.Film.of(self._output / "scatter.mp4", motion.seed, motion.iterations)
         self._sections.append(sections.motion_section([its_film], shown))
+        return motion
 
     def cones(self, options: ConeOptions, cones: Sequence[Cones]) -> None:
         """Write the cones and who is in them."""
@@ -151,6 +154,10 @@ class Writing:
         text = page(self._recording, self._results, self._claims, self._sections, options, self._about["parts"])
         with written_whole(self._output / "report.html") as new:
             new.write_text(text)
+
+    def export(self, targets: Collection[str]) -> None:
+        """Hand what is written on to other programs, when all figures are saved."""
+        export(self._recording, self._results, self._output, self._about["files"], targets)
 
     def _pictures(self, drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
         """Have figures saved, while others are drawn, and tell the page of them."""

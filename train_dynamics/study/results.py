@@ -21,7 +21,6 @@ from train_dynamics.dynamics.opposing import OpposingSignals
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.dynamics.scores.score import Records
 from train_dynamics.recording.layers import TOGETHER
-from train_dynamics.recording.locks import is_being_written
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
 from train_dynamics.study.scores import Networks, ScoreOptions, ScorePass, Scores, batches
@@ -367,7 +366,7 @@ def check_finished(recording: Recording) -> None:
     if len(recording.labels) < 2:
         raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
     if not recording.finished:
-        if is_being_written(recording.path):
+        if recording.being_written:
             state, then = "is still being written", "analyse it when that is finished"
         else:
             state, then = "is unfinished", "run the train command again to finish it"

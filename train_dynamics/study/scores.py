@@ -116,6 +116,7 @@ def study_of(recording: Recording, options: ScoreOptions, networks: Networks | N
         learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
         replayable=networks is not None or recording.replayable,
+        of_loop=recording.of_loop,
         continuous=isinstance(first, np.ndarray) and first.dtype.kind == "f",
     )
 
@@ -228,6 +229,8 @@ class ScorePass:
 
 def batches(recording: Recording, block: Block) -> Int[np.ndarray, "s t b"]:
     """List the examples of the update after each record of a block, for each seed; -1 for none."""
+    if recording.of_loop:  # which has batches of its own
+        return np.full((len(recording.seeds), len(block.iterations), 1), -1)
     first, last = map(int, block.iterations[[0, -1]])
     span = len(recording.labels), first, min(last + 1, recording.num_iterations)
     found = np.stack([batch_indices(recording.config, int(seed), *span) for seed in recording.seeds])

@@ -1,5 +1,6 @@
 """The user's code that a recording was made with: what it was, word for word, so that it can be run again."""
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Collection
@@ -38,6 +39,23 @@ def code_of(
     return found
 
 
+def code_of_loss(loss: Callable) -> dict[str, dict[str, str]]:
+    """Describe the loss function of a loop, which alone of its code a recording depends on."""
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    return {"loss": _sealed(name_of(loss), _source(inner))}
+
+
+def name_of(loss: Callable) -> str:
+    """Name a function by where it is from.
+
+    Example:
+        >>> name_of(name_of)
+        'train_dynamics.training.code:name_of'
+    """
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    return f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}"
+
+
 def _described(spec: str, what: Callable | Any) -> dict[str, str]:
     where = what if inspect.isroutine(what) or inspect.isclass(what) else type(what)
     return _sealed(spec, _source(inspect.getmodule(where) or where))
@@ -62,7 +80,7 @@ def check_code(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]
     """
     for name, code in before.items():
         if code["sha256"] != now.get(name, {}).get("sha256"):
-            of = "the task" if name == "task" else f"--{name}"
+            of = f"--{name}" if names_code(code["import"]) and name != "task" else f"the {name}"
             raise InputError.flag(
                 "recording",
                 path,

@@ -14,16 +14,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from train_dynamics.config import InputError
+from train_dynamics.data.imports import told
 from train_dynamics.data.trees import Tree
 from train_dynamics.gradients.evaluation import evaluate
 from train_dynamics.gradients.parameters import named
-from train_dynamics.recording.code import how_to_run, may_run
+from train_dynamics.recording.code import how_to_run, made_in_python, may_run
 from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import FAINT, TOLERANCE, Replay
 from train_dynamics.task.task import Task
 from train_dynamics.training import of_inputs
-from train_dynamics.training.code import code_of
+from train_dynamics.training.code import code_of, code_of_loss
 from train_dynamics.training.setup import task_of
 from train_dynamics.training.sweep import compiled, enable_compilation_cache, enough_memory, local_devices
 from train_dynamics.training.task_steps import by_dots
@@ -50,7 +51,8 @@ def networks_of(
         recording: The recording.
         model: `--model` of the recording, if that is code of the user's.
         loss: `--loss` of the recording, if that is.
-        task: In place of both, the task that `train_dynamics.sweep` was given.
+        task: In place of both, the task that `train_dynamics.sweep` was given; or, of a loop that had a `Recorder`, a task
+            of its loss, whose `init` gives parameters of the same names and shapes.
 
     Raises:
         InputError: If other code than recorded is named, or not all of it, or it was changed since, or does not fit.
@@ -62,15 +64,18 @@ def networks_of(
     """
     if task is None and not may_run(recording, model, loss):
         raise InputError.flag("recording", recording.path, how_to_run(recording))
-    if task is not None and "task" not in recording.code:
+    if task is not None and not made_in_python(recording):
         raise InputError.flag("recording", recording.path, "was not made of a task in Python; name its model instead")
-    now = code_of(recording.config, task, RERUN)
+    if task is None or "task" in recording.code:
+        now = code_of(recording.config, task, RERUN)
+    else:
+        now = code_of_loss(task.loss)
     for name, before in recording.code.items():
         if name in (*RERUN, "task") and before["sha256"] != now.get(name, {}).get("sha256"):
-            of = "the task" if name == "task" else f"--{name}={before['import']}"
+            of = f"--{name}={before['import']}" if task is None else f"the {name}"
             raise InputError(f"{of}: has changed since {recording.path} was made, and so is not run")
     if task is None:
-        task = task_of(recording.config, recording.data, _of_one(recording.inputs()))
+        task = task_of(recording.config, recording.data)
     return Networks(recording, task)
 
 
@@ -114,7 +119,7 @@ class Networks:
         precision: What `again` computes in: float64, or float32 where the network does not run in that.
 
     Raises:
-        InputError: If the task has other parameters than the recording.
+        InputError: If the task has other parameters than the recording, or does not run on its examples.
     """
 
     def __init__(self, recording: Recording, task: Task) -> None:
@@ -124,8 +129,9 @@ class Networks:
             key = jax.random.key(0)
             self._like = jax.eval_shape(lambda: (task.init(key), task.variables(key)))
         _check_names(self._like[0], recording.contents.parameters, recording)
-        self.precision = "float64" if self._runs_in_float64() else "float32"
-        self._again = Program(functools.partial(_evaluated, task))
+        self._evaluated = functools.partial(_evaluated, task, recording.contents.outputs)
+        self.precision = self._precision()
+        self._again = Program(self._evaluated)
         self.gradient_norms = Program(functools.partial(_gradient_norms, task))
         self.logit_gradients = self._of_inputs(of_inputs.logit_gradients)
         self.distances = self._of_inputs(of_inputs.distances)
@@ -167,16 +173,20 @@ class Networks:
         wide = {name: value.astype(np.float64) for name, value in gradients.items()}
         return Replay(outputs.astype(np.float64), loss.astype(np.float64), wide, np.where(jumps, 0.0, np.inf))
 
-    def _runs_in_float64(self) -> bool:
+    def _precision(self) -> str:
         """Try: a network that names float32 somewhere may not run in anything else, or compute in that all the same."""
         batch = jax.tree.map(lambda leaf: leaf[:1], (self.inputs, self.labels))
-        with _numbers("float64"):
-            try:
-                arguments = _cast((self._like, batch), "float64")
-                loss, outputs, *_ = jax.eval_shape(functools.partial(_evaluated, self.task), *arguments)
-            except Exception:  # of the user's own code
-                return False
-        return loss.dtype == outputs.dtype == np.float64
+        for precision in ("float64", "float32"):
+            with _numbers(precision):
+                try:
+                    found = jax.eval_shape(self._evaluated, *_cast((self._like, batch), precision))
+                except Exception as error:  # of the user's own code
+                    reason = told(error)
+                    continue
+            if all(value.dtype == precision for value in found[:2]):
+                return precision
+        config = self.recording.config
+        raise InputError.flag("model", config.model, f"does not run on the recorded examples: {reason}")
 
     def curvatures(self, weights: Any, examples: Any) -> Float[np.ndarray, " n"]:
         """Compute the curvature of each example's loss: exactly where that is cheap, else as `of_inputs` says."""
@@ -262,8 +272,10 @@ class Network:
         return max(1, min(most, EXAMPLES, ROOM // (4 * (parameters + vectors * inputs))))
 
 
-def _evaluated(task: Task, weights: Any, examples: Any) -> tuple[Array, Array, dict[str, Array], Bool[Array, " k"]]:
-    """Give loss, outputs and gradients of each example, and at which of them gradients jump."""
+def _evaluated(
+    task: Task, has_outputs: bool, weights: Any, examples: Any
+) -> tuple[Array, Array, dict[str, Array], Bool[Array, " k"]]:
+    """Give loss, outputs if they are an array, and gradients of each example, and at which of them gradients jump."""
     parameters, variables = weights
 
     def at(nudge: Array, key: Array) -> Any:
@@ -277,7 +289,7 @@ def _evaluated(task: Task, weights: Any, examples: Any) -> tuple[Array, Array, d
 
         def one(example: Any) -> Any:
             (loss, outputs), gradient = jax.value_and_grad(task.loss_with(variables), has_aux=True)(moved, example)
-            return loss, outputs, named(gradient)
+            return loss, outputs if has_outputs else loss, named(gradient)
 
         return jax.lax.map(one, examples)  # `vmap` takes 350 times as long of convolutions in float64 on CPUs
 
@@ -326,10 +338,6 @@ def _cast(tree: Any, precision: str) -> Any:
         return leaf.astype(precision)
 
     return jax.tree.map(cast, tree)
-
-
-def _of_one(inputs: Tree) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
 
 
 def _check_names(like: Any, recorded: tuple[str, ...], recording: Recording) -> None:

@@ -21,8 +21,8 @@ from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import DEFAULTS, optimizer_of, output_loss
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
-from train_dynamics.training.initial import fitted, read_weights
 from train_dynamics.training.task_steps import TaskSetup, by_dots
+from train_dynamics.training.weights import fitted, read_weights
 
 
 class Prepared(NamedTuple):
@@ -55,7 +55,7 @@ def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> 
     example = jax.tree.map(lambda leaf: leaf[0], (prepared.inputs, np.asarray(dataset.labels)))
     like = jax.eval_shape(lambda *of: prepared.setup.initial_state(*of).parameters, jnp.int32(0), example)
     path = Path(config.initial)
-    return prepared._replace(start=fitted(read_weights(path), like, path))
+    return prepared._replace(start=fitted(read_weights(path, "initial"), like, path, "initial"))
 
 
 def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared:
@@ -82,9 +82,9 @@ def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (inputs, np.asarray(dataset.labels))
     )
     if task is None:
-        task = task_of(config, dataset, example[0])
+        task = task_of(config, dataset)
     optimizer = optimizer_of(config)
-    return Prepared(*_of_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
+    return Prepared(*set_up_task(config, task, optimizer, example, dataset.num_classes if classes else None), inputs)
 
 
 def _is_default(config: StudyConfig, classes: bool) -> bool:
@@ -94,28 +94,39 @@ def _is_default(config: StudyConfig, classes: bool) -> bool:
     return classes and config.model == "mlp" and default_loss and whole_kernels and layouts
 
 
-def task_of(config: StudyConfig, dataset: Dataset, inputs: Any) -> Task:
-    """Make a task of the model and the loss that a configuration names.
-
-    Args:
-        config: The configuration.
-        dataset: The examples.
-        inputs: One example's input, or its shape.
+def task_of(config: StudyConfig, dataset: Dataset) -> Task:
+    """Make the task that a configuration names, for examples like these.
 
     Raises:
         InputError: If the model or the loss is none.
     """
     classes = bool(dataset.class_names)
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        network_inputs(dataset.take(np.arange(1)), config),
+    )
     of_outputs = output_loss(config.loss, classes)
     if config.model == "mlp":
         num_outputs = dataset.num_classes if classes else int(np.prod(dataset.labels.shape[1:]))
-        return task_of_linen(MLP(config.hidden_sizes, num_outputs), inputs, of_outputs)
-    return task_of_model(load_attribute("model", config.model), inputs, of_outputs, config.model)
+        return task_of_linen(MLP(config.hidden_sizes, num_outputs), example, of_outputs)
+    return task_of_model(load_attribute("model", config.model), example, of_outputs, config.model)
 
 
-def _of_task(
+def set_up_task(
     config: StudyConfig, task: Task, optimizer: Any, example: Any, num_classes: int | None
 ) -> tuple[TaskSetup, Contents]:
+    """Find out what there is to record of a task.
+
+    Args:
+        config: Which layers, and what of them.
+        task: The task.
+        optimizer: The rule of the updates.
+        example: Shape and type of one example.
+        num_classes: Classes that the outputs tell apart; None if they tell none.
+
+    Raises:
+        InputError: If the task does not run on such an example, or there are no such layers.
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         parameters, variables = jax.eval_shape(task.init, key), jax.eval_shape(task.variables, key)
@@ -129,10 +140,11 @@ def _of_task(
         name = "loss" if "scalar loss" in str(error) and config.loss else "model"
         raise InputError.flag(name, getattr(config, name), str(error)) from error
     except Exception as error:  # of the user's own code
-        raise InputError.flag("model", config.model, _why(error, example[0])) from error
+        inputs = example[0] if isinstance(example, tuple) else example
+        raise InputError.flag("model", config.model, _why(error, inputs)) from error
     shape = getattr(outputs, "shape", None)
-    if shape is None or (num_classes is not None and shape != (num_classes,)):
-        right = f"one number for each of {num_classes} classes" if num_classes else "one array"
+    if num_classes is not None and shape != (num_classes,):
+        right = f"one number for each of {num_classes} classes"
         raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
     if config.model == "mlp":
         found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
@@ -150,6 +162,7 @@ def _of_task(
         else tuple(by_dots(parameters)),
         classes=num_classes is not None,
         state=tuple(by_dots(variables)) if jax.tree.leaves(variables) else (),
+        outputs=shape is not None and 0 not in shape,
     )
     setup = TaskSetup(task, optimizer, contents, num_classes is not None, config.eval_batch_size, config.sketch_size)
     return setup, contents

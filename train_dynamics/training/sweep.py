@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, pluralise
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
-from train_dynamics.recording.writer import Recorder
+from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
 from train_dynamics.training.code import check_code, code_of
@@ -346,15 +346,16 @@ def train(
     _announce(config, dataset, prepared, devices, path, todo, done, log)
 
     bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
-    begun = contextlib.closing(Recorder(path, config, dataset, prepared.contents, todo.block_length, done, code))
-    with begun as recorder, bar, enough_memory():
+    num_blocks = math.ceil(done / todo.block_length)
+    begun = contextlib.closing(Writer(path, config, dataset, prepared.contents, todo.block_length, num_blocks, code))
+    with begun as writer, bar, enough_memory():
         sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
-        done = _record(sweep, recorder, dataset.labels, todo, done, bar, stop)
+        done = _record(sweep, writer, dataset.labels, todo, done, bar, stop)
     if done < todo.num_records:
         return False
     _check_whole(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    log(f"Recorded {path}: {_size(size)} in {time.monotonic() - began:.0f} s")
+    log(f"Recorded {path}: {bytes_in_words(size)} in {time.monotonic() - began:.0f} s")
     return True
 
 
@@ -389,7 +390,7 @@ def _announce(
 
 
 def _record(
-    sweep: Sweep, recorder: Recorder, labels: np.ndarray, todo: Plan, done: int, bar: tqdm, stop: Callable[[], bool]
+    sweep: Sweep, writer: Writer, labels: np.ndarray, todo: Plan, done: int, bar: tqdm, stop: Callable[[], bool]
 ) -> int:
     """Compute and store one block after the other, from record `done` on, and return how many records there are then.
 
@@ -398,14 +399,14 @@ def _record(
     state = sweep.initial_state()
     if done:
         like = collect(state, sweep.config.num_seeds)
-        state = sweep.restored_state(recorder.restore_state(int(todo.iterations[done - todo.block_length]), like))
+        state = sweep.restored_state(writer.restore_state(int(todo.iterations[done - todo.block_length]), like))
     firsts = range(done, todo.num_records, todo.block_length)
-    for first, record, ending in sweep.blocks(state, firsts, recorder.wait):
+    for first, record, ending in sweep.blocks(state, firsts, writer.wait):
         iterations = todo.iterations[first : first + todo.block_length]
         length = len(iterations)
         record = jax.tree.map(lambda array, stop=length: array[:, :stop], record)
         _check_finite(record["loss"], sweep.config.seeds, iterations)
-        recorder.save(int(iterations[0]), record, ending)
+        writer.save(int(iterations[0]), record, ending)
         bar.set_postfix(_last_of(record, labels))
         bar.update(length)
         del record  # whose memory is used again
@@ -529,8 +530,7 @@ def _check_whole(path: Path) -> None:
 
 def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
     """Say which layers of which network are recorded."""
-    names = list(prepared.contents.layers)
-    layers = ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
+    layers = prepared.contents.described
     if config.model != "mlp":
         return f"{layers} of {config.model}"
     outputs = dataset.num_classes or int(np.prod(dataset.labels.shape[1:]))
@@ -542,17 +542,11 @@ def _check_free(path: Path, todo: Plan, done: int, log: Callable[[str], None]) -
     """Say how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
-    log(f"It will take {_size(needed)} in {path}, where {_size(free)} are free")
+    log(f"It will take {bytes_in_words(needed)} in {path}, where {bytes_in_words(free)} are free")
     if needed > free:
         raise InputError.flag(
             "recording",
             path,
-            f"needs {_size(needed)}, but only {_size(free)} are free; choose another disk, fewer epochs, "
-            "seeds, examples or layers",
+            f"needs {bytes_in_words(needed)}, but only {bytes_in_words(free)} are free; choose another disk, fewer "
+            "epochs, seeds, examples or layers",
         )
-
-
-def _size(count: int) -> str:
-    """Write a number of bytes for people."""
-    unit = next((unit for unit in ("GB", "MB", "kB") if count >= 1000 ** (" kMG".index(unit[0]))), "B")
-    return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"

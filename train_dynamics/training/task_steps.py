@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int
 
 from train_dynamics.gradients.evaluation import evaluate
-from train_dynamics.gradients.parameters import named
+from train_dynamics.gradients.parameters import in_float32, named
 from train_dynamics.recording.contents import KINDS, Contents
 from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.task.task import Task
@@ -94,20 +94,20 @@ class TaskSetup(NamedTuple):
         """Write down what every example does to the weights as they are.
 
         Returns:
-            A dict with `parameters` and `variables` by dotted names, `loss` [n], `outputs` [n, ...], of a classifier
-            `prediction` [n], and what is kept of each layer, by kind.
+            A dict with `parameters` and `variables` by dotted names, `loss` [n], `outputs` [n, ...] if they are one
+            array, of a classifier `prediction` [n], and what is kept of each layer, by kind.
         """
         layouts = {kept.layer.name: kept.layout for kept in self.contents.layers.values()}
         layouts.pop(TOGETHER, None)  # which comes with the measures of any layer
         loss = self.task.loss_with(state.variables)
         found = evaluate(loss, state.parameters, examples, layouts, self.eval_batch_size, sketch_size=self.sketch_size)
-        outputs = jnp.asarray(found.outputs, jnp.float32)
         record = {
-            "parameters": by_dots(state.parameters),
+            "parameters": by_dots(in_float32(state.parameters)),
             "variables": by_dots(state.variables) if jax.tree.leaves(state.variables) else {},
             "loss": jnp.asarray(found.loss, jnp.float32),
-            "outputs": outputs,
         }
+        if self.contents.outputs:
+            record["outputs"] = outputs = jnp.asarray(found.outputs, jnp.float32)
         if self.classes:
             record["prediction"] = jnp.argmax(outputs, -1).astype(np.min_scalar_type(outputs.shape[-1] - 1))
         for kept in self.contents.layers.values():

@@ -48,6 +48,7 @@ class Study(NamedTuple):
         learning_rate: Learning rate of the updates; NaN if it is not the same in all.
         further: Whether `train_dynamics.further` has trained on.
         replayable: Whether the networks can be run again.
+        of_loop: Whether training was a loop of the user's own, of whose batches nothing is known.
         continuous: Whether the inputs are one array of numbers with a point, so that there are gradients with respect
             to them.
     """
@@ -61,6 +62,7 @@ class Study(NamedTuple):
     learning_rate: float
     further: bool = False
     replayable: bool = True
+    of_loop: bool = False
     continuous: bool = True
 
     @property

@@ -1,0 +1,134 @@
+"""Recordings from checkpoints, in every format that people save."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+from safetensors.numpy import save_file
+
+import train_dynamics as td
+from tests.conftest import run, silent
+from tests.test_recorder import N, examples, loss, recorded, start, stepped  # noqa: F401
+from train_dynamics.gradients.parameters import named
+
+ITERATIONS = (0, 5, 20)
+
+
+def saved(directory, kind):
+    """Save the loop of the recorder's tests, as people do."""
+    params, found = start(), {}
+    for t in range(21):
+        if t in ITERATIONS:
+            found[t] = params
+            path = directory / f"step_{t}"
+            flat = {name: np.asarray(leaf) for name, leaf in named(params).items()}
+            if kind == "orbax":
+                with ocp.PyTreeCheckpointer() as checkpointer:
+                    checkpointer.save(path, {"params": params, "step": t})
+            elif kind == "npz":
+                np.savez(path, **flat)
+            elif kind == "safetensors":
+                save_file({name.replace("/", "."): leaf for name, leaf in flat.items()}, f"{path}.safetensors")
+            else:
+                path.with_suffix(".msgpack").write_bytes(serialization.to_bytes({"params": params}))
+        params = stepped(params, t)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["orbax", "npz", "safetensors", "msgpack"])
+def test_every_format_gives_what_the_loop_would_have(tmp_path, examples, kind):  # noqa: F811
+    (tmp_path / "run").mkdir()
+    params = saved(tmp_path / "run", kind)
+    like = start() if kind == "orbax" else None
+    recording = td.record_checkpoints(
+        loss, examples, tmp_path / "run" / "step_*", tmp_path / "out", like=like, seed=3, log=silent
+    )
+    assert recording.iterations.tolist() == list(ITERATIONS) and recording.seeds.tolist() == [3]
+    expected, _ = recorded(tmp_path / "loop", examples, range(21), when=lambda t: t in ITERATIONS)
+    for t in ITERATIONS:
+        np.testing.assert_array_equal(recording.parameters(t)["head"]["bias"][0], params[t]["head"]["bias"])
+        np.testing.assert_array_equal(recording.loss(t), expected.loss(t))
+        for layer in expected.layers:
+            np.testing.assert_array_equal(recording.gradients(layer, t), expected.gradients(layer, t))
+
+
+def test_a_loader_of_ones_own(tmp_path, examples):  # noqa: F811
+    pairs = ((t, jax.tree.map(lambda leaf, t=t: leaf * t, start())) for t in (1, 2))
+    recording = td.record_checkpoints(loss, examples, pairs, tmp_path / "out", log=silent)
+    assert recording.iterations.tolist() == [1, 2]
+
+
+NETWORK = """
+from flax import linen as nn
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x.reshape(len(x), -1))
+        return nn.Dense(10, name="head")(x)
+
+network = Network()
+"""
+
+
+def test_the_command_records_what_training_recorded(tmp_path):
+    (tmp_path / "networks.py").write_text(NETWORK)
+    flags = ["--model=networks.py:network", "--num_examples=40", "--layers=head/kernel", "--batch_size=20"]
+    more = ["--epochs=3", "--seeds=1", "--first_seed=4", "--learning_rate=0.1", "--recording=trained"]
+    done = run("train", *flags, *more, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    trained = td.Recording(tmp_path / "trained")
+    (tmp_path / "kept").mkdir()
+    for t in (0, 2, 6):
+        params, variables = (
+            {name: leaf[0] for name, leaf in named(of(t)).items()} for of in (trained.parameters, trained.variables)
+        )
+        weights = {f"params/{name}": leaf for name, leaf in params.items()}
+        np.savez(tmp_path / "kept" / f"epoch1-{t}-of-6.npz", **weights, **variables)
+    command = [*flags, "--checkpoints=kept/*.npz", "--recording=out", "--seed=4"]
+    done = run("record", *command, cwd=tmp_path)
+    assert done.returncode == 1 and "is of iteration 6, and so is" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run("record", *command, r"--iteration_pattern=-(\d+)-", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "Recorded 3 iterations into out" in done.stdout
+    recording = td.Recording(tmp_path / "out")
+    np.testing.assert_array_equal(recording.images, trained.images)
+    for t in (0, 2, 6):
+        np.testing.assert_allclose(recording.loss(t), trained.loss(t), rtol=1e-5)
+        # Sums over 784 inputs in another order: some sqrt(784) eps of the largest.
+        expected = trained.gradients("head/kernel", t)
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(recording.gradients("head/kernel", t), expected, rtol=1e-4, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "message"),
+    [
+        ((), None, "nothing is there; name files or directories"),
+        (("last",), None, "its name has no iteration that --iteration_pattern="),
+        (("a1", "b1"), None, "is of iteration 1, and so is"),
+        (("a1",), "(", "is no regular expression"),
+        (("a1",), "a", "must have one group"),
+        (("a1",), None, "has no head/kernel; it has body/kernel"),
+    ],
+)
+def test_mistakes_get_a_line(tmp_path, examples, names, pattern, message):  # noqa: F811
+    for name in names:
+        np.savez(tmp_path / name, **{"body/kernel": np.zeros((5, 4), np.float32), "head/bias": np.zeros(3)})
+    options = {} if pattern is None else {"iteration_pattern": pattern}
+    with pytest.raises(td.InputError) as error:
+        td.record_checkpoints(loss, examples, tmp_path / "*.npz", tmp_path / "out", like=start(), log=silent, **options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_that_is_shown_otherwise(tmp_path, examples):  # noqa: F811
+    raw = td.Dataset(np.arange(N * 4, dtype=np.uint8).reshape(N, 2, 2), examples[1], class_names=["a", "b", "c"])
+    recording, _ = recorded(tmp_path / "out", examples, range(2), dataset=raw)
+    assert recording.class_names == ("a", "b", "c") and recording.images.shape == (N, 2, 2, 1)
+    fewer = dataclasses.replace(raw, inputs=raw.inputs[:3], labels=raw.labels[:3], ids=raw.ids[:3])
+    with pytest.raises(td.InputError, match="dataset has 3 examples, and examples has 12"):
+        recorded(tmp_path / "other", examples, range(2), dataset=fewer)

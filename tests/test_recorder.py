@@ -1,0 +1,451 @@
+"""The recorder for people's own training loops: on every kind of network, and when things go wrong."""
+
+import dataclasses
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import train_dynamics as td
+from tests.conftest import run, silent
+from train_dynamics.gradients.evaluation import definition
+from train_dynamics.recording import writer
+from train_dynamics.training import recorder as module
+
+N, CLASSES = 12, 3
+
+
+def cross_entropy(logits, label):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def loss(params, example):
+    x, label = example
+    logits = jax.nn.relu(x @ params["body"]["kernel"]) @ params["head"]["kernel"] + params["head"]["bias"]
+    return cross_entropy(logits, label), logits
+
+
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(N, 5)).astype(np.float32), rng.integers(CLASSES, size=N)
+
+
+def start(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 2)
+    head = {"kernel": jax.random.normal(keys[1], (4, CLASSES)), "bias": jnp.zeros(CLASSES)}
+    return {"body": {"kernel": jax.random.normal(keys[0], (5, 4))}, "head": head}
+
+
+def stepped(params, t):
+    """An update that any loop might make."""
+    return jax.tree.map(lambda leaf: leaf * (1 - 0.01 * (t + 1)), params)
+
+
+def recorder(path, *arguments, **options):
+    return td.Recorder(path, *arguments, log=silent, **options)
+
+
+def recorded(path, examples, iterations=range(5), params=None, **options):
+    """Record the loop; give the recording and the parameters at each iteration."""
+    params, seen = start() if params is None else params, {}
+    with recorder(path, loss, examples, **options) as found:
+        for t in iterations:
+            found.record(t, params)
+            seen[t] = params
+            params = stepped(params, t)
+    return td.Recording(path), seen
+
+
+def test_every_record_is_what_the_definition_gives(tmp_path, examples):
+    recording, seen = recorded(tmp_path / "out", examples)
+    assert recording.finished and recording.of_loop and recording.iterations.tolist() == [0, 1, 2, 3, 4]
+    assert recording.layers == ("body/kernel", "head/bias", "head/kernel")
+    assert recording.class_names == ("0", "1", "2") and recording.seeds.tolist() == [0]
+    np.testing.assert_array_equal(recording.inputs(), examples[0])
+    for t, params in seen.items():
+        expected = definition(loss, params, examples, recording.layers)
+        for layer in recording.layers:
+            np.testing.assert_allclose(recording.gradients(layer, t)[0], expected[layer], rtol=1e-5, atol=1e-6)
+        losses, logits = jax.vmap(loss, (None, 0))(params, examples)
+        np.testing.assert_allclose(recording.loss(t)[0], losses, rtol=1e-5)
+        np.testing.assert_array_equal(recording.predictions(t)[0], logits.argmax(-1))
+        np.testing.assert_array_equal(recording.parameters(t)["head"]["kernel"][0], params["head"]["kernel"])
+
+
+def test_a_loop_that_gives_its_parameters_away_is_recorded_all_the_same(tmp_path, examples):
+    update = jax.jit(lambda params: jax.tree.map(lambda leaf: 0.9 * leaf, params), donate_argnums=0)
+    params, kept = start(), []
+    with recorder(tmp_path / "out", loss, examples) as found:
+        for t in range(6):
+            kept.append(np.array(params["head"]["kernel"]))
+            found.record(t, params)
+            params = update(params)
+    recording = td.Recording(tmp_path / "out")
+    for t in range(6):
+        np.testing.assert_array_equal(recording.parameters(t)["head"]["kernel"][0], kept[t])
+
+
+class Normalised(nnx.Module):
+    def __init__(self, rngs):
+        self.body = nnx.Linear(5, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(4, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.drop(nnx.relu(self.norm(self.body(x)))))
+
+
+def of_module(model, example):
+    logits = model(example[0][None])[0]
+    return cross_entropy(logits, example[1]), logits
+
+
+def test_an_nnx_module_is_taken_as_it_is(tmp_path, examples):
+    model = Normalised(nnx.Rngs(0))
+    model.train()
+    with recorder(tmp_path / "out", of_module, examples, layers="*kernel") as found:
+        for t in range(3):
+            found.record(t, model)
+            model(examples[0])  # statistics and random keys move on
+            model.head.kernel[...] *= 0.9
+    assert not model.drop.deterministic  # nothing of the loop changes
+    recording = td.Recording(tmp_path / "out")
+    assert recording.layers == ("body/kernel", "head/kernel")
+    means = [recording.variables(t)["norm"]["mean"] for t in range(3)]
+    assert not np.allclose(means[0], means[2])
+    model.eval()
+    for kind, values in ((nnx.Param, recording.parameters(1)), (nnx.BatchStat, recording.variables(1))):
+        state = nnx.state(model, kind)
+        nnx.replace_by_pure_dict(state, jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), values))
+        nnx.update(model, state)
+    np.testing.assert_allclose(recording.outputs(1)[0], model(examples[0]), rtol=1e-5, atol=1e-6)
+
+
+class Eqx(eqx.Module):
+    body: eqx.nn.Linear
+    head: eqx.nn.Linear
+    activation: object
+
+    def __init__(self, key):
+        self.body, self.head = eqx.nn.Linear(5, 4, key=key), eqx.nn.Linear(4, CLASSES, key=key)
+        self.activation = jax.nn.relu
+
+    def __call__(self, x):
+        return self.head(self.activation(self.body(x)))
+
+
+def test_an_equinox_module_is_taken_as_it_is(tmp_path, examples):
+    def of_eqx(model, example):
+        logits = model(example[0])
+        return cross_entropy(logits, example[1]), logits
+
+    model = Eqx(jax.random.key(0))
+    with recorder(tmp_path / "out", of_eqx, examples, layers=["head/weight"]) as found:
+        found.record(0, model)
+    params, static = eqx.partition(model, eqx.is_array)
+    expected = jax.vmap(jax.grad(lambda params, example: of_eqx(eqx.combine(params, static), example)[0]), (None, 0))(
+        params, examples
+    )
+    np.testing.assert_allclose(
+        td.Recording(tmp_path / "out").gradients("head/weight", 0)[0], expected.head.weight, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_statistics_of_a_linen_network_are_a_third_argument(tmp_path, examples):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(CLASSES, name="head")(nn.BatchNorm(use_running_average=True, name="norm")(x))
+
+    model = Network()
+    variables = model.init(jax.random.key(0), examples[0])
+    moved = jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])
+
+    def of_network(params, example, statistics):
+        logits = model.apply({"params": params, "batch_stats": statistics}, example[0][None])[0]
+        return cross_entropy(logits, example[1]), logits
+
+    with recorder(tmp_path / "out", of_network, examples, layers="head/kernel") as found:
+        found.record(0, variables["params"], variables["batch_stats"])
+        found.record(1, variables["params"], moved)
+    recording = td.Recording(tmp_path / "out")
+    assert np.allclose(recording.variables(1)["norm"]["mean"], 0.5)
+    for t, statistics in enumerate((variables["batch_stats"], moved)):
+        losses = jax.vmap(of_network, (None, 0, None))(variables["params"], examples, statistics)[0]
+        np.testing.assert_allclose(recording.loss(t)[0], losses, rtol=1e-5)
+
+
+def test_bfloat16_is_computed_in_float32(tmp_path, examples):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start())
+    recording, _ = recorded(tmp_path / "out", examples, range(1), half)
+    whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    expected = definition(loss, whole, examples, ["head/kernel"])["head/kernel"]
+    np.testing.assert_allclose(recording.gradients("head/kernel", 0)[0], expected, rtol=1e-5, atol=1e-6)
+    assert recording.parameters(0)["head"]["kernel"].dtype == np.float32
+    assert '"head/kernel": "bfloat16"' in (tmp_path / "out" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_parameters_on_several_devices(tmp_path, examples, kind):
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(kind,), devices=jax.devices()[:2])
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "model"))
+    params = start()
+    divided = {**params, "body": {"kernel": jax.device_put(params["body"]["kernel"], spread)}}
+    here, _ = recorded(tmp_path / "here", examples, range(2), params)
+    there, _ = recorded(tmp_path / "there", examples, range(2), divided)
+    for layer in here.layers:
+        np.testing.assert_allclose(there.gradients(layer, 1), here.gradients(layer, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_side_by_side_or_one_recording_each(tmp_path, examples):
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start(3), start(7))
+    together, _ = recorded(tmp_path / "together", examples, range(4), both, seed=[3, 7])
+    for seed in (3, 7):
+        recorded(tmp_path / str(seed), examples, range(4), start(seed), seed=seed)
+    joined = td.Recording([tmp_path / "3", tmp_path / "7"])
+    assert joined.seeds.tolist() == together.seeds.tolist() == [3, 7] and joined.finished
+    for t in range(4):
+        np.testing.assert_allclose(joined.loss(t), together.loss(t), rtol=1e-6)
+        for layer in joined.layers:
+            np.testing.assert_allclose(joined.gradients(layer, t), together.gradients(layer, t), rtol=1e-5, atol=1e-6)
+    with pytest.raises(td.InputError, match="every array has a leading axis of 3 seeds"):
+        recorded(tmp_path / "three", examples, range(1), both, seed=range(3))
+
+
+def test_blocks_of_joined_recordings_may_end_anywhere(tmp_path, examples, monkeypatch):
+    for seed, length in ((0, 2), (1, 3)):
+        monkeypatch.setattr(module, "BLOCK_RECORDS", length)
+        recorded(tmp_path / str(seed), examples, range(7), start(seed), seed=seed)
+    alone = [td.Recording(tmp_path / str(seed)) for seed in (0, 1)]
+    assert [len(list(one.blocks())) for one in alone] == [4, 3]
+    for order in ((0, 1), (1, 0)):
+        joined = td.Recording([tmp_path / str(seed) for seed in order])
+        expected = np.stack([np.concatenate([alone[s].loss(t) for s in order]) for t in range(7)], axis=1)
+        np.testing.assert_array_equal(np.concatenate([b.read("loss") for b in joined.blocks()], axis=1), expected)
+        each = [row for block in joined.blocks() for row in block.each("loss")]
+        np.testing.assert_array_equal(np.stack(each, axis=1), expected)
+        np.testing.assert_array_equal(joined.loss(5), expected[:, 5])
+
+
+def test_what_does_not_fit_is_not_joined(tmp_path, examples):
+    recorded(tmp_path / "a", examples)
+    recorded(tmp_path / "same", examples)
+    recorded(tmp_path / "shorter", examples, range(3), seed=1)
+    recorded(tmp_path / "others", (examples[0] + 1, examples[1]), seed=1)
+    recorded(tmp_path / "layers", examples, layers="head/kernel", seed=1)
+    for other, message in (
+        ("same", "seed 0 is in both"),
+        ("shorter", "other iterations: 5 to iteration 4 and 3 to iteration 2"),
+        ("others", "their examples differ in inputs"),
+        ("layers", "--layers all instead of head/kernel"),
+    ):
+        with pytest.raises(td.RecordingError, match=f"cannot be read as one: .*{message}"):
+            td.Recording([tmp_path / "a", tmp_path / other])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"every": 3}, [0, 3, 6, 9, 12, 15, 18]),
+        ({"records_per_doubling": 4}, [*range(8), 8, 10, 12, 14, 16]),
+        ({"when": lambda t: t in (2, 7)}, [2, 7]),
+    ],
+)
+def test_schedules(tmp_path, examples, options, expected):
+    recording, _ = recorded(tmp_path / "out", examples, range(19), **options)
+    assert recording.iterations.tolist() == [*expected[:-1], *([18] if expected[-1] == 18 else expected[-1:])]
+
+
+def test_iterations_rise(tmp_path, examples):
+    with recorder(tmp_path / "out", loss, examples) as found:
+        found.record(5, start())
+        with pytest.raises(td.InputError, match="iteration 5 comes after iteration 5, and iterations must rise"):
+            found.record(5, start())
+        assert found.record(8, start()) and found.next_iteration == 9
+    assert td.Recording(tmp_path / "out").iterations.tolist() == [5, 8]
+
+
+def test_a_loop_that_fails_keeps_what_was_recorded_and_goes_on(tmp_path, examples, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_RECORDS", 2)
+    path, params, seen = tmp_path / "out", start(), []
+    with pytest.raises(ZeroDivisionError), recorder(path, loss, examples) as found:
+        for t in range(10):
+            found.record(t, params)
+            if t == 4:
+                raise ZeroDivisionError
+            params = stepped(params, t)
+    assert td.Recording(path).iterations.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(td.InputError, match=r"holds a recording up to iteration 4: Recorder\(..., resume=True\)"):
+        recorder(path, loss, examples)
+    params = start()
+    with recorder(path, loss, examples, resume=True) as found:
+        assert found.next_iteration == 5
+        for t in range(10):  # as it does where the loop's own checkpoint is older
+            assert found.record(t, params) == (t >= 5)
+            seen.append(params)
+            params = stepped(params, t)
+    recording = td.Recording(path)
+    assert recording.iterations.tolist() == list(range(10))
+    whole, _ = recorded(tmp_path / "whole", examples, range(10))
+    for t in range(10):
+        np.testing.assert_array_equal(recording.loss(t), whole.loss(t))
+        np.testing.assert_array_equal(recording.gradients("head/kernel", t), whole.gradients("head/kernel", t))
+
+
+def test_only_the_same_goes_on(tmp_path, examples):
+    recorded(tmp_path / "out", examples)
+
+    def other(params, example):
+        value, logits = loss(params, example)
+        return 2 * value, logits
+
+    other.__module__, other.__qualname__ = loss.__module__, loss.__qualname__
+    for arguments, options, message in (
+        ((other, examples), {}, "other code of"),
+        ((loss, examples), {"seed": 3}, "--first_seed 3 instead of 0"),
+        ((loss, examples), {"layers": "head/kernel"}, "--layers head/kernel instead of all"),
+    ):
+        with pytest.raises(td.InputError, match=message):
+            recorder(tmp_path / "out", *arguments, resume=True, **options)
+    with pytest.raises(td.InputError, match="was begun with other examples"):
+        recorded(tmp_path / "out", (examples[0] + 1, examples[1]), range(5, 7), resume=True)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_full_disk_ends_recording_and_not_training_if_that_is_wanted(tmp_path, examples, monkeypatch, on_error):
+    monkeypatch.setattr(module, "BLOCK_RECORDS", 1)
+    real = writer.write_array
+
+    def full(path, *arguments):
+        if "/2." in str(path):
+            raise OSError(28, "No space left on device")
+        real(path, *arguments)
+
+    monkeypatch.setattr(writer, "write_array", full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if on_error == "raise":
+            with pytest.raises(td.RecordingError, match=r"No space left on device; .* resume=True\) goes on"):
+                recorded(tmp_path / "out", examples, range(8))
+        else:
+            _, seen = recorded(tmp_path / "out", examples, range(8), on_error="warn")
+            assert len(seen) == 8
+            assert len([one for one in caught if "recording has ended" in str(one.message)]) == 1
+    recording = td.Recording(tmp_path / "out")
+    assert recording.iterations.tolist() == [0, 1] and recording.finished
+
+
+def test_a_block_that_is_lost_is_missed(tmp_path, examples, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_RECORDS", 1)
+    recorded(tmp_path / "out", examples)
+    (tmp_path / "out" / "blocks" / "2").rename(tmp_path / "elsewhere")
+    with pytest.raises(td.RecordingError, match=r"3 records should come before .*/3, and there are 2"):
+        td.Recording(tmp_path / "out")
+
+
+def test_a_loss_that_is_no_longer_finite_ends_it(tmp_path, examples):
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, start())
+    message = "the loss of example 0 is nan at iteration 1"
+    with pytest.raises(td.RecordingError, match=message), recorder(tmp_path / "out", loss, examples) as found:
+        found.record(0, start())
+        found.record(1, broken)
+    assert td.Recording(tmp_path / "out").iterations.tolist() == [0]
+
+
+def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
+    def without(params, x):
+        return (x @ params["head"]["kernel"].sum(1)[:1].repeat(5)) ** 2, ()
+
+    told = []
+    with td.Recorder(tmp_path / "bare", without, examples[0], log=told.append) as found:
+        found.record(0, start())
+    recording = td.Recording(tmp_path / "bare")
+    assert recording.class_names == () and np.isnan(recording.correct(0)).all()
+    with pytest.raises(KeyError):
+        recording.outputs(0)
+
+    def binary(params, example):
+        logit = example[0] @ params["body"]["kernel"][:, 0]
+        return optax.sigmoid_binary_cross_entropy(logit, example[1] > 0), logit
+
+    with td.Recorder(tmp_path / "binary", binary, examples, log=told.append) as found:
+        found.record(0, start())
+    assert "of shape [], and not one number for each of 3 classes" in "".join(told)
+
+    words = np.array(["cat", "dog", "eel"])[examples[1]]
+    with recorder(tmp_path / "words", loss, examples, labels=words, ids=[f"x{k}" for k in range(N)]) as found:
+        found.record(0, start())
+    recording = td.Recording(tmp_path / "words")
+    assert recording.class_names == ("cat", "dog", "eel") and recording.ids[3] == "x3"
+    np.testing.assert_array_equal(recording.labels, examples[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "conv*"}, "--layers=conv*: no layer matches 'conv*'; there are body/kernel, head/bias"),
+        ({"gradient_layout": "sparse"}, "--gradient_layout=sparse: must be factored"),
+        ({"seed": [1, 1]}, "must be a whole number, or several different ones"),
+        ({"labels": [0, 1]}, "inputs and labels must be of one length, not of 12 and 2"),
+        ({"every": 0}, "--record_every=0: must be a whole number, 1 or more"),
+    ],
+)
+def test_mistakes_get_a_line_and_nothing_is_written(tmp_path, examples, options, message):
+    with pytest.raises(td.InputError) as error:
+        recorded(tmp_path / "out", examples, **options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_none_gets_a_line(tmp_path, examples):
+    for wrong, message in (
+        (lambda params, example: loss(params, example)[0], "must return a pair (loss, outputs)"),
+        (lambda params, example: (loss(params, example)[1], ()), "its loss is float32[3]"),
+    ):
+        with pytest.raises(td.InputError) as error, recorder(tmp_path / "out", wrong, examples) as found:
+            found.record(0, start())
+        assert message in str(error.value) and "--model" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_its_cost_is_told(tmp_path, examples):
+    lines = []
+    with td.Recorder(tmp_path / "out", loss, examples, log=lines.append) as found:
+        assert found.seconds == found.share == 0
+        for t in range(5):
+            found.record(t, start())
+        assert found.seconds > 0 and 0 < found.share <= 1
+    first, line = lines
+    assert first.startswith("Recording body/kernel, head/bias, head/kernel of 12 examples into ")
+    assert " kB an iteration, where " in first
+    assert line.startswith(f"Recorded 5 iterations into {tmp_path / 'out'}; it took ") and line.endswith("of the loop")
+
+
+def test_recordings_of_loops_are_verified_and_analysed(tmp_path, examples):
+    rng = np.random.default_rng(1)
+    more = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(CLASSES, size=60)
+    for seed in (4, 9):
+        recorded(tmp_path / f"s{seed}", more, [3, 4, 5, 9, 20, 30], start(seed), seed=seed, batch_size=16)
+    done = run("verify", "--recording=s4", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "all 6 records of 1 seed are there" in done.stdout
+    assert run("analyze", "--recording=s4,s9", cwd=tmp_path).returncode == 1  # where to?
+    done = run("analyze", "--recording=s4,s9", "--output=out", "--parts=", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "A training loop was recorded" in page and "train_dynamics.train " not in page
+    done = run("train", "--recording=s4", cwd=tmp_path)
+    assert done.returncode == 1 and "another configuration" in done.stderr
+
+
+def test_the_config_is_of_the_loop(tmp_path, examples):
+    recording, _ = recorded(tmp_path / "out", examples, learning_rate=0.5, batch_size=4)
+    assert recording.config.learning_rate == 0.5 and recording.config.batch_size == 4
+    assert recording.config == dataclasses.replace(recording.config, epochs=30)

@@ -1,0 +1,56 @@
+"""Record a run that is over, from its checkpoints.
+
+    python -m train_dynamics.record --model=networks.py:cnn --checkpoints='runs/3/step_*' --recording=recordings/run3
+
+Every example's gradient at each checkpoint is computed and recorded; train_dynamics.analyze reads what comes of it.
+"""
+
+from absl import flags
+from tqdm import tqdm
+
+from train_dynamics.commands import config_from_flags, define_config_flags, print_line, run
+from train_dynamics.config import InputError
+
+FIELDS = (
+    *("dataset", "data_dir", "split", "inputs", "labels", "image_size", "input_scaling", "num_examples", "subset_seed"),
+    *("pixel_mean", "pixel_std", "model", "loss", "hidden_sizes", "batch_size", "layers", "gradient_layout"),
+    *("sketch_size", "eval_batch_size"),
+)
+RECORDING = flags.DEFINE_string("recording", None, "Directory to record into; new, or of a recording to go on with.")
+CHECKPOINTS = flags.DEFINE_string(
+    "checkpoints",
+    None,
+    "The checkpoints, with wildcards as in 'runs/3/step_*': directories that Orbax wrote, or files .npz, .safetensors "
+    "or .msgpack of Flax.",
+)
+ITERATION_PATTERN = flags.DEFINE_string(
+    "iteration_pattern",
+    None,
+    "Regular expression whose group is the iteration in a checkpoint's name, as in 'step_(\\d+)'; its last number if "
+    "not given.",
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the run, which tells recordings of the same examples apart.")
+
+
+def main() -> None:
+    """Run the command."""
+    if not CHECKPOINTS.value:
+        raise InputError.flag("checkpoints", None, "must name checkpoints, as in 'runs/3/step_*'")
+    config = config_from_flags(FIELDS, first_seed=SEED.value, num_seeds=1, optimizer="unknown", learning_rate="unknown")
+    import jax  # takes seconds to import, which a typing error should not
+
+    from train_dynamics.data.datasets import load_dataset
+    from train_dynamics.training.checkpoints import LAST_NUMBER, find_checkpoints, record_task
+    from train_dynamics.training.sweep import enable_compilation_cache
+
+    found = find_checkpoints(CHECKPOINTS.value, ITERATION_PATTERN.value or LAST_NUMBER)
+    enable_compilation_cache()
+    jax.config.update("jax_enable_x64", False)
+    dataset = load_dataset(config)
+    with tqdm(total=len(found), unit="checkpoint", disable=None, dynamic_ncols=True) as bar:
+        record_task(config, dataset, found, RECORDING.value, print_line, bar.update)
+
+
+if __name__ == "__main__":
+    define_config_flags(FIELDS)
+    run("record", main)

@@ -1,0 +1,160 @@
+"""A block of a recording, read from disk as it is asked for; and several recordings' blocks read as one."""
+
+import contextlib
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from train_dynamics.recording.format import damaged, read_array
+from train_dynamics.recording.storage import StoredArray
+
+
+class Block:
+    """Consecutive records, read from disk as they are asked for.
+
+    Attributes:
+        path: Directory of the block.
+        iterations: The iterations it holds the records of, ascending.
+        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
+    """
+
+    def __init__(
+        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
+    ) -> None:
+        self.path = path
+        self.iterations = iterations
+        self.names = names
+        self._num_seeds = num_seeds
+        self._place = place
+
+    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
+        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
+
+        Args:
+            name: One of `names`.
+            t: Iteration, counted from the start of training; the whole block if None.
+
+        Raises:
+            KeyError: If no block has such an array.
+            IndexError: If the block has no record of iteration `t`.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            return array.read() if t is None else array.row(row_of(self.iterations, t))
+
+    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
+
+        Raises:
+            KeyError: If no block has such an array.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            yield from array
+
+    def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array at some of its iterations, ascending, each `[s, ...]`; of the others no more than has to be.
+
+        Raises:
+            KeyError: If no block has such an array.
+            IndexError: If the block has no record of one of the iterations.
+            RecordingError: If the array is damaged or not there.
+        """
+        with self._array(name) as array:
+            yield from array.take([row_of(self.iterations, t) for t in iterations])
+
+    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Tell shape `[s, t, ...]` and type of an array without reading it; raises as `each` does."""
+        with self._array(name) as array:
+            return array.shape, array.dtype
+
+    def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
+        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
+
+        Raises:
+            RecordingError: If the array is damaged or not there.
+        """
+        return read_array(self.path, f"state.{name}", self._place)
+
+    @contextlib.contextmanager
+    def _array(self, name: str) -> Iterator[StoredArray]:
+        if name not in self.names:
+            raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
+        name = f"record.{name}"
+        with damaged(self.path / name):
+            array = StoredArray(self.path / name, f"{self._place}/{name}")
+            if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
+                raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
+            yield array
+
+
+class JoinedBlock(Block):
+    """What a block is, over the seeds of several recordings, whose own blocks may begin and end elsewhere.
+
+    Attributes:
+        iterations: The iterations it holds the records of, ascending.
+        names: The arrays it has.
+    """
+
+    def __init__(
+        self, iterations: Int[np.ndarray, " t"], names: Sequence[str], of_parts: Sequence[Sequence[Block]]
+    ) -> None:
+        self.iterations = iterations
+        self.names = names
+        first, last = iterations[[0, -1]]
+        self._parts = [
+            [block for block in blocks if block.iterations[0] <= last and block.iterations[-1] >= first]
+            for blocks in of_parts
+        ]
+
+    def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
+        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`; as a block does."""
+        if t is None:
+            return np.stack(list(self.each(name)), axis=1)
+        of_seeds = [
+            next((block for block in blocks if t <= block.iterations[-1]), blocks[-1]) for blocks in self._parts
+        ]
+        return np.concatenate([block.read(name, t) for block in of_seeds])
+
+    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array one iteration after the other, `[s, ...]`; as a block does."""
+        for rows in zip(*(self._rows(blocks, name) for blocks in self._parts), strict=True):
+            yield np.concatenate(rows)
+
+    def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        """Read an array at some of its iterations, ascending; as a block does."""
+        for rows in zip(*(_taken(blocks, name, iterations) for blocks in self._parts), strict=True):
+            yield np.concatenate(rows)
+
+    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Tell shape `[s, t, ...]` and type of an array without reading it; as a block does."""
+        described = [blocks[0].described(name) for blocks in self._parts]
+        (_, _, *rest), dtype = described[0]
+        return (sum(shape[0] for shape, _ in described), len(self.iterations), *rest), dtype
+
+    def _rows(self, blocks: Sequence[Block], name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+        skipped = int(np.searchsorted(blocks[0].iterations, self.iterations[0]))
+        rows = itertools.chain.from_iterable(block.each(name) for block in blocks)
+        return itertools.islice(rows, skipped, skipped + len(self.iterations))
+
+
+def _taken(
+    blocks: Sequence[Block], name: str, iterations: Int[np.ndarray, " some"]
+) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+    for block in blocks:
+        if len(here := np.intersect1d(iterations, block.iterations)):
+            yield from block.take(name, here)
+
+
+def row_of(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
+    """Find the record of an iteration among others."""
+    index = operator.index(t)
+    row = int(np.searchsorted(iterations, index))
+    if row == len(iterations) or iterations[row] != index:
+        raise IndexError(f"iteration {index} is not among the {len(iterations)} records")
+    return row

@@ -1,0 +1,53 @@
+"""Several recordings of the same examples, each of other seeds, read as one."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from train_dynamics.recording.format import RecordingError
+
+if TYPE_CHECKING:
+    from train_dynamics.recording.reader import Recording
+
+
+def check_alike(parts: Sequence["Recording"]) -> None:
+    """See whether recordings can be read as one.
+
+    Raises:
+        RecordingError: If not; it names the difference.
+    """
+    if not parts:
+        raise RecordingError("no recording was named")
+    first, seen = parts[0], {}
+    for part in parts:
+        for seed in part.seeds.tolist():
+            if seed in seen:
+                raise RecordingError(
+                    f"{seen[seed]} and {part.path} cannot be read as one: seed {seed} is in both; give each run its own"
+                )
+            seen[seed] = part.path
+    for part in parts[1:]:
+        if difference := _difference(first, part):
+            raise RecordingError(f"{first.path} and {part.path} cannot be read as one: {difference}")
+
+
+def _difference(one: "Recording", other: "Recording") -> str:
+    """Say in what two recordings differ, besides seeds; nothing if in nothing."""
+    if one.of_loop != other.of_loop:
+        return "one was written by train_dynamics.train, the other in a loop"
+    configs = [dataclasses.replace(of.config, first_seed=0, num_seeds=1) for of in (one, other)]
+    if differences := configs[0].differences(configs[1]):
+        return "; ".join(differences)
+    arrays, others = one.example_checksums, other.example_checksums
+    if changed := sorted(name for name in {*arrays, *others} if arrays.get(name) != others.get(name)):
+        return f"their examples differ in {', '.join(changed)}"
+    if one.class_names != other.class_names:
+        return f"their classes are {', '.join(one.class_names)} and {', '.join(other.class_names)}"
+    if one.contents != other.contents:
+        return f"they hold {', '.join(one.contents.arrays)} and {', '.join(other.contents.arrays)}"
+    if not np.array_equal(one.iterations, other.iterations):
+        ends = " and ".join(f"{len(of.iterations)} to iteration {of.num_iterations}" for of in (one, other))
+        return f"their records are of other iterations: {ends}"
+    return ""

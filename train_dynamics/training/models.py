@@ -1,0 +1,130 @@
+"""Networks as people's loops hold them, taken apart: what gradients are taken of, and all the rest."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from train_dynamics.gradients.parameters import named
+
+
+class Model(NamedTuple):
+    """A network, or those of several seeds with a leading axis each.
+
+    Attributes:
+        parameters: The arrays that gradients are taken of, a pytree.
+        variables: What else is recorded of it, as the statistics of batch normalisation; an empty dict if nothing.
+        hidden: Arrays of it that are neither, as counters and random keys.
+        arguments: From these three, the arguments of the user's loss besides the example.
+    """
+
+    parameters: Any
+    variables: Any
+    hidden: Any
+    arguments: Callable[[Any, Any, Any], tuple[Any, ...]]
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """All arrays of it."""
+        return self.parameters, self.variables, self.hidden
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Type of each parameter that is not in float32, by name."""
+        return {name: str(leaf.dtype) for name, leaf in named(self.parameters).items() if leaf.dtype != jnp.float32}
+
+    def bound(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """Make `loss(params, example, variables)` of the user's loss, where all that is hidden is fixed."""
+
+        def of_parameters(params: Any, example: Any, variables: Any = None) -> Any:
+            first, *rest = self.arguments(params, variables or {}, self.hidden)
+            return loss(first, example, *rest)
+
+        return of_parameters
+
+
+def split(model: Any, variables: Any = None) -> Model:
+    """Take a network apart.
+
+    A Flax NNX module is taken as it is where it is evaluated: statistics fixed, dropout off. Of any other pytree, as an
+    Equinox module, the parameters are the arrays of numbers with a point.
+
+    Args:
+        model: An NNX module, or a pytree of arrays and whatever else.
+        variables: A pytree that the loss takes as third argument; None if it takes none.
+
+    Example:
+        >>> split({"w": jnp.ones(2), "activation": jax.nn.relu}).parameters
+        {'activation': None, 'w': Array([1., 1.], dtype=float32)}
+    """
+    if isinstance(model, nnx.Module):
+        return _split_nnx(model, variables)
+    leaves, structure = jax.tree.flatten(model)
+    trained = [_is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+    hidden = [leaf for leaf, is_trained in zip(leaves, trained, strict=True) if _is_array(leaf) and not is_trained]
+    parameters = structure.unflatten(
+        leaf if is_trained else None for leaf, is_trained in zip(leaves, trained, strict=True)
+    )
+
+    def arguments(parameters: Any, variables: Any, hidden: Any) -> tuple[Any, ...]:
+        values, rest = iter(jax.tree.leaves(parameters)), iter(hidden)
+        whole = [
+            next(values) if is_trained else next(rest) if _is_array(leaf) else leaf
+            for leaf, is_trained in zip(leaves, trained, strict=True)
+        ]
+        return structure.unflatten(whole), *([variables] if given else [])
+
+    given = variables is not None
+    return Model(model if all(trained) else parameters, variables or {}, hidden, arguments)
+
+
+def _split_nnx(model: nnx.Module, variables: Any) -> Model:
+    graph, parameters, statistics, hidden = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    given = variables is not None
+
+    def arguments(parameters_now: Any, variables: Any, hidden: Any) -> tuple[Any, ...]:
+        statistics_now, *rest = (variables["statistics"], variables["given"]) if given else (variables,)
+        states = _filled(parameters, parameters_now), _filled(statistics, statistics_now), hidden
+        module = nnx.merge(graph, *states)
+        module.eval()
+        return module, *rest
+
+    found = nnx.to_pure_dict(statistics)
+    found = {"statistics": found, "given": variables} if given else found
+    return Model(nnx.to_pure_dict(parameters), found, hidden, arguments)
+
+
+def _filled(state: Any, values: Any) -> Any:
+    """Give a state like this one of other values."""
+    state = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def placed_like(examples: Any, parameters: Any) -> Any:
+    """Bring examples to where the parameters are: the same device, or a whole copy on each of several."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(parameters) if isinstance(leaf, jax.Array)]
+    several = [of for of in shardings if isinstance(of, NamedSharding) and len(of.device_set) > 1]
+    if several:
+        return jax.device_put(examples, NamedSharding(several[0].mesh, PartitionSpec()))
+    return jax.device_put(examples, next(iter(shardings), None))
+
+
+def on_automatic_meshes(arrays: Any) -> Any:
+    """Leave to XLA how to go on with arrays that their owner's code says the sharding of (`AxisType.Explicit`)."""
+
+    def leaf_of(leaf: Any) -> Any:
+        of = getattr(leaf, "sharding", None)
+        if not isinstance(of, NamedSharding) or all(kind == AxisType.Auto for kind in of.mesh.axis_types):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(Mesh(of.mesh.devices, of.mesh.axis_names), of.spec))
+
+    return jax.tree.map(leaf_of, arrays)

@@ -1,0 +1,102 @@
+"""Weights out of somebody's checkpoint, in any of the usual formats."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from train_dynamics.config import InputError
+from train_dynamics.gradients.parameters import named
+
+MOST_NAMED = 8
+AROUND = ("", "params/", "model/", "state/", "state/params/", "model/params/")  # of the states that people save
+
+
+def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
+    """Read arrays by name, with slashes: of a file `.npz`, `.safetensors` or `.msgpack`, or of an Orbax checkpoint.
+
+    Names with dots are taken as paths, too.
+
+    Args:
+        path: The file, or the directory that Orbax wrote.
+        flag: The flag that named it, for errors.
+
+    Raises:
+        InputError: If there is no such file or directory, or it cannot be read.
+    """
+    if not path.exists():
+        raise InputError.flag(flag, path, "there is no such file or directory")
+    try:
+        found = _read(path)
+    except ImportError as error:
+        raise InputError.flag(flag, path, f"needs the package {error.name}; pip install {error.name}") from error
+    except Exception as error:  # what libraries raise of damaged files is anything
+        told = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise InputError.flag(flag, path, f"cannot be read: {type(error).__name__}: {told}") from error
+    return {name.replace(".", "/"): np.asarray(value) for name, value in found.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        import orbax.checkpoint as ocp
+
+        place = path / "default" if (path / "default").is_dir() else path  # where `CheckpointManager` puts it
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            kept = checkpointer.metadata(place.absolute()).item_metadata.tree
+            on_host = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept
+            )  # whatever device it was on
+            return named(checkpointer.restore(place.absolute(), restore_args=on_host))
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    if path.suffix == ".msgpack":
+        from flax.serialization import msgpack_restore
+
+        return named(msgpack_restore(path.read_bytes()))
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> Any:
+    """Give a tree like `like` of these weights, which may stand below `params` and the like.
+
+    Args:
+        weights: What `read_weights` gives.
+        like: Parameters, or their shapes.
+        path: Where they are from, for errors.
+        flag: The flag that named it, for errors.
+
+    Raises:
+        InputError: If a parameter is missing, or has another shape; more than there are is no mistake.
+    """
+    names = named(like)
+    before = max(AROUND, key=lambda before: sum(before + name in weights for name in names))
+    if missing := [name for name in names if before + name not in weights]:
+        there = ", ".join([*weights][:MOST_NAMED]) + (", ..." if len(weights) > MOST_NAMED else "")
+        raise InputError.flag(flag, path, f"has no {missing[0]}; it has {there or 'nothing'}")
+    for name, leaf in names.items():
+        shape = weights[before + name].shape
+        if shape != leaf.shape:
+            raise InputError.flag(flag, path, f"has {name} of shape {list(shape)}; the network's is {list(leaf.shape)}")
+    leaves = [weights[before + name].astype(leaf.dtype) for name, leaf in names.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def nested(weights: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Nest arrays by their names, without a single `params` around everything.
+
+    Example:
+        >>> nested({"params/fc1/bias": np.zeros(1)})
+        {'fc1': {'bias': array([0.])}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in weights.items():
+        *parents, leaf = name.split("/")
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    return found["params"] if set(found) == {"params"} else found
