@@ -12,10 +12,10 @@ from train_dynamics.training.setup import prepare
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_networks_of_your_own(tmp_path, device, monkeypatch):
+def test_networks_of_your_own(tmp_path, device, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "NETWORKS.md").read_text()
-    linen, module, plain = re.findall(r"```python\n(.*?)```", text, re.S)
+    linen, module, plain, again = re.findall(r"```python\n(.*?)```", text, re.S)
     for name, program in {"net": linen, "Net": module}.items():
         Path(f"{name}_{len(program)}.py").write_text(program)
         config = StudyConfig(model=f"{name}_{len(program)}.py:{name}", num_examples=20)
@@ -27,6 +27,9 @@ def test_networks_of_your_own(tmp_path, device, monkeypatch):
     assert program != plain
     exec(compile(program, "NETWORKS.md", "exec"), names)
     assert names["recording"].gradients("out", 1).shape == (3, 12, 8, 3)
+    program, analysis = again.split("analyze(recording")
+    exec(compile(program, "NETWORKS.md", "exec"), names)
+    assert capsys.readouterr().out.splitlines()[-1] == "[]" and "networks=networks" in analysis
 
 
 def test_pictures_and_pages_are_there():

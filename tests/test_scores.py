@@ -18,8 +18,9 @@ from train_dynamics.dynamics.scores.curvature import CURVATURE, curvature
 from train_dynamics.dynamics.scores.ensemble import confidence
 from train_dynamics.dynamics.scores.grand import GRAND
 from train_dynamics.dynamics.scores.margin import margin
-from train_dynamics.dynamics.scores.network import forward, gradient_norm
+from train_dynamics.dynamics.scores.network import forward, gradient_norm, input_gradient
 from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.dynamics.scores.relu import ReluNetwork
 from train_dynamics.dynamics.scores.score import (
     FurtherScore,
     Latest,
@@ -183,15 +184,15 @@ def test_replay_against_finite_differences(rng, widths):
     for label in range(3):  # the label plays no part
         assert oracles.input_curvature(weights, images[0], label) == pytest.approx(bent[0], rel=1e-5)
     slopes = [oracles.logit_gradient(weights, image, label) for image, label in zip(images, labels, strict=True)]
-    np.testing.assert_allclose(vog.input_gradient(weights, images, labels), slopes, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(input_gradient(weights, images, labels), slopes, rtol=1e-10, atol=1e-12)
 
 
 def test_slices_give_what_the_whole_gives(rng, monkeypatch):
-    checkpoints = [random_network(rng, 4, 5, 3) for _ in range(3)]
+    checkpoints = [ReluNetwork(random_network(rng, 4, 5, 3)) for _ in range(3)]
     images, labels = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
-    bent, varied = curvature(checkpoints[0], images), vog.vog(checkpoints, images, labels)
+    bent, varied = checkpoints[0].curvature(images, labels), vog.vog(checkpoints, images, labels)
     monkeypatch.setattr("train_dynamics.dynamics.scores.network.SLICE_BYTES", 200)
-    np.testing.assert_allclose(curvature(checkpoints[0], images), bent, rtol=1e-12)
+    np.testing.assert_allclose(checkpoints[0].curvature(images, labels), bent, rtol=1e-12)
     np.testing.assert_allclose(vog.vog(checkpoints, images, labels), varied, rtol=1e-12)
 
 
@@ -216,22 +217,22 @@ def test_vog_of_linear_networks_by_hand():
     first = {"fc1": layer([[0.0, 0.0], [0.0, 0.0]])}
     second = {"fc1": layer([[2.0, 6.0], [4.0, 0.0]])}
     images, labels = np.zeros((3, 2)), np.array([0, 0, 1])
-    raw = vog.vog([first, second], images, labels)
+    raw = vog.vog([ReluNetwork(first), ReluNetwork(second)], images, labels)
     assert np.isnan(raw[0]).all()  # one checkpoint varies in nothing
     np.testing.assert_array_equal(raw[1], 0)  # a linear network has the same gradient for a whole class
-    np.testing.assert_allclose(vog.input_gradient(second, images, labels), [[2, 4], [2, 4], [6, 0]])
+    np.testing.assert_allclose(input_gradient(second, images, labels), [[2, 4], [2, 4], [6, 0]])
 
 
 def test_vog_of_a_class_that_differs_by_rounding_is_0(rng):
     """Examples of one gradient, of which a mean over a thousand may be off in the last bits."""
     kernels = [rng.normal(size=(784, 10)).astype(np.float32) for _ in range(3)]
-    checkpoints = [{"fc1": {"kernel": kernel, "bias": np.zeros(10, np.float32)}} for kernel in kernels]
+    checkpoints = [ReluNetwork({"fc1": {"kernel": kernel, "bias": np.zeros(10, np.float32)}}) for kernel in kernels]
     images = rng.normal(size=(1000, 784)).astype(np.float32)
     np.testing.assert_array_equal(vog.vog(checkpoints, images, np.arange(1000) % 10)[1:], 0)
 
 
 def test_vog_is_normalised_by_class(rng):
-    checkpoints = [random_network(rng, 4, 8, 3) for _ in range(4)]
+    checkpoints = [ReluNetwork(random_network(rng, 4, 8, 3)) for _ in range(4)]
     images, labels = rng.normal(size=(60, 4)), np.arange(60) % 3
     for row in vog.vog(checkpoints, images, labels)[1:]:
         for label in range(3):
@@ -242,11 +243,11 @@ def test_grand_and_tracin_of_one_checkpoint(rng):
     weights = random_network(rng, 4, 5, 3)
     images, labels = rng.normal(size=(6, 4)), rng.integers(0, 3, 6)
     norms = gradient_norm(weights, images, labels)
-    about = study([0, 1])
-    np.testing.assert_allclose(GRAND.compute([weights], images, labels, about), norms[None])
-    twice = TRACIN.compute([weights, weights], images, labels, about)
+    about, network = study([0, 1]), ReluNetwork(weights)
+    np.testing.assert_allclose(GRAND.compute([network], images, labels, about), norms[None])
+    twice = TRACIN.compute([network, network], images, labels, about)
     np.testing.assert_allclose(twice, [0.5 * norms**2, norms**2])  # a learning rate of one half
-    mean = CURVATURE.compute([weights, weights], images, labels, about)
+    mean = CURVATURE.compute([network, network], images, labels, about)
     np.testing.assert_allclose(mean, np.repeat(curvature(weights, images)[None], 2, axis=0))
 
 

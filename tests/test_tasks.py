@@ -15,9 +15,11 @@ from tests.conftest import run, silent
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.gradients.evaluation import definition
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import verify
 from train_dynamics.task.options import optimizer_of, output_loss
 from train_dynamics.task.task import Task, weighted_mean
 from train_dynamics.training import sweep
+from train_dynamics.training.replay import networks_of
 from train_dynamics.training.setup import prepare
 
 NETWORKS = """
@@ -121,6 +123,9 @@ def test_every_recorded_gradient_is_that_of_the_definition(networks, device, nam
     task = prepare(recording.config, recording.data).setup.task
     for t in (0, 3):
         same_as_the_definition(recording, task, t)
+    found = verify(recording, samples=8, networks=networks_of(recording, model=model))
+    assert found.problems == [] and found.num_compared > 2 * found.num_undecided
+    assert {"loss", "outputs", "prediction", *(f"gradient of {name}" for name in recording.layers)} == set(found.errors)
     assert recording.code["model"]["import"] == model and "class Plain" in recording.code["model"]["source"]
     assert recording.probabilities(3).shape == (2, 40, 10)
     np.testing.assert_array_equal(recording.outputs(3).argmax(axis=-1), recording.predictions(3))
@@ -190,6 +195,10 @@ def test_the_default_network_otherwise(tmp_path, device):
         recording.gradients("fc1/bias", 2)
     (vectors,) = recording.vectors("fc1/bias", 2)
     assert vectors.shape == (2, 40, 4)
+    found = verify(recording, samples=8)  # in NumPy
+    assert found.problems == [] and {"sketch of fc1/bias", "squared norm of fc1", "squared norm of all"} < {
+        *found.errors
+    }
 
 
 def test_a_function_and_arrays_are_enough(tmp_path, device):
@@ -212,7 +221,14 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
     source = recording.code["task"]["source"]
     assert "def loss" in source and "def init" in source and "def test_" not in source
     td.sweep(task, (inputs, labels), tmp_path / "out", config, device, silent)  # as a script does that is run again
+    found = verify(recording, samples=8, networks=networks_of(recording, task=task))
+    assert found.problems == [] and found.num_compared == 8 * 30 * 2
     other = td.Task(lambda key: jax.tree.map(jnp.zeros_like, init(key)), loss)
+    with pytest.raises(InputError, match="the task: has changed since"):
+        networks_of(recording, task=other)
+    for named in (None, recording.config.model):  # which is no name that anything could be imported by
+        with pytest.raises(InputError, match="was made in Python, and is run again only there"):
+            networks_of(recording, model=named)
     with pytest.raises(InputError, match="was begun with other code of the task"):
         td.sweep(other, (inputs, labels), tmp_path / "out", config, device, silent)
 
@@ -243,6 +259,8 @@ def test_targets_of_a_regression(tmp_path, device):
     for read in (recording.predictions, recording.probabilities):
         with pytest.raises(KeyError):
             read(0)
+    done = run("verify", "--recording=out", "--samples=4", cwd=tmp_path)  # which needs no code of the user's
+    assert (done.returncode, done.stderr) == (0, "") and "160 gradients were computed again, in float64" in done.stdout
     done = run("analyze", "--recording=out", "--contention_checkpoints=1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Left out: scores, which is about classes" in done.stdout

@@ -165,7 +165,7 @@ def test_values_that_were_wrong_when_written_are_found(copy, name, change, words
     for block in Recording(copy).blocks():
         rewrite(block, name, change(block.read(name)).astype(block.read(name).dtype))
     found = verify(Recording(copy), samples=20)
-    assert any(words in problem and "is not what weights and images give" in problem for problem in found.problems)
+    assert any(words in problem and "is not what weights and inputs give" in problem for problem in found.problems)
     assert verify(Recording(copy), samples=0).problems == []
 
 

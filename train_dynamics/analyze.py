@@ -8,8 +8,9 @@ from pathlib import Path
 
 from absl import flags
 
-from train_dynamics.commands import NumberParser, print_line, run
+from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
 from train_dynamics.config import InputError
+from train_dynamics.recording.code import may_run
 from train_dynamics.recording.reader import opened
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
@@ -90,6 +91,7 @@ SCORE_CHECKPOINTS = flags.DEFINE(
     "all scores would be had recording stopped there.",
 )
 flags.DEFINE_alias("score_looks", "score_checkpoints")
+MODEL, LOSS = define_code_flags(" for the scores that need it")
 
 
 def main() -> None:
@@ -98,6 +100,12 @@ def main() -> None:
     if len(recording.paths) > 1 and not OUTPUT.value:
         raise InputError.flag("output", "", "must name a directory for the results where several recordings are read")
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
+    parts, networks = [part for part in PARTS.value if part], None
+    runs = may_run(recording, MODEL.value, LOSS.value) and not recording.replayable
+    if runs and "scores" in parts and recording.contents.classes and recording.finished:
+        from train_dynamics.training.replay import for_command  # takes seconds to import
+
+        networks = for_command(recording, MODEL.value, LOSS.value)
     try:
         analysis.analyze(
             recording,
@@ -111,8 +119,9 @@ def main() -> None:
                 CONTENTION_CHECKPOINTS.value,
             ),
             ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
-            [part for part in PARTS.value if part],
+            parts,
             log=print_line,
+            networks=networks,
             export=[target for target in EXPORT.value if target],
         )
     except KeyboardInterrupt:

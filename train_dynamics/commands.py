@@ -50,6 +50,18 @@ class UnwritableError(Exception):
         self.reason = "" if isinstance(error, BrokenPipeError) else error.strerror
 
 
+def define_code_flags(purpose: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Define `--model` and `--loss`, by which the user lets code that a recording names be run again for a purpose."""
+    text = (
+        "that the recording was made with, word for word, if it is code of yours: then it is run again"
+        f"{purpose}, unless it has changed since. Nothing that a recording names is run without"
+    )
+    return (
+        flags.DEFINE_string("model", None, f"The --model {text}."),
+        flags.DEFINE_string("loss", None, f"The --loss {text}."),
+    )
+
+
 def print_line(line: str) -> None:
     """Show the user a line.
 

@@ -10,10 +10,11 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from train_dynamics.commands import NumberParser, print_line, run
+from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
 from train_dynamics.config import InputError, pluralise
+from train_dynamics.recording.code import how_to_run, may_run
 from train_dynamics.recording.reader import Recording
-from train_dynamics.recording.verification import verify
+from train_dynamics.recording.verification import Verification, verify
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Recording to check.")
 flags.DEFINE(
@@ -23,6 +24,8 @@ flags.DEFINE(
     "Pairs of seed and iteration to compute again, with up to 64 examples each; 0 only compares checksums.",
 )
 flags.DEFINE(NumberParser(int), "sample_seed", 0, "Seed of the draw of those.")
+MODEL, LOSS = define_code_flags(", to compare what it gives with what is stored")
+MOST_SHOWN = 8
 
 
 def main() -> None:
@@ -31,9 +34,20 @@ def main() -> None:
         if flags.FLAGS[name].value < 0:
             raise InputError.flag(name, flags.FLAGS[name].value, "must be 0 or more")
     recording = Recording(RECORDING.value)
+    networks = None
+    allowed = may_run(recording, MODEL.value, LOSS.value)
+    runs = allowed and not recording.replayable and flags.FLAGS.samples
+    if runs and recording.num_records and not recording.data_problems:
+        from train_dynamics.training.replay import for_command  # takes seconds to import
+
+        networks = for_command(recording, MODEL.value, LOSS.value)
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
         found = verify(
-            recording, flags.FLAGS.samples, flags.FLAGS.sample_seed, lambda block: bar.update(len(block.iterations))
+            recording,
+            flags.FLAGS.samples,
+            flags.FLAGS.sample_seed,
+            lambda block: bar.update(len(block.iterations)),
+            networks,
         )
     if found.problems:
         sys.exit("\n".join(f"verify: {problem}" for problem in found.problems))
@@ -42,16 +56,25 @@ def main() -> None:
     print_line(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:
         print_line("What train_dynamics.further stored is there, and its checksums are right")
-    if not recording.replayable and flags.FLAGS.samples:
-        print_line(
-            f"No gradient was computed again: that would run {recording.config.model}, which this command does not"
-        )
+    if not allowed and flags.FLAGS.samples:
+        print_line(f"No gradient was computed again: that would run code of yours; {how_to_run(recording)}")
     if found.num_compared:
-        errors = ", ".join(f"{name} {error:.1e}" for name, error in found.errors.items() if name != "prediction")
-        print_line(
-            f"{found.num_compared:,} gradients were computed again, in float64. Largest differences, over the largest "
-            f"value: {errors}; all predictions are the same"
-        )
+        _print_compared(found, "float64" if networks is None else networks.precision, recording.contents.classes)
+
+
+def _print_compared(found: Verification, precision: str, classes: bool) -> None:
+    """Say what was computed again, and how far it is from what is stored."""
+    errors = {name: error for name, error in found.errors.items() if name != "prediction"}
+    shown = sorted(errors, key=errors.get, reverse=True)[:MOST_SHOWN]
+    listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items() if name in shown)
+    less = f", and less in {len(errors) - len(shown)} others" if len(errors) > len(shown) else ""
+    same = "; all predictions are the same" if classes else ""
+    print_line(
+        f"{found.num_compared:,} gradients were computed again, in {precision}. Largest differences, over the largest "
+        f"value: {listed}{less}{same}"
+    )
+    if found.num_undecided:
+        print_line(f"Left out of these: {found.num_undecided:,} at a kink, where rounding decides what the gradient is")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
-"""Does a recording hold what it should? Every checksum, and a sample computed again from weights and images."""
+"""Does a recording hold what it should? Every checksum, and a sample computed again from weights and inputs."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from train_dynamics.recording.contents import KeptLayer
 from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.layers import TOGETHER, rebuild
 from train_dynamics.recording.reader import Block, Recording
+from train_dynamics.recording.sketch import sketch_of
 
 TOLERANCE = 1e-4  # a hundred times what float32 leaves; products in TF32 or a lost layer leave ten times as much
 EXAMPLES = 64
+GRADIENT_BYTES = 2**28  # of the gradients of these, in float64
 UNDECIDED = 1e-5
+FAINT = 1e-3  # of the gradient of all: what is less in all examples, as of a key's bias, is rounded as all are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,32 +30,73 @@ class Verification:
         problems: What is wrong, a line each; empty if nothing is.
         num_bytes: Bytes of the blocks whose checksums were compared.
         num_compared: Gradients computed again, of one example at one iteration each.
-        errors: For the loss and for the gradients of each layer, the largest difference between what is stored and
-            what was computed again, over the largest value; for the prediction, 0 or 1.
+        errors: For the loss, the outputs if they are stored, and what is kept of the gradients of each layer, the
+            largest difference between what is stored and what was computed again, over the largest value, or over a
+            thousandth of that of all parameters' gradients if that is more; for the prediction, 0 or 1.
+        num_undecided: How many of those gradients were left out, because rounding decides which they are.
     """
 
     problems: list[str]
     num_bytes: int
     num_compared: int
     errors: dict[str, float]
+    num_undecided: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Replay:
+    """An evaluation in float64.
+
+    Attributes:
+        logits: Outputs of the network, of a classifier the logits; of no meaning where they are not stored.
+        loss: Loss of each example; of the default network the cross-entropy, in nats.
+        gradients: Of the loss with respect to each parameter, for each example.
+        clearance: How near any hidden unit of an example is to its kink, over the largest input of a unit in its layer.
+    """
+
+    logits: Float[np.ndarray, "k ..."]
+    loss: Float[np.ndarray, " k"]
+    gradients: dict[str, Float[np.ndarray, "k ..."]]
+    clearance: Float[np.ndarray, " k"]
+
+
+@runtime_checkable
+class Networks(Protocol):
+    """The trained networks of a recording, run again: `train_dynamics.training.replay.Networks`."""
+
+    def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
+        """Evaluate some examples by the network of the seed at place `s` after `t` updates.
+
+        Gradients are by the path of the parameter, `fc1/kernel`, and of all parameters.
+        """
 
 
 def verify(
-    recording: Recording, samples: int, seed: int = 0, progress: Callable[[Block], object] = lambda block: None
+    recording: Recording,
+    samples: int,
+    seed: int = 0,
+    progress: Callable[[Block], object] = lambda block: None,
+    networks: Networks | None = None,
 ) -> Verification:
     """Check that all is there, compare every checksum, and compute a random sample again in float64.
 
-    Of any but the default network nothing is computed again, for that would run the user's code.
-
-    The sample is computed from the stored weights and images by the chain rule, written out; what is not compared is
-    what rounding decides: predictions whose two largest logits are nearly equal, and gradients of examples that sit at
-    the kink of a unit.
+    The sample is computed from the stored weights and inputs: of the default network by the chain rule, written out; of
+    any other by `networks`, and not at all without, for that would run the user's code. Compared are losses, outputs,
+    predictions, and of every recorded layer gradients, norms or sketches; products with the mean gradient are not.
+    Left out is what rounding decides: predictions whose two largest logits are nearly equal, and gradients of examples
+    that sit at the kink of a unit.
 
     Args:
         recording: The recording.
-        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each, always with the last.
+        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each, always with the last;
+            fewer of a network with a million parameters or more, for the sake of memory.
         seed: Seed of the draw.
         progress: Called after each block.
+        networks: Runs the networks again; of the default network it need not be given.
+
+    Example:
+        >>> verify(Recording("recordings/mini_mnist"), samples=100).problems
+        []
     """
     problems = []
     if not recording.finished:
@@ -68,17 +115,19 @@ def verify(
             problems += found
             num_bytes += size
             progress(block)
-    if problems or not samples or not recording.num_records or not recording.replayable:
+    if networks is None and recording.replayable:
+        networks = DefaultNetworks(recording)
+    if problems or not samples or not recording.num_records or networks is None:
         return Verification(problems, num_bytes, 0, {})
-    compared, errors = _compare(recording, samples, np.random.default_rng(seed))
+    compared, undecided, errors = _compare(recording, networks, samples, np.random.default_rng(seed))
     for name, (error, s, t) in errors.items():
         if not error <= TOLERANCE:
             problems.append(
                 f"{recording.path}: the {name} of seed {recording.seeds[s]} at iteration {t} is not what weights and "
-                f"images give, by {error:.1e} of its largest value; up to {TOLERANCE:.0e} would be rounding"
+                f"inputs give, by {error:.1e} of its largest value; up to {TOLERANCE:.0e} would be rounding"
             )
     errors = {name: error for name, (error, _, _) in errors.items()}
-    return Verification(problems, num_bytes, compared, errors)
+    return Verification(problems, num_bytes, compared, errors, undecided)
 
 
 def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
@@ -98,67 +147,116 @@ def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
     return problems, size
 
 
-def _compare(recording: Recording, samples: int, rng: np.random.Generator) -> tuple[int, dict[str, tuple]]:
+def _compare(
+    recording: Recording, networks: Networks, samples: int, rng: np.random.Generator
+) -> tuple[int, int, dict[str, tuple]]:
     """Compute a sample again and find the largest relative error of each kind, and of which seed and iteration."""
-    compared = 0
+    compared, undecided = 0, 0
     largest: dict[str, float] = {}
     worst: dict[str, tuple[float, int, int]] = {}
     total = recording.num_records * len(recording.seeds)
+    num_layers = len(set(recording.layers) - {TOGETHER})
+    most = min(EXAMPLES, max(1, GRADIENT_BYTES // (8 * _num_parameters(recording))))
     for pair in np.sort(rng.choice(total, min(samples, total), replace=False)).tolist():
         record, s = divmod(pair, len(recording.seeds))
         t = int(recording.iterations[record])
         # The last one always: a compiler that divides the examples wrongly among its loops gets those wrong.
         last = len(recording.labels) - 1
-        examples = np.append(np.sort(rng.choice(last, min(EXAMPLES - 1, last), replace=False)), last)
-        compared += len(examples) * len(exact_layers(recording))
-        for name, stored, expected in _both(recording, s, t, examples):
+        examples = np.append(np.sort(rng.choice(last, min(most - 1, last), replace=False)), last)
+        again = networks.again(s, t, examples)
+        compared += len(examples) * num_layers
+        undecided += int(np.count_nonzero(again.clearance <= UNDECIDED)) * num_layers
+        for name, stored, expected, least in _both(recording, s, t, examples, again):
             difference = float(np.nan_to_num(np.abs(stored - expected), nan=np.inf).max(initial=0))
             worst[name] = max(worst.get(name, (-1.0, 0, 0)), (difference, s, t))
-            largest[name] = max(largest.get(name, 1e-30), float(np.abs(expected).max(initial=0)))
-    return compared, {name: (difference / largest[name], s, t) for name, (difference, s, t) in worst.items()}
+            largest[name] = max(largest.get(name, 1e-30), float(np.abs(expected).max(initial=least)))
+    return compared, undecided, {name: (difference / largest[name], s, t) for name, (difference, s, t) in worst.items()}
+
+
+def _num_parameters(recording: Recording) -> int:
+    first = next(recording.blocks())
+    start = int(first.iterations[0])
+    return sum(first.read(f"parameters.{name}", start)[0].size for name in recording.contents.parameters)
 
 
 def _both(
-    recording: Recording, s: int, t: int, examples: Int[np.ndarray, " k"]
-) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."]]]:
-    """Give what is stored of some examples, and the same computed again."""
-    weights = {name: {part: value[s] for part, value in of.items()} for name, of in recording.parameters(t).items()}
-    again = replay(weights, recording.inputs()[examples], recording.labels[examples])
-    yield "loss", recording.loss(t)[s, examples], again.loss
-    lead = np.diff(np.sort(again.logits, axis=1)[:, -2:]).min(axis=1, initial=np.inf)  # one class has nothing to lead
-    decided = lead > UNDECIDED * np.abs(again.logits).max()
-    stored = recording.predictions(t)[s, examples]
-    yield "prediction", np.float64(stored == again.logits.argmax(axis=1))[decided], np.ones(np.count_nonzero(decided))
-    for layer in exact_layers(recording):
-        if recording.kept(layer).layout == "dense":
-            gradient = recording.gradients(layer, t)[s, examples]
-        else:
-            activation, cotangent = recording.factors(layer, t)
-            gradient = activation[s % len(activation), examples, :, None] * cotangent[s, examples, None, :]
-        clear = again.clearance > UNDECIDED
-        yield f"gradient of {layer}", gradient[clear], again.gradients[layer][clear]
+    recording: Recording, s: int, t: int, examples: Int[np.ndarray, " k"], again: Replay
+) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."], float]]:
+    """Give what is stored of some examples, the same computed again, and what the largest is taken to be at least."""
+    yield "loss", recording.loss(t)[s, examples], again.loss, 0.0
+    if recording.contents.outputs and not recording.contents.output_layer:
+        yield "outputs", recording.outputs(t)[s, examples], again.logits, 0.0
+    if recording.contents.classes:
+        # One class has nothing to lead.
+        lead = np.diff(np.sort(again.logits, axis=1)[:, -2:]).min(axis=1, initial=np.inf)
+        decided = lead > UNDECIDED * np.abs(again.logits).max()
+        stored = recording.predictions(t)[s, examples]
+        same = np.float64(stored == again.logits.argmax(axis=1))[decided]
+        yield "prediction", same, np.ones(np.count_nonzero(decided)), 0.0
+    clear = again.clearance > UNDECIDED
+    entry = max(float(np.abs(gradient).max(initial=0)) for gradient in again.gradients.values())
+    square = float(_squares(again.gradients.values()).max(initial=0))
+    for kept in recording.contents.layers.values():
+        stored, expected = _stored(recording, kept, s, t, examples), _kept_of(recording, kept, again)
+        least = FAINT * (square if kept.layout == "measures" else entry)
+        yield f"{_KINDS[kept.layout]} of {kept.name}", stored[clear], expected[clear], least
 
 
-def exact_layers(recording: Recording) -> list[str]:
-    """List the layers whose gradients are stored as they are."""
-    return [layer for layer in recording.layers if recording.kept(layer).layout in ("factored", "dense")]
+_KINDS = {"factored": "gradient", "dense": "gradient", "sketch": "sketch", "measures": "squared norm"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Replay:
-    """An evaluation in float64.
+def _stored(
+    recording: Recording, kept: KeptLayer, s: int, t: int, examples: Int[np.ndarray, " k"]
+) -> Float[np.ndarray, "k ..."]:
+    """Read what is kept of the gradients of some examples at a layer."""
+    if kept.layout == "dense":
+        return recording.gradients(kept.name, t)[s, examples]
+    if kept.layout == "sketch":
+        return recording.vectors(kept.name, t)[0][s, examples]
+    if kept.layout == "measures":
+        # From products of factors, near 0 the root of what rounding leaves is large, and the square is not.
+        return np.square(recording.measures(kept.name, t)[0][s, examples], dtype=np.float64)
+    activation, cotangent = recording.factors(kept.name, t)
+    activation, cotangent = activation[s % len(activation), examples], cotangent[s, examples]
+    if kept.layer.factors is None:
+        return activation[:, :, None] * cotangent[:, None, :]
+    return rebuild(kept.layer, activation, cotangent)
 
-    Attributes:
-        logits: Outputs of the network.
-        loss: Cross-entropy of each example, in nats.
-        gradients: Of the loss with respect to each layer's kernel, for each example, and to `LAYER/bias`.
-        clearance: How near any hidden unit of an example is to its kink, over the largest input of a unit in its layer.
+
+def _kept_of(recording: Recording, kept: KeptLayer, again: Replay) -> Float[np.ndarray, "k ..."]:
+    """Make the same of gradients that were computed again."""
+    if kept.layout == "measures":
+        names = again.gradients if kept.layer.name == TOGETHER else [kept.layer.name]
+        return _squares(again.gradients[name] for name in names)
+    gradients = again.gradients[kept.layer.name]
+    if kept.layout != "sketch":
+        return gradients
+    size = recording.config.sketch_size
+    return np.array([sketch_of(kept.layer, size, gradient) for gradient in gradients])
+
+
+def _squares(gradients: Iterable[Float[np.ndarray, "k ..."]]) -> Float[np.ndarray, " k"]:
+    """Compute the squared norm of each example's gradients, together."""
+    return sum(np.square(gradient).reshape(len(gradient), -1).sum(axis=1) for gradient in gradients)
+
+
+class DefaultNetworks:
+    """The default network with its default loss, run again in NumPy.
+
+    Args:
+        recording: A recording of it.
     """
 
-    logits: Float[np.ndarray, "k c"]
-    loss: Float[np.ndarray, " k"]
-    gradients: dict[str, Float[np.ndarray, "k ..."]]
-    clearance: Float[np.ndarray, " k"]
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
+        """Evaluate some examples by the network of the seed at place `s` after `t` updates."""
+        layers = self._recording.parameters(t)
+        weights = {name: {part: value[s] for part, value in of.items()} for name, of in layers.items()}
+        found = replay(weights, self._recording.inputs()[examples], self._recording.labels[examples])
+        by_path = {name if "/" in name else f"{name}/kernel": value for name, value in found.gradients.items()}
+        return dataclasses.replace(found, gradients=by_path)
 
 
 def replay(

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from train_dynamics import __version__
 from train_dynamics.config import InputError, pluralise
 from train_dynamics.processes import Helpers
+from train_dynamics.recording.code import how_to_run
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
 from train_dynamics.report.export import check_targets
@@ -19,7 +20,7 @@ from train_dynamics.study import tables
 from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention
 from train_dynamics.study.results import Results, check_finished, compute
-from train_dynamics.study.scores import ScoreOptions
+from train_dynamics.study.scores import Networks, ScoreOptions
 from train_dynamics.study.tables import PARTS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def analyze(
     score_options: ScoreOptions = ScoreOptions(),
     parts: Collection[str] = tuple(PARTS),
     log: Callable[[str], None] = print,
+    networks: Networks | None = None,
     export: Collection[str] = (),
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
@@ -51,6 +53,7 @@ def analyze(
         score_options: How to compute scores.
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
         log: Takes the lines to show the user.
+        networks: Runs networks again, for the scores that need it; not needed of the default network.
         export: What to hand it on to when it is whole: some of `tensorboard`, `wandb` and `trackio`.
 
     Raises:
@@ -69,7 +72,7 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
-            results = _results(recording, score_options, parts, log)
+            results = _results(recording, score_options, parts, log, networks)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             # Seconds to import, for nothing if the recording will not do.
@@ -143,13 +146,19 @@ def _about(
 
 
 def _results(
-    recording: Recording, options: ScoreOptions, parts: Collection[str], log: Callable[[str], None]
+    recording: Recording,
+    options: ScoreOptions,
+    parts: Collection[str],
+    log: Callable[[str], None],
+    networks: Networks | None,
 ) -> Results:
     """Compute what one pass over the recording gives, and show how far it is."""
     records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     log(f"Reading {records} of {seeds} in {recording.path}")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
-        results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update)
+        results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks)
+    if results.scores and not results.scores.study.replayable:
+        log(f"Left out: scores for which the network would be run again; {how_to_run(recording)}")
     if dead := np.count_nonzero(results.indifferent):
         log(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results

@@ -23,7 +23,7 @@ from train_dynamics.dynamics.scores.score import Records
 from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
-from train_dynamics.study.scores import ScoreOptions, ScorePass, Scores, batches
+from train_dynamics.study.scores import Networks, ScoreOptions, ScorePass, Scores, batches
 
 NUM_CHUNKS = 10
 Curves = dict[str, Float[np.ndarray, "s t group"]]
@@ -126,6 +126,7 @@ def compute(
     options: ScoreOptions | None = ScoreOptions(),
     groups: bool = True,
     advance: Callable[[int], object] = lambda records: None,
+    networks: Networks | None = None,
 ) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
@@ -137,13 +138,14 @@ def compute(
         options: How to compute scores; no scores if None.
         groups: Whether to follow groups of examples.
         advance: Told the number of records after each block.
+        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
     """
     check_finished(recording)
     classes = recording.contents.classes
-    score_pass = ScorePass(recording, options) if options is not None and classes else None
+    score_pass = ScorePass(recording, options, networks=networks) if options is not None and classes else None
     probabilities = recording.probabilities(recording.num_iterations) if classes else None
     agr = agreement(probabilities) if classes and len(recording.seeds) > 1 else None
     ranking = _mean_loss(recording) if agr is None else agr

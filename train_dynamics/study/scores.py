@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,22 +12,32 @@ from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
 from train_dynamics.data.batches import batch_indices
+from train_dynamics.data.scaling import network_inputs
 from train_dynamics.dynamics.scores.registry import SCORES
+from train_dynamics.dynamics.scores.relu import ReluNetwork
 from train_dynamics.dynamics.scores.score import (
     EnsembleScore,
     Further,
     FurtherScore,
+    Network,
     Records,
     ReplayedScore,
     Score,
     StreamedScore,
     Study,
-    Weights,
 )
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.motion import nearest
 
 EARLY = 0.1  # of the run, as epoch 20 of 200 in the paper of EL2N and GraNd
+
+
+@runtime_checkable
+class Networks(Protocol):
+    """The trained networks of a recording, run again: `train_dynamics.training.replay.Networks`."""
+
+    def of(self, t: int) -> Sequence[Network]:
+        """Give those of all seeds after `t` updates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +87,8 @@ class Scores:
         return counts @ self.of_seeds[score.name] / counts.sum(axis=1, keepdims=True)
 
 
-def study_of(recording: Recording, options: ScoreOptions) -> Study:
-    """Tell scores what they may know of a recording.
+def study_of(recording: Recording, options: ScoreOptions, networks: Networks | None = None) -> Study:
+    """Tell scores what they may know of a recording, and of whether its networks can be run again.
 
     Raises:
         InputError: If the iteration asked for was not recorded.
@@ -94,6 +105,7 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         raise InputError.flag("score_iteration", options.iteration, right)
     checkpoints = nearest(iterations, np.linspace(0, last, options.checkpoints + 1).round().astype(int)[1:])
     config, num_examples = recording.config, len(recording.labels)
+    first = network_inputs(recording.data.take(np.arange(1)), config)
     return Study(
         num_seeds=len(recording.seeds),
         num_examples=num_examples,
@@ -103,8 +115,9 @@ def study_of(recording: Recording, options: ScoreOptions) -> Study:
         checkpoints=checkpoints[checkpoints > 0],
         learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
-        replayable=recording.replayable,
+        replayable=networks is not None or recording.replayable,
         of_loop=recording.of_loop,
+        continuous=isinstance(first, np.ndarray) and first.dtype.kind == "f",
     )
 
 
@@ -115,14 +128,22 @@ class ScorePass:
         recording: The recording.
         options: How.
         scores: The scores.
+        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
 
     Raises:
         InputError: If the iteration asked for was not recorded.
     """
 
-    def __init__(self, recording: Recording, options: ScoreOptions, scores: Sequence[Score] = SCORES) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        options: ScoreOptions,
+        scores: Sequence[Score] = SCORES,
+        networks: Networks | None = None,
+    ) -> None:
         self._recording = recording
-        self.study = study_of(recording, options)
+        self._networks = networks
+        self.study = study_of(recording, options, networks)
         reasons = {score.name: score.missing(self.study) for score in scores}
         self._missing = {name: reason for name, reason in reasons.items() if reason}
         self._scores = tuple(score for score in scores if not reasons[score.name])
@@ -176,14 +197,18 @@ class ScorePass:
     def _replay(self, score: ReplayedScore) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
         """Compute a score of each seed, and of the ensemble had recording stopped at each checkpoint."""
         at = score.at(self.study)
-        parameters = [self._recording.parameters(t) for t in at]
-        labels = self._recording.labels
-        images = self._recording.inputs().reshape(len(labels), -1)
+        of = self._relu_networks if self._networks is None else self._networks.of
+        networks = [of(int(t)) for t in at]
+        labels, inputs = self._recording.labels, self._recording.inputs()
+        if isinstance(inputs, np.ndarray):
+            inputs = inputs.reshape(len(labels), -1)
 
         def of_seed(s: int) -> Float[np.ndarray, "checkpoint n"]:
-            return score.compute([_of_seed(layers, s) for layers in parameters], images, labels, self.study)
+            return score.compute([of_seeds[s] for of_seeds in networks], inputs, labels, self.study)
 
-        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        # Networks that are handed in share the processors among themselves.
+        workers = (os.cpu_count() or 1) if self._networks is None else 1
+        with threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
             found = np.zeros((len(at), len(labels)))
             last = []
             for values in threads.map(of_seed, range(self.study.num_seeds)):
@@ -192,6 +217,14 @@ class ScorePass:
         reached = np.searchsorted(at, self.study.checkpoints, side="right") - 1
         stopped = np.where(reached[:, None] >= 0, found[reached.clip(0)], np.nan)
         return np.stack(last), stopped
+
+    def _relu_networks(self, t: int) -> list[ReluNetwork]:
+        """Read the default network of every seed."""
+        layers = self._recording.parameters(t)
+        return [
+            ReluNetwork({name: {part: value[s] for part, value in of.items()} for name, of in layers.items()})
+            for s in range(self.study.num_seeds)
+        ]
 
 
 def batches(recording: Recording, block: Block) -> Int[np.ndarray, "s t b"]:
@@ -203,7 +236,3 @@ def batches(recording: Recording, block: Block) -> Int[np.ndarray, "s t b"]:
     found = np.stack([batch_indices(recording.config, int(seed), *span) for seed in recording.seeds])
     ended = np.full_like(found, -1, shape=(len(found), 1, found.shape[2]))  # no update follows the last record
     return np.concatenate([found, ended], axis=1)[:, block.iterations - first]
-
-
-def _of_seed(layers: dict[str, dict[str, np.ndarray]], s: int) -> Weights:
-    return {name: {part: value[s] for part, value in of.items()} for name, of in layers.items()}

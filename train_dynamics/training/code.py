@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from train_dynamics.config import InputError, StudyConfig
@@ -13,15 +13,22 @@ from train_dynamics.task.task import Task
 NAMED = ("dataset", "model", "loss", "optimizer")
 
 
-def code_of(config: StudyConfig, task: Task | None = None) -> dict[str, dict[str, str]]:
+def code_of(
+    config: StudyConfig, task: Task | None = None, fields: Collection[str] = NAMED
+) -> dict[str, dict[str, str]]:
     """List the code that a configuration names besides ours, and that of a task made in Python.
+
+    Args:
+        config: The configuration.
+        task: The task, if it was made in Python; then data, model and loss are not looked at.
+        fields: Which fields of the configuration to look at.
 
     Returns:
         By field of the configuration its import path, source text and the SHA-256 of that. The text of what was typed
         into an interpreter is not known, and empty.
     """
     found = {}
-    for name in NAMED if task is None else ("optimizer",):
+    for name in fields if task is None else {"optimizer"}.intersection(fields):
         spec = getattr(config, name)
         if names_code(spec):
             found[name] = _described(spec, load_attribute(name, spec))

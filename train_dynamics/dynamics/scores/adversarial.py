@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from train_dynamics.dynamics.scores.ensemble import SOURCE
 from train_dynamics.dynamics.scores.network import onward, slices, slopes
-from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
+from train_dynamics.dynamics.scores.score import Network, ReplayedScore, Study, Weights
 
 STEPS = 50
 OVERSHOOT = 0.02
@@ -108,9 +108,9 @@ def _lead(logits: Float[np.ndarray, "n c"], class_of: Int[np.ndarray, " n"]) -> 
 
 
 def _last(
-    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+    checkpoints: Sequence[Network], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
-    return np.stack([adversarial_distance(weights, images) for weights in checkpoints])
+    return np.stack([network.adversarial_distance(images) for network in checkpoints])
 
 
 ADVERSARIAL_DISTANCE = ReplayedScore(
@@ -120,4 +120,5 @@ ADVERSARIAL_DISTANCE = ReplayedScore(
     formula="L2 norm of the smallest change of the image found that changes the predicted class, at the end",
     source=SOURCE + ", by DeepFool",
     compute=_last,
+    of_inputs=True,
 )

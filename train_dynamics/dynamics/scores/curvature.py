@@ -5,8 +5,9 @@ with respect to its *input*, the squared length of H v over random vectors v of 
 H², estimated from differences of gradients a small step apart. The mean over checkpoints is that of Garg and Roy,
 "Memorization Through the Lens of Curvature of Loss Function Around Samples" (2023). Here it is exact: a ReLU network is
 linear around an example, so that H = J A Jᵀ with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is that of (A
-JᵀJ)². Kinks, which a step of any size may cross, are left out: nothing bends there but at single points. It is *not*
-the curvature with respect to the weights. Not checked against the published text.
+JᵀJ)². Kinks, which a step of any size may cross, are left out: nothing bends there but at single points. Of networks
+that bend otherwise it is estimated as the papers do (`train_dynamics.training.of_inputs`). It is *not* the curvature
+with respect to the weights. Not checked against the published text.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from train_dynamics.dynamics.scores.network import forward, slices, slopes
-from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
+from train_dynamics.dynamics.scores.score import Network, ReplayedScore, Study, Weights
 
 
 def curvature(weights: Weights, images: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
@@ -45,9 +46,9 @@ def curvature(weights: Weights, images: Float[np.ndarray, "n i"]) -> Float[np.nd
 
 
 def _mean_curvature(
-    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+    checkpoints: Sequence[Network], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
-    found = np.cumsum([curvature(weights, images) for weights in checkpoints], axis=0)
+    found = np.cumsum([network.curvature(images, labels) for network in checkpoints], axis=0)
     return found / np.arange(1, len(checkpoints) + 1)[:, None]
 
 
@@ -58,4 +59,5 @@ CURVATURE = ReplayedScore(
     formula="mean over checkpoints of the trace of H², H the Hessian of the loss with respect to the input",
     source='Garg and Roy, "Samples With Low Loss Curvature Improve Data Efficiency" (2023), computed exactly',
     compute=_mean_curvature,
+    of_inputs=True,
 )

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from train_dynamics.data.trees import Tree
 from train_dynamics.dynamics.scores.el2n import SOURCE
-from train_dynamics.dynamics.scores.network import gradient_norm
-from train_dynamics.dynamics.scores.score import Latest, ReplayedScore, StreamedScore, Study, Weights
+from train_dynamics.dynamics.scores.score import Latest, Network, ReplayedScore, StreamedScore, Study
 
 
 def _grand(
-    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+    checkpoints: Sequence[Network], inputs: Tree, labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
-    return np.stack([gradient_norm(weights, images, labels) for weights in checkpoints])
+    return np.stack([network.gradient_norm(inputs, labels) for network in checkpoints])
 
 
 GRAND_RECORDED = StreamedScore(

@@ -98,6 +98,17 @@ def gradient_norm(
     return result
 
 
+def input_gradient(
+    weights: Weights, images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n i"]:
+    """Compute the gradient of the label's logit with respect to each input, in logits per unit of input."""
+    kernels = [layer["kernel"] for layer in weights.values()]
+    back = kernels[-1].T[labels]
+    for kernel, active in zip(kernels[-2::-1], forward(weights, images).active[::-1], strict=True):
+        back = (back * active) @ kernel.T
+    return back
+
+
 def slices(num_examples: int, bytes_each: int) -> Iterator[slice]:
     """Divide the examples so that each part fits into the processor's cache."""
     length = max(1, SLICE_BYTES // bytes_each)

@@ -2,13 +2,36 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from train_dynamics.data.trees import Tree
+
 Weights = Mapping[str, Mapping[str, np.ndarray]]
 """The parameters of one seed, {layer: {"kernel": [in, out], "bias": [out]}}, from input to output."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """The network of one seed at one iteration, run again.
+
+    `relu.ReluNetwork` is one, in NumPy; `train_dynamics.training.replay` has one for any classifier, in JAX. Inputs are
+    flattened to [n, i] if they are one array, and nested as they were recorded if they are several; labels are classes.
+    """
+
+    def gradient_norm(self, inputs: Tree, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute the L2 norm of each example's loss gradient with respect to all parameters together."""
+
+    def input_gradient(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> np.ndarray:
+        """Compute the gradient of the label's logit with respect to each input, [n, i]: fresh memory."""
+
+    def curvature(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute the trace of the squared Hessian of each example's loss with respect to its input."""
+
+    def adversarial_distance(self, inputs: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
+        """Find how far each example is from where the network predicts another class, in units of input."""
 
 
 class Study(NamedTuple):
@@ -24,9 +47,10 @@ class Study(NamedTuple):
             to see what they would be had recording stopped there; the last is the end of training.
         learning_rate: Learning rate of the updates; NaN if it is not the same in all.
         further: Whether `train_dynamics.further` has trained on.
-        replayable: Whether it is the default network with the default loss, which is known well enough here to be run
-            again.
+        replayable: Whether the networks can be run again.
         of_loop: Whether training was a loop of the user's own, of whose batches nothing is known.
+        continuous: Whether the inputs are one array of numbers with a point, so that there are gradients with respect
+            to them.
     """
 
     num_seeds: int
@@ -39,6 +63,7 @@ class Study(NamedTuple):
     further: bool = False
     replayable: bool = True
     of_loop: bool = False
+    continuous: bool = True
 
     @property
     def all_recorded(self) -> bool:
@@ -134,17 +159,23 @@ class ReplayedScore(Score):
     """A score of each seed, computed again from parameters stored at a few iterations.
 
     Attributes:
-        compute: From the parameters of one seed at those iterations, the inputs and the labels: the score of each
-            example, [checkpoint, n], had the last of the parameters been those of that checkpoint.
+        compute: From the networks of one seed at those iterations, the inputs and the labels: the score of each
+            example, [checkpoint, n], had the last of the networks been that of that checkpoint.
         at: Those iterations; the checkpoints of the study by default.
+        of_inputs: Whether it needs gradients with respect to the inputs.
     """
 
-    compute: Callable[[Sequence[Weights], np.ndarray, np.ndarray, Study], Float[np.ndarray, "checkpoint n"]]
+    compute: Callable[[Sequence[Network], Tree, np.ndarray, Study], Float[np.ndarray, "checkpoint n"]]
     at: Callable[[Study], Int[np.ndarray, " checkpoint"]] = lambda study: study.checkpoints
+    of_inputs: bool = False
 
     def missing(self, study: Study) -> str:
         """Say why the score cannot be had from a study; empty if it can."""
-        return self.needs(study) if study.replayable else "runs the network again, which needs the default one"
+        if not study.replayable:
+            return "runs the network again, for which its code must be named: see --model"
+        if self.of_inputs and not study.continuous:
+            return "needs gradients with respect to the inputs, which are not one array of numbers with a point"
+        return self.needs(study)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.dynamics.scores.network import gradient_norm
-from train_dynamics.dynamics.scores.score import Mean, ReplayedScore, StreamedScore, Study, Weights
+from train_dynamics.data.trees import Tree
+from train_dynamics.dynamics.scores.score import Mean, Network, ReplayedScore, StreamedScore, Study
 
 SOURCE = 'Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent" (2020)'
 
@@ -35,9 +35,9 @@ def _needs(study: Study) -> str:
 
 
 def _tracin(
-    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+    checkpoints: Sequence[Network], inputs: Tree, labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
-    squares = [np.square(gradient_norm(weights, images, labels)) for weights in checkpoints]
+    squares = [np.square(network.gradient_norm(inputs, labels)) for network in checkpoints]
     return study.learning_rate * np.cumsum(squares, axis=0, dtype=np.float64)
 
 

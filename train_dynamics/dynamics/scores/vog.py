@@ -13,21 +13,21 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.dynamics.scores.network import forward, slices
-from train_dynamics.dynamics.scores.score import ReplayedScore, Study, Weights
+from train_dynamics.dynamics.scores.network import slices
+from train_dynamics.dynamics.scores.score import Network, ReplayedScore, Study
 
 ROUNDING = 1e-5  # of float32, after sums over checkpoints and pixels
 
 
 def vog(
-    checkpoints: Sequence[Weights],
+    checkpoints: Sequence[Network],
     images: Float[np.ndarray, "n i"],
     labels: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "checkpoint n"]:
     """Compute the variance of gradients of each example, for each number of checkpoints.
 
     Args:
-        checkpoints: Parameters of one seed at several iterations, in order.
+        checkpoints: Networks of one seed at several iterations, in order.
         images: Inputs, flattened.
         labels: Class of each example.
 
@@ -39,8 +39,8 @@ def vog(
     for part in slices(len(images), images[0].nbytes):
         mean = np.zeros_like(images[part])
         squares, room = np.zeros_like(mean), np.empty_like(mean)
-        for k, weights in enumerate(checkpoints):
-            gradient = input_gradient(weights, images[part], labels[part])
+        for k, network in enumerate(checkpoints):
+            gradient = network.input_gradient(images[part], labels[part])
             gradient -= mean  # Welford's recurrence, which does not cancel, without fresh memory
             squares += np.square(gradient, out=room) * np.float32(k / (k + 1))
             mean += np.divide(gradient, k + 1, out=gradient)
@@ -55,19 +55,8 @@ def vog(
     return result
 
 
-def input_gradient(
-    weights: Weights, images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "n i"]:
-    """Compute the gradient of the label's logit with respect to each input, in logits per unit of input."""
-    kernels = [layer["kernel"] for layer in weights.values()]
-    back = kernels[-1].T[labels]
-    for kernel, active in zip(kernels[-2::-1], forward(weights, images).active[::-1], strict=True):
-        back = (back * active) @ kernel.T
-    return back
-
-
 def _vog(
-    checkpoints: Sequence[Weights], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
+    checkpoints: Sequence[Network], images: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], study: Study
 ) -> Float[np.ndarray, "checkpoint n"]:
     return vog(checkpoints, images, labels)
 
@@ -80,4 +69,5 @@ VOG = ReplayedScore(
     source='Agarwal, D\'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022)',
     needs=lambda study: "" if len(study.checkpoints) > 1 else "a variance needs two checkpoints or more",
     compute=_vog,
+    of_inputs=True,
 )

@@ -1,0 +1,141 @@
+"""How a classifier's outputs and loss change with its input: what some scores ask of a network, for any, in JAX.
+
+What each score means stands in its file in `train_dynamics.dynamics.scores`, with the same for the default network.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Example = tuple[Array, Array]
+Loss = Callable[[Array, Array], tuple[Array, Array]]
+"""`loss(input, label) -> (loss, logits)` of one example, by a network whose parameters are fixed."""
+
+STEPS = 50
+OVERSHOOT = 0.02
+HALVINGS = 10
+
+
+def logit_gradients(loss: Loss, examples: Example) -> Float[Array, "n *input"]:
+    """Compute the gradient of the label's logit with respect to each input, in logits per unit of input."""
+    return jax.vmap(jax.grad(lambda value, label: loss(value, label)[1][label]))(*examples)
+
+
+def curvatures(loss: Loss, examples: Example, vectors: Float[Array, "m *input"]) -> Float[Array, " n"]:
+    """Average the squared length of H v over some vectors v, with H the Hessian of an example's loss at its input.
+
+    Of random vectors of +1 and -1 it estimates the trace of H², as Hutchinson does. Garg and Roy, "Samples With Low
+    Loss Curvature Improve Data Efficiency" (2023), do so with ten vectors, and take for H v the difference of two
+    gradients a step of 0.001 v apart, over 0.001. Here it is the derivative itself, the limit of small steps, in which
+    kinks play no part. Of m inputs and as many orthogonal vectors of length sqrt(m) it is that trace exactly.
+
+    Args:
+        loss: The loss of one example.
+        examples: Inputs and labels.
+        vectors: The vectors, the same for all examples.
+
+    Returns:
+        In squared units of loss per (unit of input)⁴.
+    """
+
+    def one(value: Array, label: Array) -> Array:
+        slope = jax.grad(lambda value: loss(value, label)[0])
+        lengths = jax.lax.map(lambda v: jnp.sum(jnp.square(jax.jvp(slope, (value,), (v,))[1])), vectors)
+        return lengths.mean()
+
+    return jax.vmap(one)(*examples)
+
+
+def curvatures_of_pieces(loss: Loss, examples: Example) -> Float[Array, " n"]:
+    """Compute the same trace exactly, of a network that is linear in pieces and has softmax cross-entropy.
+
+    There H = Jᵀ A J with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is that of (A J Jᵀ)².
+    """
+
+    def one(value: Array, label: Array) -> Array:
+        jacobian, logits = jax.jacrev(lambda value: (loss(value, label)[1],) * 2, has_aux=True)(value)
+        rows, p = jacobian.reshape(len(logits), -1), jax.nn.softmax(logits)
+        products = rows @ rows.T
+        bent = p[:, None] * (products - p @ products)
+        return jnp.sum(bent * bent.T)
+
+    return jax.vmap(one)(*examples)
+
+
+def is_of_pieces(loss: Loss, examples: Example, vector: Float[Array, "*input"]) -> Bool[Array, ""]:
+    """Tell whether H v is Jᵀ A J v for some examples, so that `curvatures_of_pieces` is right, to a thousandth."""
+
+    def one(value: Array, label: Array) -> tuple[Array, Array, Array]:
+        bent = jax.jvp(jax.grad(lambda value: loss(value, label)[0]), (value,), (vector,))[1]
+        logits, moved = jax.jvp(lambda value: loss(value, label)[1], (value,), (vector,))
+        back = jax.vjp(lambda value: loss(value, label)[1], value)[1]
+        p = jax.nn.softmax(logits)
+        return bent, back(p * (moved - p @ moved))[0], back(p * moved)[0]
+
+    bent, expected, parts = jax.vmap(one)(*examples)
+    rounding = 1e-6 * jnp.abs(parts).max()  # what is left of large ones that cancel
+    return jnp.abs(bent - expected).max() <= 1e-3 * jnp.abs(bent).max() + rounding
+
+
+def distances(loss: Loss, examples: Example) -> Float[Array, " n"]:
+    """Find how far each input is from one of which the network predicts another class, by DeepFool.
+
+    As `train_dynamics.dynamics.scores.adversarial` does it, step by step.
+
+    Returns:
+        L2 norm of the change found, in units of input; infinite where no step leads to a boundary.
+    """
+    inputs, labels = examples
+
+    def logits_at(change: Array) -> Array:
+        return jax.vmap(lambda value, label: loss(value, label)[1])(inputs + change, labels)
+
+    nothing = jnp.zeros_like(inputs)
+    class_of = logits_at(nothing).argmax(axis=1)
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        change, going, count = state
+        more, move = jax.vmap(lambda *of_one: _step(loss, *of_one))(inputs + change, labels, class_of)
+        going = going & more
+        move = jnp.where(going.reshape(-1, *[1] * (inputs.ndim - 1)), move, 0)
+        return change + move, going, count + 1
+
+    start = nothing, jnp.ones(len(inputs), bool), 0
+    change = jax.lax.while_loop(lambda state: state[1].any() & (state[2] < STEPS), step, start)[0]
+
+    def ahead(share: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Compute by how much the class is ahead of the next, so far along the way."""
+        logits = logits_at(share.reshape(-1, *[1] * (inputs.ndim - 1)) * change)
+        return jax.vmap(_lead)(logits, class_of).min(axis=1)
+
+    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:  # back to where it crosses
+        low, high = bounds
+        middle = (low + high) / 2
+        inside = ahead(middle) > 0
+        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+
+    zeros = jnp.zeros(len(inputs), inputs.dtype)
+    low, high = jax.lax.fori_loop(0, HALVINGS, halve, (zeros, zeros + 1))
+    before, after = ahead(low), ahead(high)  # between kinks, a straight line
+    share = jnp.where(before > after, before / jnp.where(before > after, before - after, 1), 0)
+    length = (low + share * (high - low)) * jnp.sqrt(jnp.square(change).reshape(len(inputs), -1).sum(axis=1))
+    return jnp.where(after <= 0, length, jnp.inf)
+
+
+def _step(loss: Loss, value: Array, label: Array, class_of: Int[Array, ""]) -> tuple[Array, Array]:
+    """Go to the nearest boundary of the network taken as linear; and tell whether there was one still to cross."""
+    jacobian, logits = jax.jacrev(lambda value: (loss(value, label)[1],) * 2, has_aux=True)(value)
+    lead = _lead(logits, class_of)
+    toward = (jacobian - jacobian[class_of]).reshape(len(logits), -1)
+    squares = jnp.sum(jnp.square(toward), axis=1)
+    there = squares > 0  # else no unit is active, and nothing changes the class
+    nearest = jnp.where(there, lead / jnp.sqrt(jnp.where(there, squares, 1)), jnp.inf).argmin()
+    move = (1 + OVERSHOOT) * lead[nearest] / jnp.where(there, squares, 1)[nearest] * toward[nearest]
+    return (lead.min() > 0) & there[nearest], move.reshape(value.shape)
+
+
+def _lead(logits: Float[Array, " c"], class_of: Int[Array, ""]) -> Float[Array, " c"]:
+    """Compute by how much a class is ahead of each other one."""
+    return jnp.where(jnp.arange(len(logits)) == class_of, jnp.inf, logits[class_of] - logits)

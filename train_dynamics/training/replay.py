@@ -1,0 +1,369 @@
+"""The trained networks of a recording, run again by JAX: for `verify`, and for scores that need more than was recorded.
+
+Nothing of the user's is run that the user did not name or hand over: see `networks_of`.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from train_dynamics.config import InputError
+from train_dynamics.data.imports import told
+from train_dynamics.data.trees import Tree
+from train_dynamics.gradients.evaluation import evaluate
+from train_dynamics.gradients.parameters import named
+from train_dynamics.recording.code import how_to_run, made_in_python, may_run
+from train_dynamics.recording.layers import TOGETHER
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import FAINT, TOLERANCE, Replay
+from train_dynamics.task.task import Task
+from train_dynamics.training import of_inputs
+from train_dynamics.training.code import code_of, code_of_loss
+from train_dynamics.training.setup import task_of
+from train_dynamics.training.sweep import compiled, enable_compilation_cache, enough_memory, local_devices
+from train_dynamics.training.task_steps import by_dots
+
+RERUN = ("model", "loss")
+NUDGE = 1e-5  # a hundred times what rounding in float32 may move the input of a unit by
+NUDGES = 2  # directions; a single one may happen not to move a unit
+JUMP = 0.1 * TOLERANCE
+VECTORS = 10  # as the code of Garg and Roy takes
+FEW_INPUTS = 64  # up to which a vector for each is no great cost
+FEW_CLASSES = 64  # up to which a Jacobian is none
+EXAMPLES = 1024
+ROOM = 2**27  # bytes of what a slice of the examples needs
+
+
+def networks_of(
+    recording: Recording, model: str | None = None, loss: str | None = None, task: Task | None = None
+) -> "Networks":
+    """Build the networks of a recording again, from the code that they were made with.
+
+    Only what is named here is run, and only if its text is what it was.
+
+    Args:
+        recording: The recording.
+        model: `--model` of the recording, if that is code of the user's.
+        loss: `--loss` of the recording, if that is.
+        task: In place of both, the task that `train_dynamics.sweep` was given; or, of a loop that had a `Recorder`, a task
+            of its loss, whose `init` gives parameters of the same names and shapes.
+
+    Raises:
+        InputError: If other code than recorded is named, or not all of it, or it was changed since, or does not fit.
+
+    Example:
+        >>> networks = networks_of(Recording("recordings/cnn"), model="configs/networks.py:cnn")
+        >>> verify(recording, samples=100, networks=networks).problems
+        []
+    """
+    if task is None and not may_run(recording, model, loss):
+        raise InputError.flag("recording", recording.path, how_to_run(recording))
+    if task is not None and not made_in_python(recording):
+        raise InputError.flag("recording", recording.path, "was not made of a task in Python; name its model instead")
+    if task is None or "task" in recording.code:
+        now = code_of(recording.config, task, RERUN)
+    else:
+        now = code_of_loss(task.loss)
+    for name, before in recording.code.items():
+        if name in (*RERUN, "task") and before["sha256"] != now.get(name, {}).get("sha256"):
+            of = f"--{name}={before['import']}" if task is None else f"the {name}"
+            raise InputError(f"{of}: has changed since {recording.path} was made, and so is not run")
+    if task is None:
+        task = task_of(recording.config, recording.data)
+    return Networks(recording, task)
+
+
+def for_command(recording: Recording, model: str | None, loss: str | None) -> "Networks":
+    """Do the same for a command, which has JAX keep what it compiles.
+
+    Raises:
+        InputError: As `networks_of` does.
+    """
+    enable_compilation_cache()
+    return networks_of(recording, model, loss)
+
+
+class Program:
+    """A function, compiled for each shape of its arguments with the options that training has."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+        self._compiled: dict[Any, Callable] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it, and give NumPy arrays."""
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
+        with enough_memory():
+            if shapes not in self._compiled:
+                lowered = jax.jit(self._function).lower(*arguments)
+                self._compiled[shapes] = compiled(lowered, local_devices()[0].platform)
+            return jax.tree.map(np.asarray, self._compiled[shapes](*arguments))
+
+
+class Networks:
+    """The networks of all seeds at all iterations.
+
+    `verify` and the analysis take it as their `networks`.
+
+    Args:
+        recording: The recording.
+        task: What it was made of.
+
+    Attributes:
+        precision: What `again` computes in: float64, or float32 where the network does not run in that.
+
+    Raises:
+        InputError: If the task has other parameters than the recording, or does not run on its examples.
+    """
+
+    def __init__(self, recording: Recording, task: Task) -> None:
+        self.recording, self.task = recording, task
+        self.inputs, self.labels = recording.inputs(), recording.labels
+        with _numbers("float32"):
+            key = jax.random.key(0)
+            self._like = jax.eval_shape(lambda: (task.init(key), task.variables(key)))
+        _check_names(self._like[0], recording.contents.parameters, recording)
+        self._evaluated = functools.partial(_evaluated, task, recording.contents.outputs)
+        self.precision = self._precision()
+        self._again = Program(self._evaluated)
+        self.gradient_norms = Program(functools.partial(_gradient_norms, task))
+        self.logit_gradients = self._of_inputs(of_inputs.logit_gradients)
+        self.distances = self._of_inputs(of_inputs.distances)
+        self._curvatures = self._of_inputs(of_inputs.curvatures)
+        self._curvatures_of_pieces = self._of_inputs(of_inputs.curvatures_of_pieces)
+
+    def _of_inputs(self, function: Callable) -> Program:
+        def with_weights(weights: Any, examples: Any, *rest: Any) -> Array:
+            return function(_fixed(self.task, weights), examples, *rest)
+
+        return Program(with_weights)
+
+    def weights(self, t: int) -> list[tuple[Any, Any]]:
+        """Read parameters and variables of every seed after `t` updates, as the task has them."""
+        recorded = self.recording.parameters(t), self.recording.variables(t)
+        both = [_restored(stored, like, self.recording) for stored, like in zip(recorded, self._like, strict=True)]
+        return [jax.tree.map(lambda leaf, s=s: leaf[s], tuple(both)) for s in range(len(self.recording.seeds))]
+
+    def of(self, t: int) -> list["Network"]:
+        """Give the networks of all seeds after `t` updates, for scores."""
+        return [Network(self, weights) for weights in self.weights(t)]
+
+    def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
+        """Evaluate some examples by the definition, `grad`, one by one, in float64 where the network runs in it.
+
+        An example is at a kink if weights that are moved by a hundred thousandth, up and down, give gradients whose
+        mean is off from the gradient at the weights by a tenth of what `verify` tolerates: there rounding decides which
+        gradient is recorded. Its `clearance` is 0 then, and infinite elsewhere.
+
+        Args:
+            s: Place of the seed.
+            t: Iteration.
+            examples: Which.
+        """
+        batch = jax.tree.map(lambda leaf: leaf[examples], (self.inputs, self.labels))
+        with _numbers(self.precision):
+            weights = _cast((self.weights(t)[s], batch), self.precision)
+            loss, outputs, gradients, jumps = self._again(*weights)
+        wide = {name: value.astype(np.float64) for name, value in gradients.items()}
+        return Replay(outputs.astype(np.float64), loss.astype(np.float64), wide, np.where(jumps, 0.0, np.inf))
+
+    def _precision(self) -> str:
+        """Try: a network that names float32 somewhere may not run in anything else, or compute in that all the same."""
+        batch = jax.tree.map(lambda leaf: leaf[:1], (self.inputs, self.labels))
+        for precision in ("float64", "float32"):
+            with _numbers(precision):
+                try:
+                    found = jax.eval_shape(self._evaluated, *_cast((self._like, batch), precision))
+                except Exception as error:  # of the user's own code
+                    reason = told(error)
+                    continue
+            if all(value.dtype == precision for value in found[:2]):
+                return precision
+        config = self.recording.config
+        raise InputError.flag("model", config.model, f"does not run on the recorded examples: {reason}")
+
+    def curvatures(self, weights: Any, examples: Any) -> Float[np.ndarray, " n"]:
+        """Compute the curvature of each example's loss: exactly where that is cheap, else as `of_inputs` says."""
+        if self._of_pieces:
+            return self._curvatures_of_pieces(weights, examples)
+        return self._curvatures(weights, examples, self._vectors)
+
+    @functools.cached_property
+    def _vectors(self) -> Float[np.ndarray, "m *input"]:
+        """Vectors for the curvature: one for each input if they are few, else random ones, always the same."""
+        shape = self.inputs.shape[1:]
+        size = int(np.prod(shape))
+        if size <= FEW_INPUTS:
+            return np.float32(size**0.5) * np.eye(size, dtype=np.float32).reshape(size, *shape)
+        return np.random.default_rng(0).choice(np.float32([-1, 1]), (VECTORS, *shape))
+
+    @functools.cached_property
+    def _of_pieces(self) -> bool:
+        """Whether the network is linear in pieces, seen at a few examples, before training and after it."""
+        if not 1 < len(self.recording.class_names) <= FEW_CLASSES:
+            return False
+        few = jax.tree.map(lambda leaf: leaf[:8], (self.inputs, self.labels))
+        look = self._of_inputs(of_inputs.is_of_pieces)
+        vector = np.random.default_rng(0).normal(size=self.inputs.shape[1:]).astype(np.float32)
+        return all(look(self.weights(int(t))[0], few, vector) for t in self.recording.iterations[[0, -1]])
+
+
+class Network:
+    """The network of one seed at one iteration, as scores ask for one: `train_dynamics.dynamics.scores.score.Network`.
+
+    Args:
+        networks: All of them.
+        weights: Its parameters and variables.
+    """
+
+    def __init__(self, networks: Networks, weights: tuple[Any, Any]) -> None:
+        self._networks, self._weights = networks, weights
+
+    def gradient_norm(self, inputs: Tree, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute the L2 norm of each example's loss gradient with respect to all parameters together."""
+        return self._in_slices(self._networks.gradient_norms, inputs, labels)
+
+    def input_gradient(
+        self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n i"]:
+        """Compute the gradient of the label's logit with respect to each input."""
+        return self._in_slices(self._networks.logit_gradients, inputs, labels).reshape(len(inputs), -1)
+
+    def curvature(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute the trace of the squared Hessian of each example's loss with respect to its input.
+
+        Exact of networks that are linear in pieces and have softmax cross-entropy, if there are no more than 64
+        classes, and of any with no more than 64 inputs; of others an estimate from ten random vectors.
+        """
+        return self._in_slices(self._networks.curvatures, inputs, labels)
+
+    def adversarial_distance(self, inputs: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
+        """Find how far each example is from where the network predicts another class; the largest where none is."""
+        if len(self._networks.recording.class_names) == 1:
+            return np.zeros(len(inputs), np.float32)  # one class has no boundary
+        labels = np.zeros(len(inputs), self._networks.labels.dtype)  # which play no part
+        found = self._in_slices(self._networks.distances, inputs, labels)
+        return np.where(np.isfinite(found), found, found.max(where=np.isfinite(found), initial=0))
+
+    def _in_slices(self, program: Callable, inputs: Tree, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n ..."]:
+        """Run a program on so many examples at a time; the last one fills up what is left, so that few shapes occur."""
+        like, found = self._networks.inputs, []
+        if isinstance(like, np.ndarray):
+            inputs = inputs.reshape(len(labels), *like.shape[1:])
+        size = min(self._slice_length(), 1 << (len(labels) - 1).bit_length())
+        with _numbers("float32"):
+            for start in range(0, len(labels), size):
+                rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
+                examples = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs, labels))
+                found.append(program(self._weights, examples)[: len(labels) - start])
+        return np.concatenate(found)
+
+    def _slice_length(self) -> int:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self._weights))
+        inputs = sum(leaf[0].size for leaf in jax.tree.leaves(self._networks.inputs))
+        vectors = VECTORS + len(self._networks.recording.class_names)
+        most = self._networks.recording.config.eval_batch_size or EXAMPLES
+        return max(1, min(most, EXAMPLES, ROOM // (4 * (parameters + vectors * inputs))))
+
+
+def _evaluated(
+    task: Task, has_outputs: bool, weights: Any, examples: Any
+) -> tuple[Array, Array, dict[str, Array], Bool[Array, " k"]]:
+    """Give loss, outputs if they are an array, and gradients of each example, and at which of them gradients jump."""
+    parameters, variables = weights
+
+    def at(nudge: Array, key: Array) -> Any:
+        leaves, structure = jax.tree.flatten(parameters)
+        keys = jax.random.split(key, len(leaves))
+        moved = [
+            leaf * (1 + nudge.astype(leaf.dtype) * jax.random.rademacher(key, leaf.shape, leaf.dtype))
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        moved = jax.tree.unflatten(structure, moved)
+
+        def one(example: Any) -> Any:
+            (loss, outputs), gradient = jax.value_and_grad(task.loss_with(variables), has_aux=True)(moved, example)
+            return loss, outputs if has_outputs else loss, named(gradient)
+
+        return jax.lax.map(one, examples)  # `vmap` takes 350 times as long of convolutions in float64 on CPUs
+
+    keys = jax.random.split(jax.random.key(0), NUDGES)
+    nudges = jnp.array([0.0, *[NUDGE, -NUDGE] * NUDGES])
+    of_nudges = jnp.maximum(jnp.arange(len(nudges)) - 1, 0) // 2
+    loss, outputs, gradients = jax.lax.map(lambda of: at(*of), (nudges, keys[of_nudges]))
+    jumps = jnp.zeros(loss.shape[1], bool)
+    faint = FAINT * jnp.max(jnp.array([jnp.abs(value[0]).max(initial=0) for value in gradients.values()]))
+    for value in gradients.values():
+        bends = jnp.abs(value[1::2] + value[2::2] - 2 * value[0])
+        largest = bends.max(axis=(0, *range(2, bends.ndim)), initial=0)
+        jumps |= largest > JUMP * jnp.maximum(jnp.abs(value[0]).max(initial=0), faint)
+    return loss[0], outputs[0], {name: value[0] for name, value in gradients.items()}, jumps
+
+
+def _gradient_norms(task: Task, weights: Any, examples: Any) -> Float[Array, " n"]:
+    """Compute the L2 norm of each example's gradient at all parameters; nothing else of it is kept."""
+    parameters, variables = weights
+    first = next(iter(named(parameters)))
+    return evaluate(task.loss_with(variables), parameters, examples, {first: "measures"}).kept[f"norm.{TOGETHER}"]
+
+
+def _fixed(task: Task, weights: Any) -> of_inputs.Loss:
+    """Give the loss of one example by a network whose parameters are fixed."""
+    parameters, variables = weights
+    loss = task.loss_with(variables)
+    return lambda value, label: loss(parameters, (value, label))
+
+
+@contextlib.contextmanager
+def _numbers(precision: str) -> Iterator[None]:
+    """Compute in this precision, whatever the environment says, and multiply in it too."""
+    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _cast(tree: Any, precision: str) -> Any:
+    """Take all numbers with a point in a precision: those of arrays, or of what only has their shape."""
+
+    def cast(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, precision)
+        return leaf.astype(precision)
+
+    return jax.tree.map(cast, tree)
+
+
+def _check_names(like: Any, recorded: tuple[str, ...], recording: Recording) -> None:
+    """Check that a task has the parameters of a recording.
+
+    Raises:
+        InputError: If not.
+    """
+    if wrong := sorted(set(by_dots(like)) ^ set(recorded)):
+        raise InputError.flag(
+            "model", recording.config.model, f"has other parameters than {recording.path}: {wrong[0]}"
+        )
+
+
+def _restored(stored: dict[str, Any], like: Any, recording: Recording) -> Any:
+    """Put recorded arrays, `[s, ...]`, into the tree that the task has them in.
+
+    Raises:
+        InputError: If they have other shapes.
+    """
+    if not jax.tree.leaves(like):
+        return like
+    leaves = []
+    for name, leaf in by_dots(like).items():
+        found = functools.reduce(lambda node, part: node[part], name.split("."), stored)
+        if found.shape[1:] != leaf.shape:
+            raise InputError.flag("model", recording.config.model, f"has {name} of another shape than {recording.path}")
+        leaves.append(found)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
