@@ -51,8 +51,8 @@ def networks_of(
         recording: The recording.
         model: `--model` of the recording, if that is code of the user's.
         loss: `--loss` of the recording, if that is.
-        task: In place of both, the task that `train_dynamics.sweep` was given; or, of a loop that had a `Recorder`, a task
-            of its loss, whose `init` gives parameters of the same names and shapes.
+        task: In place of both, the task that `train_dynamics.sweep` was given; or, of a loop that had a `Recorder`, a
+            task of its loss, whose `init` gives parameters of the same names and shapes.
 
     Raises:
         InputError: If other code than recorded is named, or not all of it, or it was changed since, or does not fit.
