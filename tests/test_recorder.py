@@ -273,6 +273,23 @@ def test_iterations_rise(tmp_path, examples):
     assert td.Recording(tmp_path / "out").iterations.tolist() == [5, 8]
 
 
+def test_calls_that_cannot_be_meant(tmp_path, examples):
+    with recorder(tmp_path / "out", loss, examples) as found:
+        found.record(0, start())
+        for t, params, message in (
+            (1, {**start(), "more": jnp.ones(3)}, "other names, shapes or types than those of the first record"),
+            (1, jax.tree.map(lambda leaf: leaf[..., :2], start()), "other names, shapes or types"),
+        ):
+            with pytest.raises(td.InputError, match=message):
+                found.record(t, params)
+        with pytest.raises(td.InputError, match=r"inside of jax\.jit"):
+            jax.jit(lambda params: found.record(1, params))(start())
+        assert found.record(np.int64(2), jax.tree.map(np.asarray, start()))
+    with pytest.raises(td.InputError, match="was closed"):
+        found.record(3, start())
+    assert td.Recording(tmp_path / "out").iterations.tolist() == [0, 2]
+
+
 def test_a_loop_that_fails_keeps_what_was_recorded_and_goes_on(tmp_path, examples, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_RECORDS", 2)
     path, params, seen = tmp_path / "out", start(), []

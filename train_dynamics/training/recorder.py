@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +152,8 @@ class Recorder:
         self._records = self._stored = 0
         self._began = self._block_began = self._compiling = 0.0
         self._sampled: list[float] = []
-        self._ended = False
+        self._ended = self._closed = False
+        self._form: Any = None
 
     def _found(self, resume: bool) -> Recording | None:
         """Find what is recorded already, and see whether recording can go on after it."""
@@ -189,7 +190,7 @@ class Recorder:
         """Share of the loop's time that this is, from the first call of `record` on."""
         return min(1.0, self.seconds / (time.perf_counter() - self._began)) if self._began else 0.0
 
-    def record(self, t: int, params: Any, variables: Any = None) -> bool:
+    def record(self, t: SupportsIndex, params: Any, variables: Any = None) -> bool:
         """Record an iteration, if it is to be recorded.
 
         It returns as soon as the computation is under way; what goes wrong with storing it, a later call raises.
@@ -209,13 +210,19 @@ class Recorder:
             InputError: If iterations do not rise, or if the network, its layers or its loss will not do.
             RecordingError: If a record could not be stored.
         """
-        t = operator.index(t)
+        try:
+            t = operator.index(t)
+        except TypeError:
+            raise InputError(f"iteration {t} must be a whole number, and is a {type(t).__name__}") from None
+        if self._closed:
+            raise InputError(f"{self.path} was closed; record iteration {t} before, or resume it")
         if self._ended or t < self._first or not self._when(t):
             return False
         if t <= self._last:
             raise InputError(f"iteration {t} comes after iteration {self._last}, and iterations must rise")
         self._began = self._began or time.perf_counter()
         model = split(params, variables)
+        self._check_same(model)
         try:
             self._compute(t, model)
         except (RecordingError, OSError) as error:
@@ -223,6 +230,22 @@ class Recorder:
             return False
         self._last = t
         return True
+
+    def _check_same(self, model: Model) -> None:
+        """See whether a network is made as the one of the first record was.
+
+        Raises:
+            InputError: If it has other arrays, or has none yet, for it is being traced.
+        """
+        leaves, structure = jax.tree.flatten(model.arrays)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            raise InputError(
+                "record was called inside of jax.jit or another transformation; call it in the loop itself"
+            )
+        form = structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._form = self._form or form
+        if form != self._form:
+            raise InputError("the parameters have other names, shapes or types than those of the first record")
 
     def _compute(self, t: int, model: Model) -> None:
         """Start to compute a record, and hand over the one before."""
@@ -345,6 +368,7 @@ class Recorder:
             RecordingError: If it cannot be stored.
         """
         if self._ended or self._writer is None:
+            self._closed = True
             return
         try:
             self._take()
@@ -353,7 +377,7 @@ class Recorder:
         except (RecordingError, OSError) as error:
             self._fail(error)
             return
-        self._ended = True
+        self._ended = self._closed = True
         self._log(
             f"Recorded {pluralise(self._records, 'iteration')} into {self.path}; it took {self.seconds:.1f} s, "
             f"{self.share:.0%} of the loop"
