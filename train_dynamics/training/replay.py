@@ -183,7 +183,7 @@ class Networks:
                 except Exception as error:  # of the user's own code
                     reason = told(error)
                     continue
-            if all(value.dtype == precision for value in found[:2]):
+            if precision == "float32" or all(value.dtype == precision for value in found[:2]):
                 return precision
         config = self.recording.config
         raise InputError.flag("model", config.model, f"does not run on the recorded examples: {reason}")
