@@ -1,6 +1,8 @@
 """The recorder for people's own training loops: on every kind of network, and when things go wrong."""
 
 import dataclasses
+import subprocess
+import sys
 import warnings
 
 import equinox as eqx
@@ -277,6 +279,7 @@ def test_calls_that_cannot_be_meant(tmp_path, examples):
     with recorder(tmp_path / "out", loss, examples) as found:
         found.record(0, start())
         for t, params, message in (
+            (-1, start(), "iteration -1: must be 0 or more"),
             (1, {**start(), "more": jnp.ones(3)}, "other names, shapes or types than those of the first record"),
             (1, jax.tree.map(lambda leaf: leaf[..., :2], start()), "other names, shapes or types"),
         ):
@@ -315,6 +318,93 @@ def test_a_loop_that_fails_keeps_what_was_recorded_and_goes_on(tmp_path, example
     for t in range(10):
         np.testing.assert_array_equal(recording.loss(t), whole.loss(t))
         np.testing.assert_array_equal(recording.gradients("head/kernel", t), whole.gradients("head/kernel", t))
+
+
+def test_another_network_does_not_go_on(tmp_path, examples):
+    recorded(tmp_path / "out", examples, layers="head/kernel")
+    wider = {**start(), "body": {"kernel": jnp.ones((5, 7))}, "head": {"kernel": jnp.ones((7, 3)), "bias": jnp.ones(3)}}
+    for params, message in (
+        (wider, r"parameter body/kernel was \[5, 4\], and is \[5, 7\] now"),
+        ({**start(), "more": jnp.ones(2)}, r"parameter more was missing, and is \[2\] now"),
+    ):
+        with pytest.raises(td.InputError, match=message):
+            recorded(tmp_path / "out", examples, range(5, 7), params, layers="head/kernel", resume=True)
+    assert td.Recording(tmp_path / "out").num_records == 5
+
+
+def test_what_the_loop_does_to_its_examples_is_not_recorded(tmp_path, examples):
+    aligned = np.zeros(N * 5 + 16, np.float32)  # as JAX would take without a copy
+    first = -aligned.ctypes.data % 64 // 4
+    inputs = aligned[first : first + N * 5].reshape(N, 5)
+    inputs[:] = examples[0]
+    with recorder(tmp_path / "out", loss, (inputs, examples[1])) as found:
+        inputs[:] = 0
+        found.record(0, start())
+        inputs[:] = 1
+        found.record(1, start())
+    recording = td.Recording(tmp_path / "out")
+    np.testing.assert_array_equal(recording.loss(0), recording.loss(1))
+    np.testing.assert_array_equal(recording.inputs(), examples[0])
+
+
+def test_what_is_no_array_must_not_change(tmp_path, examples):
+    def scaled(params, example):
+        return loss({"body": params["body"], "head": jax.tree.map(lambda x: x * params["n"], params["head"])}, example)
+
+    with recorder(tmp_path / "out", scaled, examples) as found:
+        found.record(0, {**start(), "n": 1.0})
+        with pytest.raises(td.InputError, match="no array has changed since the first record; make it an array"):
+            found.record(1, {**start(), "n": 2.0})
+
+    class Scaled(nnx.Module):
+        def __init__(self, rngs):
+            self.head, self.drop, self.scale = nnx.Linear(5, CLASSES, rngs=rngs), nnx.Dropout(0.5, rngs=rngs), 1.0
+
+        def __call__(self, x):
+            return self.drop(self.head(x)) * self.scale
+
+    model = Scaled(nnx.Rngs(0))
+    with recorder(tmp_path / "nnx", of_module, examples) as found:
+        found.record(0, model)
+        model.eval()
+        found.record(1, model)
+        model.scale = 2.0
+        with pytest.raises(td.InputError, match="no array has changed"):
+            found.record(2, model)
+
+
+def test_gradients_that_are_no_numbers_end_it(tmp_path, examples):
+    def kinked(params, example):
+        value, logits = loss(params, example)
+        return value + jnp.sqrt(jnp.sum(params["head"]["bias"] ** 2)), logits
+
+    with pytest.raises(td.RecordingError, match="of example 0 is not finite at iteration 0"):
+        recorded_with(kinked, tmp_path / "out", examples)
+    done = run("analyze", "--recording=out", cwd=tmp_path)
+    assert done.returncode == 1 and "holds 0 records, and an analysis compares two or more" in done.stderr
+    assert not (tmp_path / "out" / "analysis").exists()
+
+
+def recorded_with(of_one, path, examples):
+    with recorder(path, of_one, examples) as found:
+        found.record(0, start())
+
+
+def test_classes_whose_order_is_a_guess_are_told(tmp_path, examples):
+    told = []
+    with td.Recorder(tmp_path / "out", loss, (examples[0], examples[1] - 1), log=told.append) as found:
+        found.record(0, start())
+    assert "taken to be, in this order, of the classes -1, 0, 1" in "".join(told)
+
+
+def test_one_that_is_not_closed_says_what_is_lost(tmp_path):
+    program = (
+        "import numpy as np, jax.numpy as jnp, train_dynamics as td\n"
+        "r = td.Recorder('out', lambda p, x: ((x * p['w']).sum(), ()), np.ones((4, 2), np.float32))\n"
+        "for t in range(3): r.record(t, {'w': jnp.ones(2)})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 records of out were lost; write 'with td.Recorder(...)'" in done.stderr
 
 
 def test_only_the_same_goes_on(tmp_path, examples):
@@ -370,7 +460,7 @@ def test_a_block_that_is_lost_is_missed(tmp_path, examples, monkeypatch):
 
 def test_a_loss_that_is_no_longer_finite_ends_it(tmp_path, examples):
     broken = jax.tree.map(lambda leaf: leaf * np.nan, start())
-    message = "the loss of example 0 is nan at iteration 1"
+    message = "the loss of example 0 is not finite at iteration 1"
     with pytest.raises(td.RecordingError, match=message), recorder(tmp_path / "out", loss, examples) as found:
         found.record(0, start())
         found.record(1, broken)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.dynamics.agreement import agreement, chunks, indifferent, ranks
 from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
@@ -365,6 +365,9 @@ def check_finished(recording: Recording) -> None:
     """
     if len(recording.labels) < 2:
         raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+    if recording.finished and recording.num_records < 2:
+        there = pluralise(recording.num_records, "record")
+        raise InputError.flag("recording", recording.path, f"holds {there}, and an analysis compares two or more")
     if not recording.finished:
         if recording.being_written:
             state, then = "is still being written", "analyse it when that is finished"

@@ -110,9 +110,11 @@ def find_checkpoints(pattern: str, iteration_pattern: str = LAST_NUMBER) -> list
     Raises:
         InputError: If there are none, or a name does not tell the iteration.
     """
-    found = [Path(name) for part in pattern.split(",") for name in sorted(glob.glob(os.path.expanduser(part)))]
-    if not found:
-        raise InputError.flag("checkpoints", pattern, "nothing is there; name files or directories, as runs/3/step_*")
+    found: list[Path] = []
+    for part in pattern.split(","):
+        if not (matches := sorted(glob.glob(os.path.expanduser(part)))):
+            raise InputError.flag("checkpoints", part, "nothing is there; name files or directories, as runs/3/step_*")
+        found += map(Path, matches)
     return numbered(found, iteration_pattern)
 
 

@@ -20,12 +20,14 @@ class Model(NamedTuple):
         variables: What else is recorded of it, as the statistics of batch normalisation; an empty dict if nothing.
         hidden: Arrays of it that are neither, as counters and random keys.
         arguments: From these three, the arguments of the user's loss besides the example.
+        fixed: What is no array in it, and so is compiled into the program.
     """
 
     parameters: Any
     variables: Any
     hidden: Any
     arguments: Callable[[Any, Any, Any], tuple[Any, ...]]
+    fixed: Any = None
 
     @property
     def arrays(self) -> tuple[Any, Any, Any]:
@@ -79,7 +81,8 @@ def split(model: Any, variables: Any = None) -> Model:
         return structure.unflatten(whole), *([variables] if given else [])
 
     given = variables is not None
-    return Model(model if all(trained) else parameters, variables or {}, hidden, arguments)
+    fixed = [leaf for leaf in leaves if not _is_array(leaf)]
+    return Model(model if all(trained) else parameters, variables or {}, hidden, arguments, fixed)
 
 
 def _split_nnx(model: nnx.Module, variables: Any) -> Model:
@@ -93,9 +96,11 @@ def _split_nnx(model: nnx.Module, variables: Any) -> Model:
         module.eval()
         return module, *rest
 
+    evaluated = nnx.merge(graph, parameters, statistics, hidden)
+    evaluated.eval()  # whichever mode the loop has it in
     found = nnx.to_pure_dict(statistics)
     found = {"statistics": found, "given": variables} if given else found
-    return Model(nnx.to_pure_dict(parameters), found, hidden, arguments)
+    return Model(nnx.to_pure_dict(parameters), found, hidden, arguments, nnx.graphdef(evaluated))
 
 
 def _filled(state: Any, values: Any) -> Any:

@@ -1,13 +1,15 @@
 """A recorder for any training loop: three lines in it, and all that reads recordings reads what it was."""
 
+import atexit
 import contextlib
 import dataclasses
 import operator
 import os
 import shutil
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, SupportsIndex
@@ -21,6 +23,7 @@ from train_dynamics.config import InputError, StudyConfig, bytes_in_words, is_on
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.gradients.examples import count, shape_of_one
 from train_dynamics.gradients.parameters import check_loss, named
+from train_dynamics.recording.contents import Contents
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, is_begun
 from train_dynamics.recording.reader import Recording
@@ -153,6 +156,7 @@ class Recorder:
         self._began = self._block_began = self._compiling = 0.0
         self._sampled: list[float] = []
         self._ended = self._closed = False
+        atexit.register(self._warn_of_what_is_lost)
         self._form: Any = None
 
     def _found(self, resume: bool) -> Recording | None:
@@ -163,7 +167,7 @@ class Recorder:
         found = Recording(self.path)
         if not found.of_loop:
             raise InputError(f"{self.path} was written by train_dynamics.train, which alone goes on with it")
-        if not resume:
+        if not resume and found.num_records:
             raise InputError(
                 f"{self.path} holds a recording up to iteration {found.num_iterations}: Recorder(..., resume=True) "
                 "goes on after it, or choose another directory"
@@ -213,7 +217,9 @@ class Recorder:
         try:
             t = operator.index(t)
         except TypeError:
-            raise InputError(f"iteration {t} must be a whole number, and is a {type(t).__name__}") from None
+            raise InputError(f"the iteration t must be a whole number, and is a {type(t).__name__}") from None
+        if not 0 <= t < 2**63:
+            raise InputError(f"iteration {t}: must be 0 or more, and below 2**63")
         if self._closed:
             raise InputError(f"{self.path} was closed; record iteration {t} before, or resume it")
         if self._ended or t < self._first or not self._when(t):
@@ -243,9 +249,13 @@ class Recorder:
                 "record was called inside of jax.jit or another transformation; call it in the loop itself"
             )
         form = structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-        self._form = self._form or form
-        if form != self._form:
+        self._form = self._form or (form, model.fixed)
+        if form != self._form[0]:
             raise InputError("the parameters have other names, shapes or types than those of the first record")
+        if model.fixed != self._form[1]:
+            raise InputError(
+                "something in the parameters that is no array has changed since the first record; make it an array"
+            )
 
     def _compute(self, t: int, model: Model) -> None:
         """Start to compute a record, and hand over the one before."""
@@ -282,6 +292,7 @@ class Recorder:
             dataset = self._given.dataset(outputs_of(task, one, example), self._log)
             num_classes = dataset.num_classes or None
             setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
+            self._check_resumed(one, contents)
         except InputError as error:
             raise InputError(
                 str(error).replace(f"--model={self._config.model}: ", f"{self._config.model}: ")
@@ -299,6 +310,24 @@ class Recorder:
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
+
+    def _check_resumed(self, one: Model, contents: Contents) -> None:
+        """See whether a recording that is resumed is of such a network.
+
+        Raises:
+            InputError: If not.
+        """
+        if self._before is None or not self._before.num_records:
+            return
+        now = {name: leaf.shape for name, leaf in named(one.parameters).items()}
+        recorded = named(self._before.parameters(int(self._before.iterations[-1])))
+        before = {name: leaf.shape[1:] for name, leaf in recorded.items()}
+        for name in [*before, *now]:
+            if now.get(name) != before.get(name):
+                shapes = (list(of[name]) if name in of else "missing" for of in (before, now))
+                raise InputError("{}: parameter {} was {}, and is {} now".format(self.path, name, *shapes))
+        if contents != self._before.contents:
+            raise InputError(f"{self.path}: was begun with a loss of other outputs, or other layers")
 
     def _announce(self, record: Any) -> None:
         """Say what is recorded, and how much of it the disk can hold."""
@@ -325,13 +354,14 @@ class Recorder:
         record = jax.tree.map(np.asarray, record)
         if not self._several:
             record = jax.tree.map(lambda array: array[None], record)
-        broken = ~np.isfinite(record["loss"])
-        if broken.any():
-            s, n = np.argwhere(broken)[0].tolist()
-            raise RecordingError(
-                f"the loss of example {n} is {record['loss'][s, n]} at iteration {t}, in seed {self._seeds[s]}; "
-                "recording ends before it"
-            )
+        for kind, array in _of_examples(record):
+            broken = ~np.isfinite(array)
+            if broken.any():
+                s, n, *_ = np.argwhere(broken)[0].tolist()
+                raise RecordingError(
+                    f"the {kind} of example {n} is not finite at iteration {t}, in seed {self._seeds[s]}; recording "
+                    "ends before it"
+                )
         if not self._block:
             self._block_began = time.perf_counter()
         self._block.append((t, record))
@@ -367,6 +397,7 @@ class Recorder:
         Raises:
             RecordingError: If it cannot be stored.
         """
+        atexit.unregister(self._warn_of_what_is_lost)
         if self._ended or self._writer is None:
             self._closed = True
             return
@@ -382,6 +413,16 @@ class Recorder:
             f"Recorded {pluralise(self._records, 'iteration')} into {self.path}; it took {self.seconds:.1f} s, "
             f"{self.share:.0%} of the loop"
         )
+
+    def _warn_of_what_is_lost(self) -> None:
+        """Say at the end of the program that nobody closed it: it is too late then to store anything."""
+        lost = len(self._block) + (self._pending is not None)
+        if lost and not self._ended:
+            print(
+                f"train_dynamics: {pluralise(lost, 'record')} of {self.path} were lost; write 'with td.Recorder(...)', "
+                "or call close()",
+                file=sys.stderr,
+            )
 
     def __enter__(self) -> "Recorder":
         return self
@@ -408,7 +449,12 @@ class _Given:
         if dataset is not None:
             labels, ids, class_names = dataset.labels, dataset.ids, dataset.class_names or None
         pair = type(examples) in (tuple, list) and len(examples) == 2 and bool(getattr(examples[1], "ndim", 0))
-        self.examples = jax.tree.map(np.asarray, examples)
+        if lists := [leaf for leaf in jax.tree.leaves(examples) if not hasattr(leaf, "ndim")]:
+            raise InputError(
+                f"examples must be arrays, and hold a {type(lists[0]).__name__}; np.array makes one of a list"
+            )
+        # Copies: a loop may shuffle or augment its own in place.
+        self.examples = examples = jax.tree.map(np.array, examples)
         self._inputs, self._ids = examples[0] if pair else examples, ids
         self._class_names = None if class_names is None else list(class_names)
         if pair and labels is not None and class_names is None:
@@ -442,6 +488,11 @@ class _Given:
             elif names is not None:
                 names = [*names, *map(str, range(len(names), outputs[0]))]
         found = Dataset(self._inputs, labels, self._ids, names)
+        if outputs == (found.num_classes,) and names is None:
+            classes = ", ".join(found.class_names[:5]) + (", ..." if found.num_classes > 5 else "")
+            log(
+                f"The outputs are taken to be, in this order, of the classes {classes}; class_names would say otherwise"
+            )
         if not found.num_classes or outputs == (found.num_classes,):
             return found
         shape = "no single array" if outputs is None else f"of shape {list(outputs)}"
@@ -484,6 +535,15 @@ def compiled_when_called(function: Callable) -> Callable:
         return programs[key](*arguments)
 
     return call
+
+
+def _of_examples(record: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Give the arrays of a record that have a number for each example, and could be no number."""
+    for kind, of in sorted(record.items(), key=lambda item: item[0] != "loss"):
+        if kind not in ("parameters", "variables"):
+            for array in of.values() if isinstance(of, dict) else [of]:
+                if array.dtype.kind == "f":
+                    yield kind, array
 
 
 def _over_seeds(of_seed: Callable) -> Callable:
