@@ -50,10 +50,15 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
         [True, True],
         "m-coherence and noise scale",
     )
-    batch, axes = _batch_size(recording), figure.axes[1]
-    axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
-    at_right = axes.get_yaxis_transform()
-    axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
+    batch, axes, crossing = recording.batch_size, figure.axes[1], ""
+    if batch is not None:
+        axes.axhline(batch, color="black", linewidth=0.9, linestyle=":")
+        at_right = axes.get_yaxis_transform()
+        axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
+        crossing = (
+            f" Look where it crosses the dotted line, {pluralise(batch, 'example')}, the batch that was trained with: "
+            "its step turns from signal into noise."
+        )
     unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in noise_scale.values())
     gap = (
         " Where there is no line the mean gradient of half of the seeds is no longer than noise alone would make it."
@@ -65,9 +70,7 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
         "m-coherence and noise scale over iterations",
         "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
         "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
-        "M of a seed and the number of examples n, so that one falls where the other rises. Look where it crosses the "
-        f"dotted line, {pluralise(batch, 'example')}, the batch that was trained with: its step turns from "
-        "signal into noise." + gap,
+        "M of a seed and the number of examples n, so that one falls where the other rises." + crossing + gap,
         figure,
     )
 

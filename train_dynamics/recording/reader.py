@@ -173,6 +173,12 @@ class Recording:
         return len(self.iterations)
 
     @property
+    def batch_size(self) -> int | None:
+        """Examples in a whole batch; None of a loop that has not told."""
+        told = self._header["loop"].get("batch_size") is not None if self.of_loop else True
+        return self.config.examples_per_batch(len(self.labels)) if told else None
+
+    @property
     def finished(self) -> bool:
         """Whether the last iteration is there; a loop's recording ends where nobody writes to it any more."""
         return self.num_records == self.num_planned and not (self.of_loop and self.being_written)

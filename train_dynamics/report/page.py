@@ -82,8 +82,9 @@ def _settings(recording: Recording) -> dict[str, str]:
     config = recording.config
     if not recording.of_loop:
         return {f"--{flag_name(name)}": _plain(value) for name, value in config.to_dict().items()}
-    told = {name: getattr(config, name) for name in ("layers", "gradient_layout", "batch_size", "learning_rate")}
-    found = {"loss": config.model, "seeds": tuple(recording.seeds.tolist()), **told}
+    told = {name: getattr(config, name) for name in ("layers", "gradient_layout", "learning_rate")}
+    batch_size = recording.batch_size or "unknown"
+    found = {"loss": config.model, "seeds": tuple(recording.seeds.tolist()), "batch_size": batch_size, **told}
     return {name: _plain(value) for name, value in found.items()}
 
 

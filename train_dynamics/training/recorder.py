@@ -121,7 +121,7 @@ class Recorder:
             raise InputError(f"on_error={on_error}: must be raise or warn")
         if not callable(loss):
             raise InputError(f"loss must be a function of params and one example, and is a {type(loss).__name__}")
-        self._loss, self._on_error, self._log = loss, on_error, log
+        self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
         self._seeds = [int(one) for one in ([seed] if _is_one(seed) else seed)]
         if not self._seeds or len(set(self._seeds)) < len(self._seeds):
             raise InputError(f"seed={seed}: must be a whole number, or several different ones")
@@ -306,7 +306,7 @@ class Recorder:
             return of_network.recorded(TaskState(parameters, (), variables, jnp.int32(0), jnp.int32(0)), examples)
 
         self._program = compiled_when_called(_over_seeds(of_seed) if self._several else of_seed)
-        loop = {"seeds": self._seeds, "dtypes": one.dtypes}
+        loop = {"seeds": self._seeds, "dtypes": one.dtypes, "batch_size": self._batch_size}
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
