@@ -515,6 +515,7 @@ def test_a_loss_that_is_none_gets_a_line(tmp_path, examples):
     for wrong, message in (
         (lambda params, example: loss(params, example)[0], "must return a pair (loss, outputs)"),
         (lambda params, example: (loss(params, example)[1], ()), "its loss is float32[3]"),
+        (lambda params, x, y: loss(params, (x, y)), "cannot be called with one example: TypeError"),
     ):
         with pytest.raises(td.InputError) as error, recorder(tmp_path / "out", wrong, examples) as found:
             found.record(0, start())

@@ -35,9 +35,12 @@ from train_dynamics.recording.reader import Block
 from train_dynamics.recording.storage import write_array
 
 PIECE_BYTES = 64 * 1024
-NOT_USED = ("ArrayMetadata persistence is disabled", "Skipping merge of OCDBT checkpoints")
-# Orbax warns that it does without what is not used here.
-logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) for text in NOT_USED))
+KNOWN = (  # of Orbax: it does without what is not used here, and what it logs of an error is raised too
+    "ArrayMetadata persistence is disabled",
+    "Skipping merge of OCDBT checkpoints",
+    "_SignalingThread.run() raised an exception",
+)
+logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) for text in KNOWN))
 
 
 class Writer:

@@ -21,6 +21,7 @@ import optax
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, is_on_schedule, pluralise
 from train_dynamics.data.arrays import Dataset
+from train_dynamics.data.imports import told
 from train_dynamics.gradients.examples import count, shape_of_one
 from train_dynamics.gradients.parameters import check_loss, named
 from train_dynamics.recording.contents import Contents
@@ -122,6 +123,10 @@ class Recorder:
         if not callable(loss):
             raise InputError(f"loss must be a function of params and one example, and is a {type(loss).__name__}")
         self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
+        if isinstance(seed, str | float):
+            raise InputError(f"seed={seed}: must be a whole number, or several different ones")
+        if not isinstance(layers, str | Sequence):
+            raise InputError(f"layers={layers}: must be a name, a pattern as in 'conv*/kernel', or a list of them")
         self._seeds = [int(one) for one in ([seed] if _is_one(seed) else seed)]
         if not self._seeds or len(set(self._seeds)) < len(self._seeds):
             raise InputError(f"seed={seed}: must be a whole number, or several different ones")
@@ -289,7 +294,13 @@ class Recorder:
         task = Task(lambda key: one.parameters, one.bound(self._loss), lambda key: one.variables)
         example = shape_of_one(self._given.examples)
         try:
-            dataset = self._given.dataset(outputs_of(task, one, example), self._log)
+            try:
+                outputs = outputs_of(task, one, example)
+            except InputError:
+                raise
+            except Exception as error:  # of the user's own code
+                raise InputError(f"{self._config.model}: cannot be called with one example: {told(error)}") from error
+            dataset = self._given.dataset(outputs, self._log)
             num_classes = dataset.num_classes or None
             setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
             self._check_resumed(one, contents)
