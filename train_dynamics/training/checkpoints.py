@@ -75,7 +75,7 @@ def record_task(
     config: StudyConfig,
     dataset: Dataset,
     checkpoints: Sequence[tuple[int, Path]],
-    path: Path,
+    path: str | os.PathLike,
     log: Callable[[str], None] = print,
     progress: Callable[[], object] = lambda: None,
 ) -> None:

@@ -31,6 +31,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
 from train_dynamics.training.code import check_code, code_of, code_of_loss, name_of
+from train_dynamics.training.given import Given
 from train_dynamics.training.models import Model, on_automatic_meshes, placed_like, split
 from train_dynamics.training.setup import set_up_task
 from train_dynamics.training.sweep import compiled
@@ -123,15 +124,10 @@ class Recorder:
         if not callable(loss):
             raise InputError(f"loss must be a function of params and one example, and is a {type(loss).__name__}")
         self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
-        if isinstance(seed, str | float):
-            raise InputError(f"seed={seed}: must be a whole number, or several different ones")
         if not isinstance(layers, str | Sequence):
             raise InputError(f"layers={layers}: must be a name, a pattern as in 'conv*/kernel', or a list of them")
-        self._seeds = [int(one) for one in ([seed] if _is_one(seed) else seed)]
-        if not self._seeds or len(set(self._seeds)) < len(self._seeds):
-            raise InputError(f"seed={seed}: must be a whole number, or several different ones")
-        self._several = not _is_one(seed)
-        self._given = _Given(examples, labels, ids, class_names, dataset)
+        self._seeds, self._several = _seeds_of(seed), not isinstance(seed, int | np.integer)
+        self._given = Given(examples, labels, ids, class_names, dataset)
         self._config = config or StudyConfig(
             dataset="arrays",
             model=name_of(loss),
@@ -316,11 +312,11 @@ class Recorder:
             of_network = setup._replace(task=dataclasses.replace(task, loss=bound))
             return of_network.recorded(TaskState(parameters, (), variables, jnp.int32(0), jnp.int32(0)), examples)
 
-        self._program = compiled_when_called(_over_seeds(of_seed) if self._several else of_seed)
         loop = {"seeds": self._seeds, "dtypes": one.dtypes, "batch_size": self._batch_size}
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
+        self._program = compiled_when_called(_over_seeds(of_seed) if self._several else of_seed)
 
     def _check_resumed(self, one: Model, contents: Contents) -> None:
         """See whether a recording that is resumed is of such a network.
@@ -450,82 +446,6 @@ class Recorder:
             error.add_note(f"The recording could not be closed: {later}")
 
 
-class _Given:
-    """The examples as they were given, and the data set that is made of them once the network's outputs are known."""
-
-    def __init__(
-        self, examples: Any, labels: Any, ids: Any, class_names: Iterable[Any] | None, dataset: Dataset | None
-    ) -> None:
-        self._dataset = dataset
-        if dataset is not None:
-            labels, ids, class_names = dataset.labels, dataset.ids, dataset.class_names or None
-        pair = type(examples) in (tuple, list) and len(examples) == 2 and bool(getattr(examples[1], "ndim", 0))
-        if lists := [leaf for leaf in jax.tree.leaves(examples) if not hasattr(leaf, "ndim")]:
-            raise InputError(
-                f"examples must be arrays, and hold a {type(lists[0]).__name__}; np.array makes one of a list"
-            )
-        # Copies: a loop may shuffle or augment its own in place.
-        self.examples = examples = jax.tree.map(np.array, examples)
-        self._inputs, self._ids = examples[0] if pair else examples, ids
-        self._class_names = None if class_names is None else list(class_names)
-        if pair and labels is not None and class_names is None:
-            self._class_names = _named_classes(np.asarray(labels), np.asarray(examples[1]))
-        labels = examples[1] if pair and labels is None else labels
-        self._labels = np.zeros(count(self.examples), np.float32) if labels is None else np.asarray(labels)
-        self._check()
-
-    def _check(self) -> None:
-        """See whether they can be read, before there is a network."""
-        (self._dataset or Dataset(self._inputs, self._labels, self._ids, self._class_names)).check_finite()
-        if self._dataset is not None and len(self._dataset.labels) != count(self.examples):
-            raise InputError(
-                f"dataset has {len(self._dataset.labels)} examples, and examples has {count(self.examples)}"
-            )
-
-    def dataset(self, outputs: tuple[int, ...] | None, log: Callable[[str], None]) -> Dataset:
-        """Make the data set.
-
-        Args:
-            outputs: Shape of the network's outputs, None if they are no single array. One number for each class makes
-                the labels classes; else they are what colours the figures, and nothing can be right or wrong.
-            log: Takes what there is to say of that.
-        """
-        if self._dataset is not None and (outputs == (self._dataset.num_classes,) or self._dataset.is_regression):
-            return self._dataset
-        labels, names = self._labels, self._class_names
-        if outputs and len(outputs) == 1 and outputs[0] > 1:  # of these classes some may have no example
-            if names is None and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < outputs[0]:
-                names = range(outputs[0])
-            elif names is not None:
-                names = [*names, *map(str, range(len(names), outputs[0]))]
-        found = Dataset(self._inputs, labels, self._ids, names)
-        if outputs == (found.num_classes,) and names is None:
-            classes = ", ".join(found.class_names[:5]) + (", ..." if found.num_classes > 5 else "")
-            log(
-                f"The outputs are taken to be, in this order, of the classes {classes}; class_names would say otherwise"
-            )
-        if not found.num_classes or outputs == (found.num_classes,):
-            return found
-        shape = "no single array" if outputs is None else f"of shape {list(outputs)}"
-        log(
-            f"The outputs are {shape}, and not one number for each of {found.num_classes} classes: nothing is said of "
-            "accuracy and predictions"
-        )
-        return Dataset(self._inputs, found.labels.astype(np.float32), self._ids)
-
-
-def _named_classes(words: np.ndarray, labels: np.ndarray) -> list[str] | None:
-    """Name classes by the words that stand beside their numbers; None if there are no such words."""
-    if words.dtype.kind not in "UO" or labels.dtype.kind not in "iu" or words.shape != labels.shape:
-        return None
-    names = [str(k) for k in range(labels.max() + 1)]
-    for label, word in set(zip(labels.tolist(), words.tolist(), strict=True)):
-        if names[label] not in (str(label), word):
-            raise InputError(f"labels: class {label} of the examples is called {names[label]} and {word}")
-        names[label] = word
-    return names
-
-
 def outputs_of(task: Task, model: Model, example: Any) -> tuple[int, ...] | None:
     """Give the shape of a network's outputs for one example; None if they are no single array."""
     variables = model.variables
@@ -570,5 +490,13 @@ def _first(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def _is_one(seed: Any) -> bool:
-    return isinstance(seed, int | np.integer)
+def _seeds_of(seed: Any) -> list[int]:
+    """List the seeds.
+
+    Raises:
+        InputError: If they are none, or not different.
+    """
+    found = [] if isinstance(seed, str | float) else list(np.atleast_1d(seed))
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"seed={seed}: must be a whole number, or several different ones")
+    return list(map(int, found))

@@ -1,0 +1,87 @@
+"""The examples of a training loop, as it gives them, and what is stored of them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from train_dynamics.config import InputError
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.gradients.examples import count
+
+
+class Given:
+    """The examples as they were given, and the data set that is made of them once the network's outputs are known."""
+
+    def __init__(
+        self, examples: Any, labels: Any, ids: Any, class_names: Iterable[Any] | None, dataset: Dataset | None
+    ) -> None:
+        self._dataset = dataset
+        if dataset is not None:
+            labels, ids, class_names = dataset.labels, dataset.ids, dataset.class_names or None
+        pair = type(examples) in (tuple, list) and len(examples) == 2 and bool(getattr(examples[1], "ndim", 0))
+        if lists := [leaf for leaf in jax.tree.leaves(examples) if not hasattr(leaf, "ndim")]:
+            raise InputError(
+                f"examples must be arrays, and hold a {type(lists[0]).__name__}; np.array makes one of a list"
+            )
+        # Copies: a loop may shuffle or augment its own in place.
+        self.examples = examples = jax.tree.map(np.array, examples)
+        self._inputs, self._ids = examples[0] if pair else examples, ids
+        self._class_names = None if class_names is None else list(class_names)
+        if pair and labels is not None and class_names is None:
+            self._class_names = _named_classes(np.asarray(labels), np.asarray(examples[1]))
+        labels = examples[1] if pair and labels is None else labels
+        self._labels = np.zeros(count(self.examples), np.float32) if labels is None else np.asarray(labels)
+        self._check()
+
+    def _check(self) -> None:
+        """See whether they can be read, before there is a network."""
+        (self._dataset or Dataset(self._inputs, self._labels, self._ids, self._class_names)).check_finite()
+        if self._dataset is not None and len(self._dataset.labels) != count(self.examples):
+            raise InputError(
+                f"dataset has {len(self._dataset.labels)} examples, and examples has {count(self.examples)}"
+            )
+
+    def dataset(self, outputs: tuple[int, ...] | None, log: Callable[[str], None]) -> Dataset:
+        """Make the data set.
+
+        Args:
+            outputs: Shape of the network's outputs, None if they are no single array. One number for each class makes
+                the labels classes; else they are what colours the figures, and nothing can be right or wrong.
+            log: Takes what there is to say of that.
+        """
+        if self._dataset is not None and (outputs == (self._dataset.num_classes,) or self._dataset.is_regression):
+            return self._dataset
+        labels, names = self._labels, self._class_names
+        if outputs and len(outputs) == 1 and outputs[0] > 1:  # of these classes some may have no example
+            if names is None and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < outputs[0]:
+                names = range(outputs[0])
+            elif names is not None:
+                names = [*names, *map(str, range(len(names), outputs[0]))]
+        found = Dataset(self._inputs, labels, self._ids, names)
+        if outputs == (found.num_classes,) and names is None:
+            classes = ", ".join(found.class_names[:5]) + (", ..." if found.num_classes > 5 else "")
+            log(
+                f"The outputs are taken to be, in this order, of the classes {classes}; class_names would say otherwise"
+            )
+        if not found.num_classes or outputs == (found.num_classes,):
+            return found
+        shape = "no single array" if outputs is None else f"of shape {list(outputs)}"
+        log(
+            f"The outputs are {shape}, and not one number for each of {found.num_classes} classes: nothing is said of "
+            "accuracy and predictions"
+        )
+        return Dataset(self._inputs, found.labels.astype(np.float32), self._ids)
+
+
+def _named_classes(words: np.ndarray, labels: np.ndarray) -> list[str] | None:
+    """Name classes by the words that stand beside their numbers; None if there are no such words."""
+    if words.dtype.kind not in "UO" or labels.dtype.kind not in "iu" or words.shape != labels.shape:
+        return None
+    names = [str(k) for k in range(labels.max() + 1)]
+    for label, word in set(zip(labels.tolist(), words.tolist(), strict=True)):
+        if names[label] not in (str(label), word):
+            raise InputError(f"labels: class {label} of the examples is called {names[label]} and {word}")
+        names[label] = word
+    return names
