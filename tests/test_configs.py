@@ -134,7 +134,7 @@ def sketches(kept, gradients, size):
 @pytest.mark.slow
 def test_the_transformers_recording_is_analysed(recorded, tmp_path):
     recording = recorded("brackets")
-    done = run("analyze", f"--recording={recording.path}", f"--output={tmp_path / 'analysis'}")
+    done = run("analyze", f"--recording={recording.path}", "--parts=cones", f"--output={tmp_path / 'analysis'}")
     assert (done.returncode, done.stderr) == (0, "")
     page = (tmp_path / "analysis" / "report.html").read_text()
     assert "attention1/query/kernel" in page and "balanced" in page
