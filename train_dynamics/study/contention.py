@@ -115,7 +115,7 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     def found_at(t: int) -> dict[str, list[tuple[list[Pair], np.ndarray]]]:
         return {
             layer: [
-                _find_pairs(recording, options, s, layer, t, factors)
+                find_pairs(recording, options, s, layer, t, factors)
                 for s, factors in enumerate(read_factors(recording, layer, t))
             ]
             for layer in layers
@@ -159,14 +159,32 @@ def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.nd
         return shown, np.stack(list(threads.map(lambda t: recording.loss(t)[pair.seed], times)))
 
 
-def _find_pairs(
-    recording: Recording, options: ContentionOptions, s: int, layer: str, t: int, factors: tuple[np.ndarray, ...]
+def find_pairs(
+    recording: Recording,
+    options: ContentionOptions,
+    s: int,
+    layer: str,
+    t: int,
+    factors: tuple[np.ndarray, ...],
+    among: Int[np.ndarray, " m"] | None = None,
 ) -> tuple[list[Pair], Float[np.ndarray, "c c"]]:
-    """Find the pairs of one seed at one iteration, and how much its labels oppose each other."""
+    """Find the pairs of one seed at one iteration, and how much its labels oppose each other.
+
+    Args:
+        recording: The recording.
+        options: Which pairs.
+        s: Place of the seed.
+        layer: The layer.
+        t: The iteration.
+        factors: What the gradients of the seed are made of, as `read_factors` gives it.
+        among: Which examples the factors are of, if not of all.
+    """
     directions = cones.directions(*factors)
     like = tiles(directions)
     bound = contention.least_to_member(options.cosine, options.cover, options.opposed_to) + ROUNDING
     labels, names = recording.classes
+    among = np.arange(len(labels)) if among is None else among
+    labels = labels[among]
     share, suspected = opposition(directions, like, labels, len(names), options.cosine, bound)
     suspects = np.flatnonzero(suspected)
     if len(suspects) < options.smallest:
@@ -189,10 +207,10 @@ def _find_pairs(
                 seed=s,
                 layer=layer,
                 iteration=t,
-                left=left,
-                right=right,
+                left=among[left],
+                right=among[right],
                 cosine=float(one @ other / (lengths[0] * lengths[1])),
-                strength=float(min(lengths[0] * len(left), lengths[1] * len(right)) / len(recording.labels)),
+                strength=float(min(lengths[0] * len(left), lengths[1] * len(right)) / len(labels)),
                 last=t,
             )
         )

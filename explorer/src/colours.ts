@@ -1,0 +1,32 @@
+// Colours that colour-blind readers tell apart; right and wrong are those of the film.
+
+export type Rgb = [number, number, number];
+
+export const RIGHT: Rgb = [0x00, 0x9e, 0x73]; // Okabe and Ito (2008)
+export const WRONG: Rgb = [0xd5, 0x5e, 0x00];
+export const GREY: Rgb = [0x88, 0x88, 0x88];
+/** Tol, "Colour Schemes" (2021), muted, and grey. */
+const CLASSES: Rgb[] = [
+  "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "cc6677", "882255", "aa4499", "888888",
+].map(rgb);
+export const PINS: string[] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f00"];
+const VIRIDIS: Rgb[] = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map(rgb);
+
+function rgb(text: string): Rgb {
+  return [0, 2, 4].map((k) => Number.parseInt(text.slice(k, k + 2), 16)) as Rgb;
+}
+
+/** A colour of a sequence, at a share of the way. */
+export function sequence(share: number): Rgb {
+  if (!Number.isFinite(share)) return GREY;
+  const place = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1);
+  const below = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  return VIRIDIS[below].map((v, k) => Math.round(v + (place - below) * (VIRIDIS[below + 1][k] - v))) as Rgb;
+}
+
+/** The colour of a class: ten that differ, or of more classes a sequence. */
+export function ofClass(label: number, count: number): Rgb {
+  return count <= CLASSES.length ? CLASSES[label] : sequence(label / (count - 1));
+}
+
+export const css = ([r, g, b]: Rgb) => `rgb(${r} ${g} ${b})`;

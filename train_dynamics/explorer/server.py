@@ -1,0 +1,233 @@
+"""Who may ask, and what is answered: the page, and arrays of the recordings that it shows, and nothing else."""
+
+import ipaddress
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from train_dynamics.config import InputError
+from train_dynamics.explorer.page import page, policy
+from train_dynamics.explorer.shown import HISTORY, Scored, ShownRecording, about, encoded, json_bytes, looks
+from train_dynamics.recording.format import RecordingError
+
+MOST_EXAMPLES = 2_000  # pictures or texts in one answer
+BODY_BYTES = 8 * 2**20
+
+
+class Explored:
+    """What a server shows: recordings by name, and the scores of the first.
+
+    Attributes:
+        recordings: The recordings, the first of which says what the examples are.
+        scored: What its analysis says of each example.
+        problem: Why there is nothing to show, or empty.
+    """
+
+    def __init__(self, recordings: dict[str, ShownRecording], scored: Scored, problem: str = "") -> None:
+        self.recordings, self.scored, self.problem = recordings, scored, problem
+
+    def answer(self, path: str, ask: Callable[[str], str], body: Any) -> tuple[bytes, str]:
+        """Answer a request of the page's.
+
+        Args:
+            path: What is asked for.
+            ask: Gives a value of the query by name.
+            body: Examples, by place, where they are many.
+
+        Returns:
+            The bytes, and how numbers are encoded in them, `json` if they are none.
+
+        Raises:
+            KeyError, IndexError, ValueError: If there is no such thing.
+            RecordingError: If the recording is damaged.
+        """
+        shown = list(self.recordings.values())
+        if path == "about":
+            if self.problem:
+                raise RecordingError(self.problem)
+            return json_bytes(about(self.recordings, self.scored)), "json"
+        if path == "score":
+            return self.scored.scores[ask("name")].astype("<f4").tobytes(), "float32"
+        if path in ("pictures", "texts"):
+            examples = _places(body, len(shown[0].recording.labels))
+            if len(examples) > MOST_EXAMPLES:
+                raise ValueError(f"more than {MOST_EXAMPLES} examples")
+            found = looks(shown[0].recording, examples)
+            return (json_bytes(found), "json") if isinstance(found, list) else (found.tobytes(), "uint8")
+        one = shown[_whole(ask("recording"), len(shown))]
+        if path == "status":
+            return json_bytes(one.status(_whole(ask("known"), one.num_records + 1))), "json"
+        s = _whole(ask("seed"), len(one.recording.seeds))
+        if path == "frames":
+            measure, records = ask("measure"), one.num_records + 1
+            start, stop, step = (_whole(ask(name), records) for name in ("from", "to", "step"))
+            encoding = one.encoding(measure)
+            return encoded(one.read(measure, s, start, stop, step), encoding).tobytes(), encoding
+        if path == "curves":
+            return one.curves(s).astype("<f4").tobytes(), "float32"
+        layer = ask("layer")
+        if path == "history":
+            example = _whole(ask("example"), len(one.recording.labels))
+            return one.history(s, layer, [example])[..., 0].astype("<f4").tobytes(), "float32"
+        if path == "band":
+            band = one.band(s, layer, _places(body, len(one.recording.labels)))
+            return band.reshape(3 * len(HISTORY), -1).astype("<f4").tobytes(), "float32"
+        if path == "groups":
+            return json_bytes(one.groups(s, layer, int(ask("iteration")))), "json"
+        raise KeyError(path)
+
+
+def application(explored: Explored, token: str, framed: bool = False) -> ASGIApp:
+    """Make the server of a page.
+
+    Args:
+        explored: What it shows.
+        token: What every request has to know.
+        framed: Whether other pages may frame it, as a notebook does.
+    """
+
+    async def front(_: Request) -> Response:
+        headers = {"Content-Security-Policy": policy(framed), "Cache-Control": "no-store"}
+        return Response(page(), media_type="text/html; charset=utf-8", headers=headers)
+
+    async def api(request: Request) -> Response:
+        body = None
+        if request.method == "POST":
+            if int(request.headers.get("content-length", BODY_BYTES + 1)) > BODY_BYTES:
+                return PlainTextResponse("too long", 413)
+            try:
+                body = await request.json()
+            except ValueError:
+                return PlainTextResponse("not JSON", 400)
+        return await run_in_threadpool(answer, request.path_params["path"], request.query_params, body)
+
+    def answer(path: str, query: Any, body: Any) -> Response:
+        try:
+            content, encoding = explored.answer(path, query.__getitem__, body)
+        except RecordingError as error:
+            return PlainTextResponse(str(error), 500)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            return PlainTextResponse(f"there is no such thing: {error}", 404)
+        kind = "application/json" if encoding == "json" else "application/octet-stream"
+        return Response(content, media_type=kind, headers={"X-Encoding": encoding, "Cache-Control": "no-store"})
+
+    from starlette.concurrency import run_in_threadpool
+
+    routes = [Route("/", front), Route("/api/{path}", api, methods=["GET", "POST"])]
+    return Guard(Starlette(routes=routes), token)
+
+
+class Guard:
+    """Refuses who does not know the token, and pages of others that have a browser ask in their name.
+
+    A page elsewhere can make its own name point at this machine (DNS rebinding); the browser then says that name as
+    `Host`, which is why that has to be this machine's.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
+        if not is_ours(host) or (origin is not None and urlsplit(origin).netloc != host):
+            refused = PlainTextResponse("This is not the address of this server.", 403)
+        elif not secrets.compare_digest(given.encode(), self.token.encode()):
+            refused = PlainTextResponse("Open the address with its token, as train_dynamics.explore printed it.", 403)
+        else:
+            refused = self.app
+        await refused(scope, receive, send)
+
+
+def is_ours(host: str) -> bool:
+    """Tell whether a `Host` is a name of this machine: a number, localhost, or what it calls itself.
+
+    Example:
+        >>> is_ours("127.0.0.1:8000"), is_ours("localhost"), is_ours("evil.example:8000")
+        (True, True, False)
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+        return True
+    except ValueError:
+        return name.lower() in ("localhost", socket.gethostname().lower())
+
+
+class Server:
+    """A server in a thread of its own.
+
+    Args:
+        explored: What it shows.
+        host: Address to listen at.
+        port: Port; any free one if 0.
+        framed: Whether other pages may frame it.
+
+    Attributes:
+        url: Address of the page, with its token.
+
+    Raises:
+        InputError: If it cannot listen there.
+    """
+
+    def __init__(self, explored: Explored, host: str = "127.0.0.1", port: int = 0, framed: bool = False) -> None:
+        token = secrets.token_urlsafe(24)
+        self._socket = _listening(host, port)
+        name = self._socket.getsockname()[0]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/?token={token}"
+        config = uvicorn.Config(application(explored, token, framed), log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._server.install_signal_handlers = lambda: None  # the command has its own
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.should_exit = True
+        self._thread.join(5)
+        self._socket.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OverflowError:
+        raise InputError.flag("port", port, "must be 0 to 65535; 0 takes a free one") from None
+    except socket.gaierror as error:
+        raise InputError.flag("host", host, f"is no address of this machine: {error.strerror}") from error
+    except OSError as error:
+        what = {98: "is in use; choose another, or 0 for a free one", 48: "is in use; choose another, or 0 for a free one"}
+        if error.errno == 99:
+            raise InputError.flag("host", host, "is no address of this machine") from error
+        raise InputError.flag("port", port, what.get(error.errno, f"cannot be used: {error.strerror}")) from error
+
+
+def _whole(text: str, below: int) -> int:
+    number = int(text)
+    if not 0 <= number < below:
+        raise IndexError(f"{number} is not below {below}")
+    return number
+
+
+def _places(body: Any, below: int) -> list[int]:
+    if not isinstance(body, list) or not body or not all(type(n) is int and 0 <= n < below for n in body):
+        raise ValueError("examples must be a list of their places")
+    return np.asarray(body).tolist()
