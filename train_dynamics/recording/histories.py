@@ -13,9 +13,7 @@ import functools
 import json
 import math
 import operator
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -34,7 +32,6 @@ FORMAT = 1
 EXAMPLES = 64
 DESCRIPTIONS_BYTES = 2**27  # of arrays that were opened
 CHECKSUM_BYTES = 64  # that one takes in memory
-WORKERS = 4
 
 
 class History(NamedTuple):
@@ -282,9 +279,7 @@ def history_of(recording: "Recording", histories: Histories, example: SupportsIn
             f"the histories of {recording.path} are of {there} and not yet of all {recording.num_records:,}: "
             f"{how_to_make(recording)} whole"
         )
-    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as threads:
-        found = threads.map(lambda measure: histories.of_example(measure, n), histories.measures)
-        of = dict(zip(histories.measures, found, strict=True))
+    of = {measure: histories.of_example(measure, n) for measure in histories.measures}
     kinds = {
         kind: {kept.name: of[f"{kind}.{kept.key}"] for kept in recording.contents.layers.values()}
         for kind in ("norm", "alignment")
