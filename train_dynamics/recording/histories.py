@@ -102,8 +102,9 @@ class Histories:
         if not 0 <= start <= stop <= self.num_records:
             raise IndexError(f"records {start} to {stop} are not among the first {self.num_records}")
         part, seed = self._seeds[s]
-        rows = [array.read()[from_:to] for array, from_, to in part.within(measure, seed, start, stop)]
-        rows = [piece[:, : self._num_examples] for piece in rows]
+        with remade(part.directory):
+            arrays = part.within(measure, seed, start, stop)
+            rows = [array.read()[from_:to, : self._num_examples] for array, from_, to in arrays]
         return np.concatenate(rows) if rows else np.empty((0, self._num_examples), np.float32)
 
     def of_examples(self, measure: str, s: int, examples: Sequence[int]) -> Shaped[np.ndarray, "t m"]:
@@ -121,10 +122,11 @@ class Histories:
         part, seed = self._seeds[s]
         order = np.argsort(places, kind="stable")
         found = [np.empty((0, len(places)), np.float32)][self.num_records > 0 :]
-        for array, _, to in part.within(measure, seed, 0, self.num_records):
-            found.append(np.empty((to, len(places)), array.dtype))
-            for place, column in zip(order, array.take(places[order].tolist()), strict=True):
-                found[-1][:, place] = column[:to]
+        with remade(part.directory):
+            for array, _, to in part.within(measure, seed, 0, self.num_records):
+                found.append(np.empty((to, len(places)), array.dtype))
+                for place, column in zip(order, array.take(places[order].tolist()), strict=True):
+                    found[-1][:, place] = column[:to]
         return np.concatenate(found)
 
     def of_example(self, measure: str, example: SupportsIndex) -> Shaped[np.ndarray, "s t"]:
@@ -145,6 +147,7 @@ class OfOne:
         directory: Where they are.
 
     Attributes:
+        directory: Where they are.
         num_records: From how many records, of whole spans.
         span: Most records in a span.
         seeds: The seeds.
@@ -154,7 +157,7 @@ class OfOne:
     """
 
     def __init__(self, recording: "Recording", directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._checksum = recording.checksum
         self.seeds: list[int] = recording.seeds.tolist()
         self.span: int = read_header(recording, directory)["span"]
@@ -167,16 +170,16 @@ class OfOne:
     def within(self, measure: str, seed: int, start: int, stop: int) -> Iterator[tuple[StoredArray, int, int]]:
         """Give the arrays that hold some records, and which rows of each they are.
 
-        What is done with an array before the next is asked for raises `RecordingError` if it is damaged.
+        Raises:
+            OSError, ValueError: If one is not there or damaged.
         """
         for k in range(start // self.span, math.ceil(stop / self.span)):
             first, end = self._spans[k]
-            with remade(self._directory):
-                yield self._array(measure, seed, k), max(start - first, 0), min(stop, end) - first
+            yield self._array(measure, seed, k), max(start - first, 0), min(stop, end) - first
 
     def _open(self, measure: str, seed: int, k: int) -> StoredArray:
         first, stop = self._spans[k]
-        path = self._directory / f"{first}-{stop}" / str(seed) / measure
+        path = self.directory / f"{first}-{stop}" / str(seed) / measure
         array = StoredArray(path, place_of(self._checksum, first, seed, measure), direct=False)
         if array.shape != (stop - first, self._padded):
             raise ValueError(f"{path} holds {array.shape} records and examples")

@@ -1,5 +1,6 @@
 """Histories made: measures of every example at every record, computed once and stored in the recording."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,7 +27,6 @@ from train_dynamics.recording.histories import (
     padded,
     place_of,
     read_header,
-    spans_of,
 )
 from train_dynamics.recording.locks import PATIENCE, locked
 from train_dynamics.recording.reader import Recording
@@ -65,11 +65,10 @@ def make_histories(
         directory = directory_of(part, path)
         try:
             span = _header(part, directory)
-            there = spans_of(directory, span)
-            if _missing(part, there, span):
+            if _missing(part, directory, span):
                 _make(part, directory, span, advance)
             else:
-                advance(part.num_records if part.finished else sum(stop - first for first, stop in there))
+                advance(_planned(part, span))
         except OSError as error:
             raise RecordingError(f"{directory} could not be written: {error.strerror or error}") from error
     return Histories(recording, path)
@@ -142,28 +141,48 @@ def _header(part: Recording, directory: Path) -> int:
     return read_header(part, directory)["span"]
 
 
-def _missing(part: Recording, there: Sequence[tuple[int, int]], span: int) -> list[tuple[int, int]]:
+def _missing(part: Recording, directory: Path, span: int) -> list[tuple[int, int]]:
     """List the spans to make: whole ones, and of a finished recording the last, however short."""
-    stop = part.num_records if part.finished else part.num_records // span * span
-    return [
-        (first, min(first + span, stop))
-        for first in range(0, stop, span)
-        if (first, min(first + span, stop)) not in there
-    ]
+    stop = _planned(part, span)
+    spans = [(first, min(first + span, stop)) for first in range(0, stop, span)]
+    return [(first, end) for first, end in spans if not (directory / f"{first}-{end}").exists()]
 
 
 def _make(part: Recording, directory: Path, span: int, advance: Callable[[int], object]) -> None:
+    """Make the missing spans of one recording."""
     taken = InputError(f"{directory} is being made by another process; wait for it")
     # There are more threads than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
-    with locked(directory, taken, PATIENCE), threadpool_limits(1), ThreadPoolExecutor(workers) as threads:
+    with locked(directory, taken, PATIENCE), threadpool_limits(1):
         for left in directory.glob("*-*.incomplete"):
             shutil.rmtree(left)  # of a run that was killed, and never more than that
-        missing = _missing(part, spans_of(directory, span), span)
-        stop = missing[-1][1] if missing else part.num_records
-        advance(stop - sum(stop - first for first, stop in missing))
+        missing = _missing(part, directory, span)  # another process may have made some before it let go
+        advance(_planned(part, span) - sum(stop - first for first, stop in missing))
         for first, stop in missing:
-            _write(part, directory, _measured(part, first, stop, threads, advance), first, stop, threads)
+            with _whole(directory, first, stop) as new, ThreadPoolExecutor(workers) as threads:
+                _write(part, new, _measured(part, first, stop, threads, advance), first, threads)
+
+
+def _planned(part: Recording, span: int) -> int:
+    """Count the records that histories can be made of now: of an unfinished recording, those of whole spans."""
+    return part.num_records if part.finished else part.num_records // span * span
+
+
+@contextlib.contextmanager
+def _whole(directory: Path, first: int, stop: int) -> Iterator[Path]:
+    """Give another name to write a span under first, so that it is whole or absent."""
+    path = directory / f"{first}-{stop}"
+    new = path.with_name(path.name + ".incomplete")
+    new.mkdir()  # at once, or what cannot be written would be computed first
+    try:
+        yield new
+        new.rename(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    for shorter in directory.glob(f"{first}-*"):
+        if shorter != path:
+            shutil.rmtree(shorter)  # of a loop that has been gone on with since
 
 
 def _measured(
@@ -198,29 +217,17 @@ def _work(part: Recording, first: int, stop: int) -> Iterator[tuple[Block, range
 
 def _write(
     part: Recording,
-    directory: Path,
+    new: Path,
     room: dict[str, Shaped[np.ndarray, "s t padded"]],
     first: int,
-    stop: int,
     threads: ThreadPoolExecutor,
 ) -> None:
-    """Write a span; all of it or nothing."""
-    path = directory / f"{first}-{stop}"
-    new = path.with_name(path.name + ".incomplete")
+    """Write the measures of a span."""
 
     def write(work: tuple[str, int]) -> None:
         name, s = work
         seed = int(part.seeds[s])
-        write_array(
-            new / str(seed) / name, room[name][s], rows=EXAMPLES, place=place_of(part.checksum, first, seed, name)
-        )
+        place = place_of(part.checksum, first, seed, name)
+        write_array(new / str(seed) / name, room[name][s], rows=EXAMPLES, place=place)
 
-    try:
-        list(threads.map(write, itertools.product(room, range(len(part.seeds)))))
-        new.rename(path)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    for shorter in directory.glob(f"{first}-*"):
-        if shorter != path:
-            shutil.rmtree(shorter)  # of a loop that has been gone on with since
+    list(threads.map(write, itertools.product(room, range(len(part.seeds)))))
