@@ -90,20 +90,27 @@ def of_block(
     iterations = block.iterations if rows is None else block.iterations[rows]
     lead = len(recording.seeds), len(iterations), len(recording.labels)
     found = {"loss": np.stack(list(block.take("loss", iterations)), axis=1)}
-    if recording.contents.classes:
-        found["prediction"] = np.stack(list(block.take("prediction", iterations)), axis=1)
-        others = [_largest(error) for error in recording.each_error(block, iterations)]
-        found["margin"] = margin(found["loss"], np.stack(others, axis=1))
+    # The error is a factor of the gradients of the default network's last layer, and need not be read twice.
+    kept = recording.contents.layers.get(recording.contents.output_layer)
+    is_factor = kept is not None and kept.layout == "factored"
+    largest = np.empty(lead, np.float32)
     for kept in recording.contents.layers.values():
         norm, cosine = (np.empty(lead, np.float32) for _ in range(2))
         for t, of_seeds in enumerate(each_alignment(recording, block, kept.name, iterations)):
-            for s, (_, alignment) in enumerate(of_seeds):
+            for s, (parts, alignment) in enumerate(of_seeds):
                 norm[s, t], cosine[s, t] = alignment.norm, alignment.cosine
+                if is_factor and kept.name == recording.contents.output_layer:
+                    largest[s, t] = _largest(parts[-1])
         found |= {f"norm.{kept.key}": norm, f"alignment.{kept.key}": cosine}
+    if recording.contents.classes:
+        found["prediction"] = np.stack(list(block.take("prediction", iterations)), axis=1)
+        for t, error in enumerate(() if is_factor else recording.each_error(block, iterations)):
+            largest[:, t] = _largest(error)
+        found["margin"] = margin(found["loss"], largest)
     return found
 
 
-def _largest(error: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, "s n"]:
+def _largest(error: Float[np.ndarray, "*s n c"]) -> Float[np.ndarray, "*s n"]:
     """Find the largest probability of another class: at the label, p - 1 is never above 0.
 
     A class after the other takes a fraction of the time.
