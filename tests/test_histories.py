@@ -15,6 +15,8 @@ from train_dynamics.recording.format import RecordingError, sealed
 from train_dynamics.recording.histories import Histories, measures_of
 from train_dynamics.recording.locks import lock
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.verification import verify
+from train_dynamics.report.analysis import analyze
 from train_dynamics.study import histories as making
 from train_dynamics.study.histories import make_histories, of_block, span_of
 from train_dynamics.study.motion import frames
@@ -230,6 +232,21 @@ def test_in_another_directory(copy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordingError, match="could not be written: Not a directory"):
         make_histories(recording, path=tmp_path / "file")
+
+
+def test_an_analysis_makes_them(copy, tmp_path, blanks):
+    said = []
+    (copy / "histories").write_text("mine")
+    analyze(Recording(copy), tmp_path / "out", parts=["histories"], log=said.append)
+    assert said[-1] == f"Left out: histories: {copy / 'histories'} could not be written: File exists"
+    (copy / "histories").unlink()
+    analyze(Recording(copy), tmp_path / "out", parts=[], log=said.append)
+    assert not (copy / "histories").exists()
+    said.clear()
+    analyze(Recording(copy), tmp_path / "out", parts=["histories"], log=said.append)
+    assert not any("Left out" in line for line in said)
+    assert Recording(copy).history(3).loss.shape == (3, 17)
+    assert verify(Recording(copy), samples=2).problems == []
 
 
 def test_they_move_with_the_recording(copy, tmp_path):
