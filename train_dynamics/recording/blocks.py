@@ -47,13 +47,22 @@ class Block:
         with self._array(name) as array:
             return array.read() if t is None else array.row(row_of(self.iterations, t))
 
-    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+    def each(
+        self, name: str, iterations: Int[np.ndarray, " some"] | None = None
+    ) -> Iterator[Shaped[np.ndarray, "s ..."]]:
         """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
+
+        Args:
+            name: One of `names`.
+            iterations: Some of its iterations, as for `take`; all by default.
 
         Raises:
             KeyError: If no block has such an array.
             RecordingError: If the array is damaged or not there.
         """
+        if iterations is not None:
+            yield from self.take(name, iterations)
+            return
         with self._array(name) as array:
             yield from array
 
@@ -121,8 +130,13 @@ class JoinedBlock(Block):
         ]
         return np.concatenate([block.read(name, t) for block in of_seeds])
 
-    def each(self, name: str) -> Iterator[Shaped[np.ndarray, "s ..."]]:
+    def each(
+        self, name: str, iterations: Int[np.ndarray, " some"] | None = None
+    ) -> Iterator[Shaped[np.ndarray, "s ..."]]:
         """Read an array one iteration after the other, `[s, ...]`; as a block does."""
+        if iterations is not None:
+            yield from self.take(name, iterations)
+            return
         for rows in zip(*(self._rows(blocks, name) for blocks in self._parts), strict=True):
             yield np.concatenate(rows)
 

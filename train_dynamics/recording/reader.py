@@ -6,6 +6,7 @@
       blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
                        leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
       further/         what training on gave, for the scores that need it, if `train_dynamics.further` did so
+      histories/       measures of every example at every record, if `train_dynamics.analyze` made them
 
 A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
 """
@@ -45,6 +46,7 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
+from train_dynamics.recording.histories import Histories, History, history_of
 from train_dynamics.recording.joining import check_alike
 from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
@@ -168,6 +170,21 @@ class Recording:
         return [part.path for part in self._parts] or [self.path]
 
     @property
+    def parts(self) -> list["Recording"]:
+        """The recordings that are read as one; of one directory, itself."""
+        return self._parts or [self]
+
+    @property
+    def root(self) -> Path:
+        """The directory, or the first of several, whatever becomes of the working directory."""
+        return self._root
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of `config.json`, or the first of several, by which what is made of a recording knows it."""
+        return self._checksum
+
+    @property
     def num_records(self) -> int:
         """Number of records that are there, of each seed."""
         return len(self.iterations)
@@ -265,6 +282,35 @@ class Recording:
             return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums.get(name)) for name in FURTHER))
         except RecordingError as error:
             raise RecordingError(f"{error}; {again}") from error
+
+    @functools.cached_property
+    def histories(self) -> Histories:
+        """Measures of every example at every record, which `train_dynamics.analyze` has stored in it.
+
+        Raises:
+            RecordingError: If they are not there, or damaged.
+        """
+        return Histories(self)
+
+    def history(self, example: SupportsIndex) -> History:
+        """Read what became of one example: loss, prediction, margin, norms and alignments, in every seed.
+
+        Of an unfinished recording, as far as histories have been made.
+
+        Raises:
+            IndexError: If there is no such example.
+            InputError: If the histories are not there, not of all records of a finished recording, or damaged.
+
+        Example:
+            >>> history = Recording("recordings/mini_mnist").history(42)
+            >>> history.margin.shape, history.alignment["fc2"].shape
+            ((10, 1411), (10, 1411))
+        """
+        try:
+            return history_of(self, self.histories, example)
+        except InputError:
+            self.__dict__.pop("histories", None)  # they may be made, or made again, before the next call
+            raise
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -434,18 +480,20 @@ class Recording:
 
         return to_xarray(self)
 
-    def each_error(self, block: Block) -> Iterator[Float[np.ndarray, "s n c"]]:
-        """Give class probabilities less the one-hot label, one iteration of a block after the other.
+    def each_error(
+        self, block: Block, iterations: Int[np.ndarray, " some"] | None = None
+    ) -> Iterator[Float[np.ndarray, "s n c"]]:
+        """Give class probabilities less the one-hot label, one iteration of a block after the other, or some of them.
 
         Raises:
             KeyError: If the network was not trained to tell classes apart.
         """
         self._check_classes()
         if self.contents.output_layer:
-            yield from block.each(f"cotangent.{self.contents.output_layer}")
+            yield from block.each(f"cotangent.{self.contents.output_layer}", iterations)
             return
         label = self.labels[:, None] == np.arange(len(self.class_names))
-        for outputs in block.each("outputs"):
+        for outputs in block.each("outputs", iterations):
             yield softmax(outputs) - label
 
     def _check_classes(self) -> None:
@@ -520,10 +568,12 @@ class Recording:
         kept, block = self.kept(layer), self._block(t)
         return self._vectors(kept, tuple(block.read(name, t) for name in kept.arrays))
 
-    def each_gradient(self, block: Block, layer: str) -> Iterator[tuple[Float[np.ndarray, "#s n _"], ...]]:
-        """Read what `vectors` gives, one iteration of a block after the other."""
+    def each_gradient(
+        self, block: Block, layer: str, iterations: Int[np.ndarray, " some"] | None = None
+    ) -> Iterator[tuple[Float[np.ndarray, "#s n _"], ...]]:
+        """Read what `vectors` gives, one iteration of a block after the other, or some of them, ascending."""
         kept = self.kept(layer)
-        rows = zip(*(block.each(name) for name in kept.arrays), strict=True)
+        rows = zip(*(block.each(name, iterations) for name in kept.arrays), strict=True)
         return (self._vectors(kept, arrays) for arrays in rows)
 
     def _vectors(self, kept: KeptLayer, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

@@ -19,6 +19,7 @@ from train_dynamics.report.export import check_targets
 from train_dynamics.study import tables
 from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention
+from train_dynamics.study.histories import make_histories
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
 from train_dynamics.study.tables import PARTS
@@ -72,6 +73,7 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
+            histories = helpers.submit(_histories, recording) if "histories" in parts else None
             results = _results(recording, score_options, parts, log, networks)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
@@ -85,6 +87,8 @@ def analyze(
                 writing.page(options)
                 if export:
                     writing.export(export)
+            if histories and (problem := _awaited(histories, "making histories", log)):
+                log(f"Left out: histories: {problem}")
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
 
@@ -109,7 +113,7 @@ def _write_parts(
     if motion:
         writing.film(motion)  # while helpers save what was drawn
     if fighting:
-        writing.contention(*_awaited(fighting, log))
+        writing.contention(*_awaited(fighting, "looking for pairs in contention", log))
 
 
 def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:
@@ -181,8 +185,17 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
     return found, list(contention_drawings(recording, found))
 
 
-def _awaited(fighting: Future, log: Callable[[str], None]) -> tuple[Contention, list["Drawing"]]:
-    """Wait for the same, and say so if it takes longer than all else."""
-    if not fighting.done():
-        log("Still looking for pairs in contention")
-    return fighting.result()
+def _histories(recording: Recording) -> str:
+    """Make histories; tell why that cannot be done, as of a recording that nobody may write to, if it cannot."""
+    try:
+        make_histories(recording)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _awaited(result: Future, what: str, log: Callable[[str], None]) -> Any:
+    """Wait for another process, and say so if it takes longer than all else."""
+    if not result.done():
+        log(f"Still {what}")
+    return result.result()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
-from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.reader import Block, Recording
 
 QUANTILE = 0.995
 
@@ -96,6 +96,29 @@ def reach(frames: Iterable[Frame]) -> Float[np.ndarray, " layer"]:
     """
     edge = np.max([np.quantile(frame.norm, QUANTILE, axis=-1) for frame in frames], axis=0)
     return np.where(edge > 0, edge, 1.0).astype(float)
+
+
+def each_alignment(
+    recording: Recording, block: Block, layer: str, iterations: Int[np.ndarray, " some"] | None = None
+) -> Iterator[Iterator[tuple[tuple[Float[np.ndarray, "n _"], ...], Alignment]]]:
+    """Compare gradients with their mean: for each iteration, of one seed after the other, what they are made of, too.
+
+    One seed at a time stays in the processor's cache.
+
+    Args:
+        recording: The recording.
+        block: One of its blocks.
+        layer: A recorded layer.
+        iterations: Some of the block's iterations, ascending; all by default.
+    """
+    num_seeds, kept = len(recording.seeds), recording.kept(layer)
+    if not kept.has_gradient:
+        for rows in zip(*(block.each(f"{kind}.{kept.key}", iterations) for kind in ("norm", "product")), strict=True):
+            yield (((), measured_alignment(*(row[s] for row in rows))) for s in range(num_seeds))
+        return
+    for parts in recording.each_gradient(block, layer, iterations):
+        of_seeds = (tuple(part[s % len(part)] for part in parts) for s in range(num_seeds))
+        yield ((of_seed, alignment_of(*of_seed)) for of_seed in of_seeds)
 
 
 def _frame(recording: Recording, s: int, t: int, layers: Sequence[str]) -> Frame:

@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError, pluralise
 from train_dynamics.dynamics.agreement import agreement, chunks, indifferent, ranks
-from train_dynamics.dynamics.alignment import Alignment, alignment_of, measured_alignment
 from train_dynamics.dynamics.forgetting import Forgetting, first_correct_curve, last_mistake_curve
 from train_dynamics.dynamics.groups import group_weights
 from train_dynamics.dynamics.opposing import OpposingSignals
@@ -23,6 +22,7 @@ from train_dynamics.dynamics.scores.score import Records
 from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
+from train_dynamics.study.motion import each_alignment
 from train_dynamics.study.scores import Networks, ScoreOptions, ScorePass, Scores, batches
 
 NUM_CHUNKS = 10
@@ -307,7 +307,7 @@ def _gradient_curves(
     squares = np.zeros((*lead, len(weights)), np.float32) if scores else None
     for layer in recording.layers:
         cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
-        for t, of_seeds in enumerate(_each_alignment(recording, block, layer)):
+        for t, of_seeds in enumerate(each_alignment(recording, block, layer)):
             sums = []
             for s, (parts, found) in enumerate(of_seeds):
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
@@ -326,23 +326,6 @@ def _gradient_curves(
     for t, error in enumerate(recording.each_error(block)):
         error_norm[:, t], largest_other[:, t] = _of_output(error, room)
     return curves, Gradients(np.sqrt(squares), error_norm, largest_other), measures
-
-
-def _each_alignment(
-    recording: Recording, block: Block, layer: str
-) -> Iterator[Iterator[tuple[tuple[Float[np.ndarray, "n _"], ...], Alignment]]]:
-    """Compare gradients with their mean: for each iteration, of one seed after the other, what they are made of, too.
-
-    One seed at a time stays in the processor's cache.
-    """
-    num_seeds, kept = len(recording.seeds), recording.kept(layer)
-    if not kept.has_gradient:
-        for rows in zip(block.each(f"norm.{kept.key}"), block.each(f"product.{kept.key}"), strict=True):
-            yield (((), measured_alignment(*(row[s] for row in rows))) for s in range(num_seeds))
-        return
-    for parts in recording.each_gradient(block, layer):
-        of_seeds = (tuple(part[s % len(part)] for part in parts) for s in range(num_seeds))
-        yield ((of_seed, alignment_of(*of_seed)) for of_seed in of_seeds)
 
 
 def _of_output(

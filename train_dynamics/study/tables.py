@@ -27,6 +27,7 @@ PARTS = {
     "motion": ("scatter.mp4",),
     "cones": ("cones.csv", "cone_members.csv"),
     "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
+    "histories": (),  # which are stored in the recording
 }
 """What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
 FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")

@@ -1,0 +1,294 @@
+"""How every example fared at every record, read fast by example as well as by iteration.
+
+    RECORDING/histories/
+      histories.json                            of which recording, and what of it: measures and length of a span
+      <first>-<stop>/<seed>/<measure>/          an array [t, n]: the records from number `first` on, before `stop`
+
+`train_dynamics.study.histories` makes them of the blocks. A span appears under its name when it is whole, and not
+before. Examples are filled up with zeros to a multiple of 64, and each 64 are one piece of the file.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, Shaped
+
+from train_dynamics.config import InputError, pluralise
+from train_dynamics.recording.contents import Contents
+from train_dynamics.recording.format import RecordingError, sealed
+from train_dynamics.recording.storage import StoredArray, read_whole
+
+if TYPE_CHECKING:
+    from train_dynamics.recording.reader import Recording
+
+FORMAT = 1
+EXAMPLES = 64
+DESCRIPTIONS_BYTES = 2**27  # of arrays that were opened
+CHECKSUM_BYTES = 64  # that one takes in memory
+
+
+class History(NamedTuple):
+    """What became of one example in every seed.
+
+    Attributes:
+        iterations: The iterations that there are records of.
+        loss: Its loss, of a classifier in nats.
+        correct: Whether it was classified as it is labelled; None of a regression.
+        prediction: Its likeliest class; None of a regression.
+        margin: Logit of the label less the largest other one; None of a regression.
+        norm: L2 norm of its gradient in each recorded layer, in nats per unit of weight.
+        alignment: Cosine between that and the mean gradient of the layer; 0 where either is zero.
+    """
+
+    iterations: Int[np.ndarray, " t"]
+    loss: Float[np.ndarray, "s t"]
+    correct: Bool[np.ndarray, "s t"] | None
+    prediction: Integer[np.ndarray, "s t"] | None
+    margin: Float[np.ndarray, "s t"] | None
+    norm: dict[str, Float[np.ndarray, "s t"]]
+    alignment: dict[str, Float[np.ndarray, "s t"]]
+
+
+class Histories:
+    """The histories of a recording, opened for reading; several threads may.
+
+    Args:
+        recording: The recording, finished or not; or several read as one, each of which has its own.
+        path: Where they are, if not in the recording: as `make_histories` was told.
+
+    Attributes:
+        measures: What they hold, as `measures_of` names it.
+        num_records: From how many records, of whole spans. What is made later is there once they are opened anew.
+        span: Most records in a span; of several recordings the fewest of these.
+
+    Raises:
+        RecordingError: If they are not there, damaged, of another format or of another recording; while reading too.
+
+    Example:
+        >>> histories = Histories(Recording("recordings/mini_mnist"))
+        >>> histories.read("loss", 0, 100, 164).shape, histories.of_example("alignment.fc2", 42).shape
+        ((64, 6000), (10, 1411))
+    """
+
+    def __init__(self, recording: "Recording", path: Path | None = None) -> None:
+        self._parts = [OfOne(part, directory_of(part, path)) for part in recording.parts]
+        self._seeds = [(part, int(seed)) for part in self._parts for seed in part.seeds]
+        self._num_examples = len(recording.labels)
+        self.measures = measures_of(recording.contents)
+        self.num_records = min(part.num_records for part in self._parts)
+        self.span = min(part.span for part in self._parts)
+
+    def read(self, measure: str, s: int, start: int, stop: int) -> Shaped[np.ndarray, "k n"]:
+        """Read a measure of all examples in one seed, at consecutive records.
+
+        Args:
+            measure: One of `measures`.
+            s: Place of the seed among those of the recording.
+            start: First record, counted from 0: of iteration `recording.iterations[start]`.
+            stop: The record before which to stop.
+
+        Raises:
+            KeyError: If there is no such measure.
+            IndexError: If there are no such records.
+        """
+        self._check(measure)
+        if not 0 <= start <= stop <= self.num_records:
+            raise IndexError(f"records {start} to {stop} are not among the first {self.num_records}")
+        part, seed = self._seeds[s]
+        with remade(part.directory):
+            arrays = part.within(measure, seed, start, stop)
+            rows = [array.read()[from_:to, : self._num_examples] for array, from_, to in arrays]
+        return np.concatenate(rows) if rows else np.empty((0, self._num_examples), np.float32)
+
+    def of_examples(self, measure: str, s: int, examples: Sequence[int]) -> Shaped[np.ndarray, "t m"]:
+        """Read a measure of some examples in one seed, at all records; raises as `read` does.
+
+        Args:
+            measure: One of `measures`.
+            s: Place of the seed among those of the recording.
+            examples: Their places, in any order.
+        """
+        self._check(measure)
+        places = np.asarray(examples, int).reshape(-1)
+        if len(places) and not 0 <= places.min() <= places.max() < self._num_examples:
+            raise IndexError(f"an example is not among the {self._num_examples:,}")
+        part, seed = self._seeds[s]
+        order = np.argsort(places, kind="stable")
+        found = [np.empty((0, len(places)), np.float32)][self.num_records > 0 :]
+        with remade(part.directory):
+            for array, _, to in part.within(measure, seed, 0, self.num_records):
+                found.append(np.empty((to, len(places)), array.dtype))
+                for place, column in zip(order, array.take(places[order].tolist()), strict=True):
+                    found[-1][:, place] = column[:to]
+        return np.concatenate(found)
+
+    def of_example(self, measure: str, example: SupportsIndex) -> Shaped[np.ndarray, "s t"]:
+        """Read a measure of one example in every seed, at all records; raises as `read` does."""
+        n = operator.index(example)
+        return np.stack([self.of_examples(measure, s, [n])[:, 0] for s in range(len(self._seeds))])
+
+    def _check(self, measure: str) -> None:
+        if measure not in self.measures:
+            raise KeyError(f"there is no measure {measure!r}; there are: {', '.join(self.measures)}")
+
+
+class OfOne:
+    """The histories of one recording that is not several.
+
+    Args:
+        recording: The recording.
+        directory: Where they are.
+
+    Attributes:
+        directory: Where they are.
+        num_records: From how many records, of whole spans.
+        span: Most records in a span.
+        seeds: The seeds.
+
+    Raises:
+        RecordingError: As `Histories` does.
+    """
+
+    def __init__(self, recording: "Recording", directory: Path) -> None:
+        self.directory = directory
+        self._checksum = recording.checksum
+        self.seeds: list[int] = recording.seeds.tolist()
+        self.span: int = read_header(recording, directory)["span"]
+        self._spans = spans_of(directory, self.span)
+        self.num_records = min(self._spans[-1][1] if self._spans else 0, recording.num_records)
+        self._padded = padded(len(recording.labels))
+        size = DESCRIPTIONS_BYTES * EXAMPLES // (CHECKSUM_BYTES * self._padded)
+        self._array = functools.lru_cache(max(size, 16))(self._open)
+
+    def within(self, measure: str, seed: int, start: int, stop: int) -> Iterator[tuple[StoredArray, int, int]]:
+        """Give the arrays that hold some records, and which rows of each they are.
+
+        Raises:
+            OSError, ValueError: If one is not there or damaged.
+        """
+        for k in range(start // self.span, math.ceil(stop / self.span)):
+            first, end = self._spans[k]
+            yield self._array(measure, seed, k), max(start - first, 0), min(stop, end) - first
+
+    def _open(self, measure: str, seed: int, k: int) -> StoredArray:
+        first, stop = self._spans[k]
+        path = self.directory / f"{first}-{stop}" / str(seed) / measure
+        array = StoredArray(path, place_of(self._checksum, first, seed, measure), direct=False)
+        if array.shape != (stop - first, self._padded):
+            raise ValueError(f"{path} holds {array.shape} records and examples")
+        return array
+
+
+def measures_of(contents: Contents) -> tuple[str, ...]:
+    """Name what histories hold: `loss`; of a classifier `prediction` and `margin`; norm and alignment of each layer.
+
+    Example:
+        >>> measures_of(Recording("recordings/mini_mnist").contents)
+        ('loss', 'prediction', 'margin', 'norm.fc2', 'alignment.fc2')
+    """
+    of_layers = (f"{kind}.{kept.key}" for kept in contents.layers.values() for kind in ("norm", "alignment"))
+    return ("loss", *(("prediction", "margin") if contents.classes else ()), *of_layers)
+
+
+def directory_of(recording: "Recording", path: Path | None = None) -> Path:
+    """Tell where the histories of one recording are: in it, or in another directory by its checksum."""
+    return recording.root / "histories" if path is None else path.resolve() / recording.checksum
+
+
+def padded(num_examples: int) -> int:
+    """Round up to whole pieces."""
+    return math.ceil(num_examples / EXAMPLES) * EXAMPLES
+
+
+def place_of(checksum: str, first: int, seed: int, measure: str) -> str:
+    """Name the array of a measure, so that it reads in no other place."""
+    return f"{checksum}/histories/{first}/{seed}/{measure}"
+
+
+def spans_of(directory: Path, span: int) -> list[tuple[int, int]]:
+    """List the spans that are whole: first record, and the one before which each stops.
+
+    Of a loop that was gone on with, a short span and the longer one that replaces it may be there both.
+    """
+    found: dict[int, int] = {}
+    for entry in directory.iterdir():
+        first, _, stop = entry.name.partition("-")
+        if first.isdecimal() and stop.isdecimal():
+            found[int(first)] = max(int(stop), found.get(int(first), 0))
+    spans: list[tuple[int, int]] = []
+    while (first := len(spans) * span) in found and (not spans or spans[-1][1] == first):
+        spans.append((first, found[first]))
+    return spans
+
+
+def read_header(recording: "Recording", directory: Path) -> dict[str, Any]:
+    """Read and check `histories.json`.
+
+    Raises:
+        RecordingError: If it is not there, damaged, of another format or of another recording.
+    """
+    if not (directory / "histories.json").exists():
+        raise RecordingError(f"{directory} is not there: {how_to_make(recording)}")
+    with remade(directory):
+        try:
+            header = json.loads(read_whole(directory / "histories.json"))
+            if header["format"] != FORMAT:
+                raise ValueError(f"it has format {header['format']}, and this version reads format {FORMAT}")
+            if header["checksum"] != sealed(header)["checksum"]:
+                raise ValueError("histories.json was changed after it was written: its checksum differs")
+            if header["recording"] != recording.checksum:
+                raise ValueError("it belongs to another recording")
+            if tuple(header["measures"]) != measures_of(recording.contents):
+                raise ValueError("it has other measures than this version makes")
+            if not (isinstance(header["span"], int) and header["span"] > 0):
+                raise ValueError("its span is no length")
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"histories.json is malformed: {error}") from error
+    return header
+
+
+@contextlib.contextmanager
+def remade(directory: Path) -> Iterator[None]:
+    """Say what to do about histories that are damaged: nothing is lost, for they are made again."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise RecordingError(
+            f"{directory} does not belong here, is damaged or missing ({error}); move it elsewhere, and "
+            "train_dynamics.analyze makes it again"
+        ) from error
+
+
+def how_to_make(recording: "Recording") -> str:
+    """Say which command makes histories."""
+    return f"python -m train_dynamics.analyze --recording={recording.path} makes it"
+
+
+def history_of(recording: "Recording", histories: Histories, example: SupportsIndex) -> History:
+    """Gather all that histories tell of an example; see `Recording.history`."""
+    n = operator.index(example)
+    if not 0 <= n < len(recording.labels):
+        raise IndexError(f"example {n} is not among the {len(recording.labels):,} of {recording.path}")
+    if recording.finished and histories.num_records < recording.num_records:
+        there = pluralise(histories.num_records, "record")
+        raise InputError(
+            f"the histories of {recording.path} are of {there} and not yet of all {recording.num_records:,}: "
+            f"{how_to_make(recording)} whole"
+        )
+    of = {measure: histories.of_example(measure, n) for measure in histories.measures}
+    kinds = {
+        kind: {kept.name: of[f"{kind}.{kept.key}"] for kept in recording.contents.layers.values()}
+        for kind in ("norm", "alignment")
+    }
+    prediction = of.get("prediction")
+    correct = None if prediction is None else prediction == recording.labels[n]
+    return History(
+        recording.iterations[: histories.num_records], of["loss"], correct, prediction, of.get("margin"), **kinds
+    )
