@@ -73,7 +73,17 @@ def imports(path: Path) -> set[str]:
 
 
 RECORDING_LANE = ("train.py", "record.py", "further.py", "task", "gradients", "training", "recording/writer.py")
-ANALYSIS_LANE = ("analyze.py", "animate.py", "verify.py", "dynamics", "study", "plots", "report")
+ANALYSIS_LANE = (
+    "analyze.py",
+    "animate.py",
+    "verify.py",
+    "dynamics",
+    "study",
+    "plots",
+    "report",
+    "explore.py",
+    "explorer",
+)
 SHARED = ("config.py", "commands.py", "processes.py", "data", "recording")
 
 

@@ -7,6 +7,7 @@
     Recorder             the same for a training loop of your own
     record_checkpoints   the same where only checkpoints are left
     Recording            what was recorded, for reading
+    Explorer             a page on which to look around in it, in a notebook
     InputError           what is raised where the caller's values will not do, in one line
 
 Names are imported when they are used: JAX with `sweep`, and not with `Recording`.
@@ -17,6 +18,7 @@ from typing import Any
 
 PUBLIC = {
     "Dataset": "data.arrays",
+    "Explorer": "explorer.notebook",
     "InputError": "config",
     "Recorder": "training.recorder",
     "Recording": "recording.reader",

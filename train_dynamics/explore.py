@@ -55,29 +55,34 @@ def main() -> None:
         if seed not in recording.seeds:
             known = ", ".join(map(str, recording.seeds))
             raise InputError.flag("seed", seed, f"was not recorded; recorded: {known}")
-    from train_dynamics.explorer.follow import follow, opened_for_showing
+    from train_dynamics.explorer.explored import opened_for_showing
 
     compared = opened(COMPARE.value) if COMPARE.value else None
     explored = opened_for_showing(recording, compared, ANALYSIS.value, print_line)
     if output:
         size, records = export.export(explored, int(seed), output)
-        print_line(f"Wrote {output}: seed {seed}, {pluralise(records, 'record')}, {size / 1e6:.1f} MB; open it in a browser")
+        print_line(
+            f"Wrote {output}: seed {seed}, {pluralise(records, 'record')}, {size / 1e6:.1f} MB; open it in a browser"
+        )
         return
     from train_dynamics.explorer.server import Server
 
     server = Server(explored, HOST.value, PORT.value)
     print_line(f"{recording.path} is shown at {server.url}")
     if HOST.value == "127.0.0.1" and os.environ.get("SSH_CONNECTION"):
-        print_line(f"From elsewhere: ssh -L {server.port}:127.0.0.1:{server.port} THIS_MACHINE, and open that address there")
+        print_line(
+            f"From elsewhere: ssh -L {server.port}:127.0.0.1:{server.port} THIS_MACHINE, and open that address there"
+        )
     print_line("Ctrl-C ends it")
     stopped = stop_on_signals("explore: stopped")
     if not NO_BROWSER.value and not _open(server.url):
-        print_line("No browser could be opened here; open the address in one, from elsewhere by ssh -L "
-                   f"{server.port}:127.0.0.1:{server.port} THIS_MACHINE")
+        print_line(
+            "No browser could be opened here; open the address in one, from elsewhere by ssh -L "
+            f"{server.port}:127.0.0.1:{server.port} THIS_MACHINE"
+        )
     done = threading.Event()
     while not stopped:
-        follow(explored)
-        done.wait(1)
+        done.wait(0.2)
     server.close()
     sys.exit(0)
 

@@ -1,6 +1,15 @@
 // What all parts of the page share: the recording, what is chosen, and what follows from it.
 
-import { type About, decoder, kind, type Measure, type Numbers, type Place, type RecordingAbout, type Source } from "./data";
+import {
+  type About,
+  decoder,
+  kind,
+  type Measure,
+  type Numbers,
+  type Place,
+  type RecordingAbout,
+  type Source,
+} from "./data";
 import { Frames, type Series } from "./frames";
 import { fromHash, type State, toHash } from "./state";
 
@@ -110,7 +119,8 @@ export class App {
   change(partial: Partial<State>): void {
     const { front } = this;
     Object.assign(this.state, partial);
-    if (this.front.recording !== front.recording) this.record = this.recordOf(this.front.recording, this.state.iteration);
+    if (this.front.recording !== front.recording)
+      this.record = this.recordOf(this.front.recording, this.state.iteration);
     this.derive();
     this.refresh(true);
   }

@@ -5,12 +5,23 @@ export type Rgb = [number, number, number];
 export const RIGHT: Rgb = [0x00, 0x9e, 0x73]; // Okabe and Ito (2008)
 export const WRONG: Rgb = [0xd5, 0x5e, 0x00];
 export const GREY: Rgb = [0x88, 0x88, 0x88];
-/** Tol, "Colour Schemes" (2021), muted, and grey. */
+/** Tol, "Colour Schemes" (2021), muted, with a lighter indigo for dark pages, and grey. */
 const CLASSES: Rgb[] = [
-  "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "cc6677", "882255", "aa4499", "888888",
+  "5a4fcf",
+  "88ccee",
+  "44aa99",
+  "117733",
+  "999933",
+  "ddcc77",
+  "cc6677",
+  "882255",
+  "aa4499",
+  "888888",
 ].map(rgb);
 export const PINS: string[] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f00"];
-const VIRIDIS: Rgb[] = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map(rgb);
+const VIRIDIS: Rgb[] = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map(
+  rgb,
+);
 
 function rgb(text: string): Rgb {
   return [0, 2, 4].map((k) => Number.parseInt(text.slice(k, k + 2), 16)) as Rgb;

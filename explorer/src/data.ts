@@ -103,7 +103,10 @@ export class Server implements Source {
     const query = new URLSearchParams(Object.entries(values).map(([name, value]) => [name, String(value)]));
     const answer = await fetch(`api/${path}?${query}`, {
       method: body === undefined ? "GET" : "POST",
-      headers: { Authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
+      headers: {
+        Authorization: `Bearer ${this.token}`,
+        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+      },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
     if (!answer.ok) throw new Error((await answer.text()) || answer.statusText);
@@ -327,5 +330,5 @@ function half(bits: number): number {
 
 /** A number from -1 to 1 in 16 bits, as OpenGL reads a normalised short. */
 function snorm(bits: number): number {
-  return Math.max(-1, (bits << 16 >> 16) / 32767);
+  return Math.max(-1, ((bits << 16) >> 16) / 32767);
 }

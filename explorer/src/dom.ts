@@ -15,7 +15,9 @@ export function element<K extends keyof HTMLElementTagNameMap>(
     else if (name === "class" || name === "role" || name.includes("-")) made.setAttribute(name, String(value));
     else Object.assign(made, { [name]: value });
   }
-  made.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  made.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  );
   return made;
 }
 
@@ -63,4 +65,5 @@ export function few(value: number): string {
   return String(Number(value.toPrecision(3)));
 }
 
-export const count = (number: number, what: string) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
+export const count = (number: number, what: string) =>
+  `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;

@@ -88,7 +88,7 @@ export class Examples {
     try {
       const { source, about } = this.app;
       const found: (Uint8Array | string)[] = about.picture ? await source.pictures(wanted) : await source.texts(wanted);
-      wanted.forEach((example, k) => this.looks.set(example, found[k]));
+      for (const [k, example] of wanted.entries()) this.looks.set(example, found[k]);
       this.shown = "";
       this.app.refresh(true);
     } catch (error) {
@@ -123,7 +123,15 @@ export class Examples {
     const { app } = this;
     const { about, state } = app;
     const order = this.order();
-    const key = JSON.stringify([order.length, order.slice(0, MOST), state.pins, state.sort, this.backwards, app.front.title, about.scores.length]);
+    const key = JSON.stringify([
+      order.length,
+      order.slice(0, MOST),
+      state.pins,
+      state.sort,
+      this.backwards,
+      app.front.title,
+      about.scores.length,
+    ]);
     const right = app.right(app.front);
     this.drawSummary(right);
     if (key === this.shown) return;
@@ -132,11 +140,18 @@ export class Examples {
       ["example", "order in the data"],
       ["id", "id"],
       ...(about.classes.length ? ([["label", "label"]] as [string, string][]) : []),
-      ...["norm", "alignment", "loss", "margin"].filter((name) => app.measure(app.front, name)).map((name): [string, string] => [name, `${words(name)} now`]),
+      ...["norm", "alignment", "loss", "margin"]
+        .filter((name) => app.measure(app.front, name))
+        .map((name): [string, string] => [name, `${words(name)} now`]),
       ...about.scores.map(({ name }): [string, string] => [`score.${name}`, words(name)]),
     ];
     this.bar.replaceChildren(
-      element("label", {}, "sorted by ", menu("sorted by", sorts, state.sort, (sort) => app.change({ sort }))),
+      element(
+        "label",
+        {},
+        "sorted by ",
+        menu("sorted by", sorts, state.sort, (sort) => app.change({ sort })),
+      ),
       element(
         "button",
         { type: "button", "aria-pressed": this.backwards, title: "the other way round", onclick: () => this.turn() },
@@ -145,7 +160,10 @@ export class Examples {
     );
     const found = order.slice(0, MOST).map((n) => this.item(n, right));
     const left = order.length - found.length;
-    this.list.replaceChildren(...found, ...(left > 0 ? [element("p", { class: "quiet" }, `and ${count(left, "more")}`.replace("mores", "more"))] : []));
+    this.list.replaceChildren(
+      ...found,
+      ...(left > 0 ? [element("p", { class: "quiet" }, `and ${count(left, "more")}`.replace("mores", "more"))] : []),
+    );
   }
 
   private turn(): void {
@@ -185,18 +203,41 @@ export class Examples {
     const listed = app.listed;
     const all = listed.length === about.numExamples;
     const share = (of: number[]) => (right && of.length ? of.filter(right).length / of.length : Number.NaN);
-    const head = all ? `all ${count(about.numExamples, "example")}` : `${count(listed.length, "example")} of ${about.numExamples.toLocaleString("en")}`;
+    const head = all
+      ? `all ${count(about.numExamples, "example")}`
+      : `${count(listed.length, "example")} of ${about.numExamples.toLocaleString("en")}`;
     const parts: (Node | string)[] = [
-      element("p", {}, element("strong", {}, state.selection.length ? "Selected: " : "Shown: "), head, Number.isFinite(share(listed)) ? `; ${(100 * share(listed)).toFixed(0)} % right now` : ""),
+      element(
+        "p",
+        {},
+        element("strong", {}, state.selection.length ? "Selected: " : "Shown: "),
+        head,
+        Number.isFinite(share(listed)) ? `; ${(100 * share(listed)).toFixed(0)} % right now` : "",
+      ),
     ];
     if (!all && listed.length) {
       const mean = this.meanPicture(listed);
       const shape = element("div", { class: "common" });
       if (mean) shape.append(element("figure", {}, mean, element("figcaption", {}, "mean")));
-      if (about.classes.length) shape.append(this.bars("labels", about.classes, listed.map((n) => about.labels[n]), (k) => css(ofClass(k, about.classes.length))));
+      if (about.classes.length)
+        shape.append(
+          this.bars(
+            "labels",
+            about.classes,
+            listed.map((n) => about.labels[n]),
+            (k) => css(ofClass(k, about.classes.length)),
+          ),
+        );
       if (about.chunks) {
         const tenths = Array.from({ length: 10 }, (_, k) => String(k));
-        shape.append(this.bars("chunks, 0 the most typical", tenths, listed.map((n) => about.chunks![n]), () => "var(--quiet)"));
+        shape.append(
+          this.bars(
+            "chunks, 0 the most typical",
+            tenths,
+            listed.map((n) => about.chunks![n]),
+            () => "var(--quiet)",
+          ),
+        );
       }
       parts.push(shape);
       const telling = this.telling(listed);
@@ -206,13 +247,31 @@ export class Examples {
       element(
         "div",
         { class: "row" },
-        ...(all ? [] : [element("button", { type: "button", title: "as a file of ids (e)", onclick: () => this.save() }, "ids as CSV")]),
+        ...(all
+          ? []
+          : [
+              element(
+                "button",
+                { type: "button", title: "as a file of ids (e)", onclick: () => this.save() },
+                "ids as CSV",
+              ),
+            ]),
         ...(all ? [] : [element("button", { type: "button", onclick: () => this.copy() }, "copy for a notebook")]),
         ...(!state.selection.length && !all
-          ? [element("button", { type: "button", title: "select all shown (a)", onclick: () => app.select(listed) }, "select these")]
+          ? [
+              element(
+                "button",
+                { type: "button", title: "select all shown (a)", onclick: () => app.select(listed) },
+                "select these",
+              ),
+            ]
           : []),
-        ...(state.selection.length ? [element("button", { type: "button", title: "Escape", onclick: () => app.select([]) }, "clear selection")] : []),
-        ...(state.pins.length ? [element("button", { type: "button", onclick: () => app.change({ pins: [] }) }, "unpin all")] : []),
+        ...(state.selection.length
+          ? [element("button", { type: "button", title: "Escape", onclick: () => app.select([]) }, "clear selection")]
+          : []),
+        ...(state.pins.length
+          ? [element("button", { type: "button", onclick: () => app.change({ pins: [] }) }, "unpin all")]
+          : []),
       ),
     );
     this.summary.replaceChildren(...parts);
@@ -249,9 +308,17 @@ export class Examples {
       const [mean, deviation] = moments(values);
       const [here] = moments(Float32Array.from(listed, (n) => values[n]));
       const size = (here - mean) / deviation;
-      if (Number.isFinite(size)) found.push({ text: `${words(name)} ${size > 0 ? "+" : "−"}${Math.abs(size).toFixed(1)} sd`, size: Math.abs(size) });
+      if (Number.isFinite(size))
+        found.push({
+          text: `${words(name)} ${size > 0 ? "+" : "−"}${Math.abs(size).toFixed(1)} sd`,
+          size: Math.abs(size),
+        });
     }
-    return found.sort((a, b) => b.size - a.size).filter(({ size }) => size > 0.5).slice(0, 4).map(({ text }) => text);
+    return found
+      .sort((a, b) => b.size - a.size)
+      .filter(({ size }) => size > 0.5)
+      .slice(0, 4)
+      .map(({ text }) => text);
   }
 
   private meanPicture(listed: number[]): HTMLElement | null {
@@ -308,7 +375,11 @@ function moments(values: Float32Array): [number, number] {
 }
 
 /** Paint a picture: grey or colour. */
-function paint(pixels: Uint8Array, { height, width, channels }: { height: number; width: number; channels: number }, size: number): HTMLElement {
+function paint(
+  pixels: Uint8Array,
+  { height, width, channels }: { height: number; width: number; channels: number },
+  size: number,
+): HTMLElement {
   const canvas = element("canvas", { width, height, class: "picture" });
   const scale = size / Math.max(width, height);
   Object.assign(canvas.style, { width: `${width * scale}px`, height: `${height * scale}px` });

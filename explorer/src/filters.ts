@@ -18,7 +18,12 @@ export class Filters {
       "aria-label": "ids",
       oninput: () => this.change({ ids: this.ids.value }),
     });
-    this.root = element("section", { class: "filters", "aria-label": "filters" }, element("h2", {}, "Filters"), this.body);
+    this.root = element(
+      "section",
+      { class: "filters", "aria-label": "filters" },
+      element("h2", {}, "Filters"),
+      this.body,
+    );
   }
 
   private change(partial: Partial<typeof NO_FILTER>): void {
@@ -38,35 +43,61 @@ export class Filters {
     if (!all) return;
     const score = filter.score ? app.score(filter.score) : null;
     const key = JSON.stringify([filter, Boolean(score)]);
-    if (key === this.shown || this.root.contains(document.activeElement) === (document.activeElement === this.ids && key === this.shown)) return;
+    if (key === this.shown) return;
     this.shown = key;
-    const several = <T,>(on: T[], value: T, more: boolean): T[] => {
-      if (on.includes(value)) return on.filter((one) => one !== value);
-      return more ? [...on, value] : [...on, value];
+    const several = <T>(on: T[], value: T): T[] => {
+      return on.includes(value) ? on.filter((one) => one !== value) : [...on, value];
     };
     const parts: (Node | string)[] = [];
     if (about.classes.length && about.classes.length <= 40) {
       parts.push(
         element("label", {}, "label"),
-        switches("labels", about.classes.map((name, k) => [String(k), name]), (k) => filter.labels.includes(Number(k)), (k, more) => this.change({ labels: several(filter.labels, Number(k), more) })),
+        switches(
+          "labels",
+          about.classes.map((name, k) => [String(k), name]),
+          (k) => filter.labels.includes(Number(k)),
+          (k) => this.change({ labels: several(filter.labels, Number(k)) }),
+        ),
       );
     }
     if (about.chunks) {
       parts.push(
         element("label", {}, "chunk"),
-        switches("chunks", Array.from({ length: 10 }, (_, k) => [String(k), String(k)]), (k) => filter.chunks.includes(Number(k)), (k, more) => this.change({ chunks: several(filter.chunks, Number(k), more) })),
+        switches(
+          "chunks",
+          Array.from({ length: 10 }, (_, k) => [String(k), String(k)]),
+          (k) => filter.chunks.includes(Number(k)),
+          (k) => this.change({ chunks: several(filter.chunks, Number(k)) }),
+        ),
       );
     }
     if (about.classes.length) {
-      const choices: [string, string][] = [["right", "right now"], ["wrong", "wrong now"]];
+      const choices: [string, string][] = [
+        ["right", "right now"],
+        ["wrong", "wrong now"],
+      ];
       parts.push(
         element("label", {}, "is"),
-        switches("right or wrong", choices, (value) => filter.right === value, (value) => this.change({ right: filter.right === value ? "" : (value as "right" | "wrong") })),
+        switches(
+          "right or wrong",
+          choices,
+          (value) => filter.right === value,
+          (value) => this.change({ right: filter.right === value ? "" : (value as "right" | "wrong") }),
+        ),
       );
     }
     if (about.scores.length) {
-      const choices: [string, string][] = [["", "no score"], ...about.scores.map(({ name }): [string, string] => [name, words(name)])];
-      const row = element("div", { class: "row" }, menu("score", choices, filter.score, (name) => this.change({ score: name, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY })));
+      const choices: [string, string][] = [
+        ["", "no score"],
+        ...about.scores.map(({ name }): [string, string] => [name, words(name)]),
+      ];
+      const row = element(
+        "div",
+        { class: "row" },
+        menu("score", choices, filter.score, (name) =>
+          this.change({ score: name, low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY }),
+        ),
+      );
       if (score) {
         const finite = score.filter((value) => Number.isFinite(value));
         const number = (name: "low" | "high", placeholder: number) =>
@@ -82,7 +113,17 @@ export class Filters {
               this.change({ [name]: value.trim() === "" || !Number.isFinite(Number(value)) ? none : Number(value) });
             },
           });
-        row.append(number("low", finite.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY)), " to ", number("high", finite.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)));
+        row.append(
+          number(
+            "low",
+            finite.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY),
+          ),
+          " to ",
+          number(
+            "high",
+            finite.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY),
+          ),
+        );
       }
       parts.push(element("label", {}, "score"), row);
     }
@@ -92,7 +133,9 @@ export class Filters {
     const hadFocus = document.activeElement === this.ids;
     this.body.replaceChildren(
       element("div", { class: "fields" }, ...parts),
-      ...(active ? [element("button", { type: "button", class: "clear", onclick: () => this.clear() }, "clear all filters (0)")] : []),
+      ...(active
+        ? [element("button", { type: "button", class: "clear", onclick: () => this.clear() }, "clear all filters (0)")]
+        : []),
     );
     if (hadFocus) this.ids.focus();
   }

@@ -141,7 +141,13 @@ export class Frames {
     let known = this.series.get(key);
     if (!known) {
       const length = this.records(one.recording);
-      known = { series: one, length, stride: Math.max(1, Math.ceil(length / COARSE)), coarse: new Map(), ranges: new Map() };
+      known = {
+        series: one,
+        length,
+        stride: Math.max(1, Math.ceil(length / COARSE)),
+        coarse: new Map(),
+        ranges: new Map(),
+      };
       this.series.set(key, known);
     }
     return known;
@@ -158,7 +164,8 @@ export class Frames {
     const from = range * this.span;
     const values = await this.source.frames(one.recording, one.seed, one.measure, from, from + length, 1);
     const rows = Array.from({ length }, (_, k) => values.subarray(k * this.n, (k + 1) * this.n));
-    this.bytes += values.byteLength - (known.ranges.get(range)?.rows.reduce((sum, row) => sum + row.byteLength, 0) ?? 0);
+    this.bytes +=
+      values.byteLength - (known.ranges.get(range)?.rows.reduce((sum, row) => sum + row.byteLength, 0) ?? 0);
     known.ranges.set(range, { rows, used: ++this.clock });
     this.evict();
   }

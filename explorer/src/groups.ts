@@ -15,8 +15,18 @@ export class Groups {
   private timer = 0;
 
   constructor(private readonly app: App) {
-    this.find = element("button", { type: "button", title: "keep the lists at the iteration shown (g)", onclick: () => this.toggle() });
-    this.root = element("section", { class: "groups", "aria-label": "groups" }, element("h2", {}, "Groups"), this.find, this.body);
+    this.find = element("button", {
+      type: "button",
+      title: "keep the lists at the iteration shown (g)",
+      onclick: () => this.toggle(),
+    });
+    this.root = element(
+      "section",
+      { class: "groups", "aria-label": "groups" },
+      element("h2", {}, "Groups"),
+      this.find,
+      this.body,
+    );
   }
 
   private on = false;
@@ -38,7 +48,14 @@ export class Groups {
     this.find.textContent = this.on ? "stop looking for groups" : "find cones and pairs in contention";
     this.find.setAttribute("aria-pressed", String(this.on));
     if (!possible) {
-      if (all) this.body.replaceChildren(element("p", { class: "quiet" }, "Of this layer no gradients were kept, only measures: examples cannot be compared."));
+      if (all)
+        this.body.replaceChildren(
+          element(
+            "p",
+            { class: "quiet" },
+            "Of this layer no gradients were kept, only measures: examples cannot be compared.",
+          ),
+        );
       return;
     }
     if (!this.on) {
@@ -78,7 +95,13 @@ export class Groups {
     this.body.replaceChildren(
       element("h3", {}, `Cones ${at}`),
       cones.length
-        ? this.rows(cones.slice(0, MOST).map((cone) => ({ members: cone.members, text: `${cone.members.length}: ${this.labels(cone.members)}`, title: `smallest cosine between two members ${cone.cosine.toFixed(3)}` })))
+        ? this.rows(
+            cones.slice(0, MOST).map((cone) => ({
+              members: cone.members,
+              text: `${cone.members.length}: ${this.labels(cone.members)}`,
+              title: `smallest cosine between two members ${cone.cosine.toFixed(3)}`,
+            })),
+          )
         : element("p", { class: "quiet" }, "None of ten examples or more."),
       element("h3", {}, `Pairs in contention ${at}`),
       pairs.length
@@ -94,7 +117,9 @@ export class Groups {
     );
   }
 
-  private rows(rows: { members: number[]; text: string; title: string; sides?: { left: number[]; right: number[] } }[]): HTMLElement {
+  private rows(
+    rows: { members: number[]; text: string; title: string; sides?: { left: number[]; right: number[] } }[],
+  ): HTMLElement {
     const { app } = this;
     return element(
       "ul",
@@ -102,7 +127,11 @@ export class Groups {
       ...rows.map(({ members, text, title, sides }) => {
         const chosen = members.length === app.state.selection.length && members.every((n) => app.chosen[n]);
         const button = (words: string, of: number[], pressed: boolean) =>
-          element("button", { type: "button", title, "aria-pressed": pressed, onclick: () => app.select(pressed ? [] : of) }, words);
+          element(
+            "button",
+            { type: "button", title, "aria-pressed": pressed, onclick: () => app.select(pressed ? [] : of) },
+            words,
+          );
         return element(
           "li",
           {},

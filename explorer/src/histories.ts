@@ -42,11 +42,12 @@ export class Histories {
 
   /** The histories drawn, by example, for tests. */
   get shown(): Record<number, History> {
-    return Object.fromEntries(this.app.state.pins.map((pin) => [pin, this.known.get(this.key(pin))]).filter(([, h]) => h)) as never;
+    return Object.fromEntries(
+      this.app.state.pins.map((pin) => [pin, this.known.get(this.key(pin))]).filter(([, h]) => h),
+    ) as never;
   }
 
   draw(all: boolean): void {
-    const { app } = this;
     if (all) {
       this.ask();
       this.build();
@@ -100,7 +101,12 @@ export class Histories {
       there.length || band
         ? `${app.front.title}. ${band ? "Grey: mean of the selection, and its middle half. " : ""}Click to go there.`
         : "Click a point to pin it and see its history here; draw around points to see the mean of a selection.";
-    const key = JSON.stringify([this.charts.clientWidth, there.map(({ pin }) => this.key(pin)), band?.key ?? "", app.state.pins]);
+    const key = JSON.stringify([
+      this.charts.clientWidth,
+      there.map(({ pin }) => this.key(pin)),
+      band?.key ?? "",
+      app.state.pins,
+    ]);
     if (key === this.drawn) return;
     this.drawn = key;
     for (const plot of this.plots.values()) plot.destroy();
@@ -114,7 +120,8 @@ export class Histories {
       if (![...rows, ...(around ?? [])].some((row) => row.some((value) => value !== null))) continue;
       const series: uPlot.Series[] = [{}];
       if (around) {
-        for (const k of [0, 1, 2]) series.push({ stroke: k === 2 ? SELECTED : "transparent", width: 2, points: { show: false } });
+        for (const k of [0, 1, 2])
+          series.push({ stroke: k === 2 ? SELECTED : "transparent", width: 2, points: { show: false } });
       }
       for (const { colour } of there) series.push({ stroke: colour, width: 1.3, points: { show: false } });
       const holder = element("figure", {}, element("figcaption", {}, words(name)));

@@ -57,7 +57,12 @@ async function start(): Promise<void> {
     new Page(page, about, source);
   } catch (error) {
     page.replaceChildren(
-      element("main", { class: "sorry" }, element("h1", {}, "Nothing to show"), element("p", {}, (error as Error).message)),
+      element(
+        "main",
+        { class: "sorry" },
+        element("h1", {}, "Nothing to show"),
+        element("p", {}, (error as Error).message),
+      ),
     );
   }
 }
@@ -93,7 +98,11 @@ class Page {
       element("span", { class: "quiet state" }),
       element("span", { class: "space" }),
       element("button", { type: "button", title: "light or dark (t)", onclick: () => this.turnTheme() }, "◐"),
-      element("button", { type: "button", title: "keys (?)", "aria-label": "help", onclick: () => this.help.showModal() }, "?"),
+      element(
+        "button",
+        { type: "button", title: "keys (?)", "aria-label": "help", onclick: () => this.help.showModal() },
+        "?",
+      ),
     );
     root.replaceChildren(
       heading,
@@ -102,7 +111,7 @@ class Page {
         "main",
         {},
         element("div", { class: "stage" }, this.toolbar, this.legend, this.grid, this.time.root, this.histories.root),
-        element("aside", {}, this.filters.root, this.examples.root, this.groups.root),
+        element("aside", {}, this.filters.root, this.groups.root, this.examples.root),
       ),
       this.examples.tip,
       this.help,
@@ -157,7 +166,10 @@ class Page {
     const { app } = this;
     const names = new Set([app.state.x, app.state.y, "prediction", app.state.colour, app.state.sort]);
     const series = app.views.flatMap((view) =>
-      [...names].map((name) => app.measure(view, name)).filter((measure) => measure !== null).map((measure) => app.series(view, measure)),
+      [...names]
+        .map((name) => app.measure(view, name))
+        .filter((measure) => measure !== null)
+        .map((measure) => app.series(view, measure)),
     );
     app.frames.want(series, Math.floor(app.record), app.forward);
   }
@@ -165,12 +177,25 @@ class Page {
   private drawToolbar(): void {
     const { app } = this;
     const { about, state } = app;
-    const key = JSON.stringify([state.recordings, state.seeds, state.layers, state.x, state.y, state.xScale, state.yScale, state.xRange, state.colour, about.scores.length]);
+    const key = JSON.stringify([
+      state.recordings,
+      state.seeds,
+      state.layers,
+      state.x,
+      state.y,
+      state.xScale,
+      state.yScale,
+      state.xRange,
+      state.colour,
+      about.scores.length,
+    ]);
     if (key === this.toolbarKey) return;
     this.toolbarKey = key;
-    const focused = this.toolbar.contains(document.activeElement) ? document.activeElement?.getAttribute("aria-label") : null;
+    const focused = this.toolbar.contains(document.activeElement)
+      ? document.activeElement?.getAttribute("aria-label")
+      : null;
     const { recordings } = about;
-    const toggle = <T,>(on: T[], value: T, more: boolean): T[] => {
+    const toggle = <T>(on: T[], value: T, more: boolean): T[] => {
       if (!more) return [value];
       return on.includes(value) ? (on.length > 1 ? on.filter((one) => one !== value) : on) : [...on, value];
     };
@@ -178,27 +203,91 @@ class Page {
     const ofScores = about.scores.map(({ name }): [string, string] => [`score.${name}`, words(name)]);
     const axes: [string, string][] = [...measures.map((name): [string, string] => [name, words(name)]), ...ofScores];
     const colours: [string, string][] = [
-      ...(about.classes.length ? (["right", "label", "prediction"] as const).map((name): [string, string] => [name, words(name)]) : []),
+      ...(about.classes.length
+        ? (["right", "label", "prediction"] as const).map((name): [string, string] => [name, words(name)])
+        : []),
       ...(about.chunks ? ([["chunk", "chunk"]] as [string, string][]) : []),
       ...axes,
     ];
-    const scales: [string, string][] = [["linear", "linear"], ["sqrt", "square root"], ["log", "log"]];
+    const scales: [string, string][] = [
+      ["linear", "linear"],
+      ["sqrt", "square root"],
+      ["log", "log"],
+    ];
     const first = recordings[0];
-    const group = (name: string, control: HTMLElement) => element("div", { class: "control" }, element("span", {}, name), control);
+    const group = (name: string, control: HTMLElement) =>
+      element("div", { class: "control" }, element("span", {}, name), control);
     this.toolbar.replaceChildren(
       ...(recordings.length > 1
-        ? [group("recordings", switches("recordings", recordings.map(({ name }, k) => [String(k), name]), (k) => state.recordings.includes(Number(k)), (k, more) => app.change({ recordings: toggle(state.recordings, Number(k), more) })))]
+        ? [
+            group(
+              "recordings",
+              switches(
+                "recordings",
+                recordings.map(({ name }, k) => [String(k), name]),
+                (k) => state.recordings.includes(Number(k)),
+                (k, more) => app.change({ recordings: toggle(state.recordings, Number(k), more) }),
+              ),
+            ),
+          ]
         : []),
       ...(first.seeds.length > 1
-        ? [group("seeds", switches("seeds", first.seeds.map((seed, k) => [String(k), String(seed)]), (k) => state.seeds.includes(Number(k)), (k, more) => app.change({ seeds: toggle(state.seeds, Number(k), more) })))]
+        ? [
+            group(
+              "seeds",
+              switches(
+                "seeds",
+                first.seeds.map((seed, k) => [String(k), String(seed)]),
+                (k) => state.seeds.includes(Number(k)),
+                (k, more) => app.change({ seeds: toggle(state.seeds, Number(k), more) }),
+              ),
+            ),
+          ]
         : []),
       ...(first.layers.length > 1
-        ? [group("layers", switches("layers", first.layers.map((layer) => [layer, layer]), (layer) => state.layers.includes(layer), (layer, more) => app.change({ layers: toggle(state.layers, layer, more) })))]
+        ? [
+            group(
+              "layers",
+              switches(
+                "layers",
+                first.layers.map((layer) => [layer, layer]),
+                (layer) => state.layers.includes(layer),
+                (layer, more) => app.change({ layers: toggle(state.layers, layer, more) }),
+              ),
+            ),
+          ]
         : []),
-      group("x", element("span", {}, menu("x", axes, state.x, (x) => app.change({ x, xRange: null })), menu("scale of x", scales, state.xScale, (scale) => app.change({ xScale: scale as Scale, xRange: null })))),
-      group("y", element("span", {}, menu("y", axes, state.y, (y) => app.change({ y, yRange: null })), menu("scale of y", scales, state.yScale, (scale) => app.change({ yScale: scale as Scale, yRange: null })))),
-      group("colour", menu("colour", colours, state.colour, (colour) => app.change({ colour }))),
-      ...(state.xRange || state.yRange ? [element("button", { type: "button", title: "or a double click (z)", onclick: () => this.zoomOut() }, "zoom out")] : []),
+      group(
+        "x",
+        element(
+          "span",
+          {},
+          menu("x", axes, state.x, (x) => app.change({ x, xRange: null })),
+          menu("scale of x", scales, state.xScale, (scale) => app.change({ xScale: scale as Scale, xRange: null })),
+        ),
+      ),
+      group(
+        "y",
+        element(
+          "span",
+          {},
+          menu("y", axes, state.y, (y) => app.change({ y, yRange: null })),
+          menu("scale of y", scales, state.yScale, (scale) => app.change({ yScale: scale as Scale, yRange: null })),
+        ),
+      ),
+      group(
+        "colour",
+        menu("colour", colours, state.colour, (colour) => app.change({ colour })),
+      ),
+      ...(state.xRange || state.yRange
+        ? [
+            element(
+              "button",
+              { type: "button", title: "or a double click (z)", onclick: () => this.zoomOut() },
+              "zoom out",
+            ),
+          ]
+        : []),
     );
     if (focused) this.toolbar.querySelector<HTMLElement>(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -220,7 +309,9 @@ class Page {
             "aria-pressed": filter.labels.includes(label),
             title: "only these",
             onclick: () => {
-              const labels = filter.labels.includes(label) ? filter.labels.filter((k) => k !== label) : [...filter.labels, label];
+              const labels = filter.labels.includes(label)
+                ? filter.labels.filter((k) => k !== label)
+                : [...filter.labels, label];
               app.change({ filter: { ...filter, labels } });
             },
           },
@@ -250,7 +341,11 @@ class Page {
       element("h2", {}, "Keys"),
       element("dl", {}, ...KEYS.flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
       element("h2", {}, "Pointer"),
-      element("p", {}, "Draw around points to select them; with Shift add, with Alt take away. A click pins a point, the wheel zooms, a double click zooms out. On seeds and layers, Shift or Ctrl shows several side by side."),
+      element(
+        "p",
+        {},
+        "Draw around points to select them; with Shift add, with Alt take away. A click pins a point, the wheel zooms, a double click zooms out. On seeds and layers, Shift or Ctrl shows several side by side.",
+      ),
       element("form", { method: "dialog" }, element("button", {}, "close")),
     );
   }
@@ -272,12 +367,16 @@ class Page {
     }
     if (target.matches("button") && [" ", "Enter"].includes(event.key)) return;
     const { app, time } = this;
-    const next = <T,>(all: readonly T[], now: T, by = 1): T => all[(all.indexOf(now) + by + all.length) % all.length];
+    const next = <T>(all: readonly T[], now: T, by = 1): T => all[(all.indexOf(now) + by + all.length) % all.length];
     const axes = ["norm", "alignment", "loss", "margin"].filter((name) => app.measure(app.front, name));
     const scales: Scale[] = ["linear", "sqrt", "log"];
     const { state, about } = app;
     const seeds = about.recordings[0].seeds.map((_, k) => k);
-    const colours = [...(about.classes.length ? ["right", "label", "prediction"] : []), ...(about.chunks ? ["chunk"] : []), ...axes];
+    const colours = [
+      ...(about.classes.length ? ["right", "label", "prediction"] : []),
+      ...(about.chunks ? ["chunk"] : []),
+      ...axes,
+    ];
     const actions: Record<string, () => void> = {
       ArrowLeft: () => time.step(event.shiftKey ? -10 : -1),
       ArrowRight: () => time.step(event.shiftKey ? 10 : 1),

@@ -4,7 +4,7 @@ import type { App, View } from "./app";
 import { GREY, ofClass, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours";
 import { decoder, quantile } from "./data";
 import { element, few } from "./dom";
-import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, placed, Points, type Scale, valueAt } from "./points";
+import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, Points, placed, type Scale, valueAt } from "./points";
 
 const [LEFT, BOTTOM, TOP, RIGHT_EDGE] = [46, 34, 10, 12]; // pixels around the plot
 const NEAR = 12; // pixels within which the pointer finds a point
@@ -36,7 +36,6 @@ export class Panel {
   private readonly flags: Uint8Array;
   private view: View;
   private axes: { x: Axis; y: Axis } | null = null;
-  private readonly found = new Map<string, [number, number]>();
 
   constructor(
     private readonly app: App,
@@ -46,7 +45,7 @@ export class Panel {
     this.view = app.views[number];
     this.colours = new Uint8Array(4 * n);
     this.flags = new Uint8Array(n);
-    this.box = element("div", { class: "plot" }, this.drawing, this.over);
+    this.box = element("div", { class: "plot" }, this.over, this.drawing);
     this.root = element("section", { class: "panel" }, this.title, this.box);
     this.title.addEventListener("click", () => app.change({ front: this.number }));
     try {
@@ -69,10 +68,13 @@ export class Panel {
       this.resize();
     }
     const mixing = this.place();
-    if (!mixing) return this.wait();
+    if (!mixing) {
+      this.wait();
+      return;
+    }
     this.dress();
     const { devicePixelRatio } = window;
-    const size = Math.max(4, Math.min(8, 420 / Math.sqrt(app.about.numExamples))) * devicePixelRatio;
+    const size = Math.max(4, Math.min(9, 500 / Math.sqrt(app.about.numExamples))) * devicePixelRatio;
     const others = app.state.selection.length ? 0.13 : app.about.numExamples > 20000 ? 0.4 : 0.62;
     this.points.draw(mixing, this.axes!.x, this.axes!.y, size, others);
     this.times.upload = performance.now() - began;
@@ -124,7 +126,12 @@ export class Panel {
       if (canvas.width !== pixelWidth) canvas.width = pixelWidth;
       if (canvas.height !== pixelHeight) canvas.height = pixelHeight;
     }
-    Object.assign(this.drawing.style, { left: `${LEFT}px`, top: `${TOP}px`, width: `${width}px`, height: `${height}px` });
+    Object.assign(this.drawing.style, {
+      left: `${LEFT}px`,
+      top: `${TOP}px`,
+      width: `${width}px`,
+      height: `${height}px`,
+    });
   }
 
   /** Put the frames into the graphics memory; null until they are there. */
@@ -136,47 +143,25 @@ export class Panel {
     for (const axis of ["x", "y"] as const) {
       const name = app.state[axis];
       const scale = app.state[`${axis}Scale`];
+      const [low, high] = app.state[`${axis}Range`] ?? common(app, name, scale);
+      axes.push({ low, high, scale });
       if (name.startsWith("score.")) {
         const values = app.score(name.slice(6));
         if (!values) return null;
         points!.place(`${axis}0`, values, "float32");
         points!.place(`${axis}1`, values, "float32");
         share.push(0);
-        axes.push(this.axis(axis, name, scale, () => [values], (v) => v));
         continue;
       }
       const measure = app.measure(view, name);
-      if (!measure) return null;
-      const series = app.series(view, measure);
-      const around = app.frames.around(series, record);
+      const around = measure && app.frames.around(app.series(view, measure), record);
       if (!around) return null;
       points!.place(`${axis}0`, around.first, measure.encoding);
       points!.place(`${axis}1`, around.second, measure.encoding);
       share.push(around.mixing);
-      axes.push(this.axis(axis, measure.name, scale, () => app.frames.sample(series), decoder(measure.encoding)));
     }
     this.axes = { x: axes[0], y: axes[1] };
     return [share[0], share[1]];
-  }
-
-  /** An axis: where it was zoomed, or that all but a few values of all frames are inside. */
-  private axis(
-    which: "x" | "y",
-    name: string,
-    scale: Scale,
-    sample: () => ArrayLike<number>[],
-    decode: (value: number) => number,
-  ): Axis {
-    const zoomed = this.app.state[`${which}Range`];
-    if (zoomed) return { low: zoomed[0], high: zoomed[1], scale };
-    if (name.startsWith("alignment")) return { low: -1.02, high: 1.02, scale: "linear" };
-    const key = `${this.view.recording}/${this.view.seed}/${name}/${scale}`;
-    let range = this.found.get(key);
-    if (!range) {
-      range = reach(sample(), decode, scale);
-      this.found.set(key, range);
-    }
-    return { low: range[0], high: range[1], scale };
   }
 
   /** Choose the colour and shape of every point. */
@@ -217,18 +202,8 @@ export class Panel {
     if (state.colour === "chunk") return (n) => (chunks ? sequence(chunks[n] / 9) : GREY);
     const found = app.values(view, state.colour);
     if (!found) return () => GREY;
-    const [low, high] = this.colourRange(found.values, found.decode);
+    const [low, high] = common(app, state.colour, "linear");
     return (n) => sequence((found.decode(found.values[n]) - low) / (high - low));
-  }
-
-  private colourRange(values: ArrayLike<number>, decode: (value: number) => number): [number, number] {
-    const key = `colour/${this.view.recording}/${this.view.seed}/${this.app.state.colour}`;
-    let range = this.found.get(key);
-    if (!range) {
-      range = reach([values], decode, "linear");
-      this.found.set(key, range);
-    }
-    return range;
   }
 
   /** What a colour means, of this panel. */
@@ -243,9 +218,11 @@ export class Panel {
     if (["label", "prediction"].includes(state.colour) && about.classes.length && about.classes.length <= 12) {
       return about.classes.map((text, k) => ({ text, colour: ofClass(k, about.classes.length), label: k }));
     }
-    const range = state.colour === "chunk" ? [0, 9] : this.found.get(`colour/${this.view?.recording}/${this.view?.seed}/${state.colour}`);
-    const [low, high] = range ?? [Number.NaN, Number.NaN];
-    return [0, 0.25, 0.5, 0.75, 1].map((share) => ({ text: share % 1 ? "" : few(low + share * (high - low)), colour: sequence(share) }));
+    const [low, high] = state.colour === "chunk" ? [0, 9] : common(this.app, state.colour, "linear");
+    return [0, 0.25, 0.5, 0.75, 1].map((share) => ({
+      text: share % 1 ? "" : few(low + share * (high - low)),
+      colour: sequence(share),
+    }));
   }
 
   private pen(): CanvasRenderingContext2D {
@@ -303,7 +280,8 @@ export class Panel {
     const { state } = this.app;
     const scale = state[`${axis}Scale`];
     const unit = this.app.measure(this.view, state[axis])?.unit;
-    const about = [unit, state[axis] === "alignment" || scale === "linear" ? "" : scale === "sqrt" ? "square-root scale" : "log scale"];
+    if (this.over.clientWidth < 480) return words(state[axis]);
+    const about = [unit, scale === "linear" ? "" : scale === "sqrt" ? "square-root scale" : "log scale"];
     return `${words(state[axis])}${about.some(Boolean) ? ` (${about.filter(Boolean).join(", ")})` : ""}`;
   }
 
@@ -408,6 +386,37 @@ function zoom(axis: Axis, around: number, factor: number): [number, number] {
   return [valueAt(around - around * factor, axis), valueAt(around + (1 - around) * factor, axis)];
 }
 
+const ranges = new Map<string, [number, number]>();
+
+/** A range for a measure or score that suits all panels, which then have the same axes. */
+function common(app: App, name: string, scale: Scale): [number, number] {
+  const found = name.startsWith("score.")
+    ? [ofScore(app, name, scale)]
+    : app.views.map((view) => ofView(app, view, name, scale));
+  const known = found.filter((range) => range !== null);
+  if (!known.length) return [0, 1];
+  return [Math.min(...known.map(([low]) => low)), Math.max(...known.map(([, high]) => high))];
+}
+
+function ofScore(app: App, name: string, scale: Scale): [number, number] | null {
+  const values = app.score(name.slice(6));
+  return values && remembered(`${name}/${scale}`, () => reach([values], (value) => value, scale));
+}
+
+function ofView(app: App, view: View, name: string, scale: Scale): [number, number] | null {
+  const measure = app.measure(view, name);
+  const sample = measure ? app.frames.sample(app.series(view, measure)) : [];
+  if (!measure || !sample.length) return null;
+  const key = `${view.recording}/${view.seed}/${measure.name}/${scale}/${sample.length}`;
+  return remembered(key, () => reach(sample, decoder(measure.encoding), scale));
+}
+
+function remembered(key: string, find: () => [number, number]): [number, number] {
+  const range = ranges.get(key) ?? find();
+  ranges.set(key, range);
+  return range;
+}
+
 /** Values that all but a two hundredth of the examples are within, in every frame of a sample. */
 function reach(frames: ArrayLike<number>[], decode: (value: number) => number, scale: Scale): [number, number] {
   let [low, high, least] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
@@ -423,7 +432,14 @@ function reach(frames: ArrayLike<number>[], decode: (value: number) => number, s
     low = Math.min(low, quantile(sorted, 0.005));
     high = Math.max(high, quantile(sorted, 0.995));
     const positive = sorted.find((value) => value > 0);
-    if (positive !== undefined) least = Math.min(least, quantile(sorted.filter((value) => value > 0), 0.02));
+    if (positive !== undefined)
+      least = Math.min(
+        least,
+        quantile(
+          sorted.filter((value) => value > 0),
+          0.02,
+        ),
+      );
   }
   if (!(low <= high)) return [0, 1];
   if (scale === "log") return [Math.max(low, Math.min(least, high / 10), 1e-12), Math.max(high, 1e-11)];
@@ -445,7 +461,8 @@ export function ticks({ low, high, scale }: Axis, about: number): number[] {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough)!;
   const found: number[] = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(10)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++)
+    found.push(Number((k * step).toPrecision(10)));
   return found;
 }
 

@@ -45,7 +45,7 @@ void main() {
   vec2 inside = clamp(place, 0.0, 1.0);
   beyond = distance(inside, place) > 1e-4 ? 1.0 : 0.0;
   gl_Position = nowhere ? vec4(9.0, 9.0, 9.0, 1.0) : vec4(2.0 * inside - 1.0, 0.0, 1.0);
-  gl_PointSize = size * (mine == 0u ? 1.0 : 1.5);
+  gl_PointSize = size * (mine == 0u ? 1.0 : mine == 1u ? 1.4 : 2.8);
   paint = vec4(colour.rgb, colour.a * (mine == 0u ? others : 0.95));
   shape = flags;
 }`;
@@ -67,7 +67,10 @@ void main() {
   } else {
     ink = 1.0 - smoothstep(0.8 - edge, 0.8 + edge * 0.5, length(p));
   }
-  if ((shape & ${MARKED}u) != 0u) ink = max(ink * 0.85, 1.0 - smoothstep(0.0, edge, abs(length(p) - 0.88) - 0.1));
+  if ((shape & ${MARKED}u) != 0u) {
+    float from = length(p);
+    ink = max(1.0 - smoothstep(0.42, 0.42 + edge, from), 1.0 - smoothstep(0.0, edge, abs(from - 0.8) - 0.1));
+  }
   result = vec4(paint.rgb * paint.a * ink, paint.a * ink);
 }`;
 
@@ -86,11 +89,11 @@ export class Points {
     readonly canvas: HTMLCanvasElement,
     private readonly n: number,
   ) {
-    const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true, preserveDrawingBuffer: true });
-    if (!gl) throw new Error("This browser has no WebGL2, with which the points are drawn: use another, or switch it on.");
+    const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
+    if (!gl)
+      throw new Error("This browser has no WebGL2, with which the points are drawn: use another, or switch it on.");
     this.gl = gl;
     this.program = linked(gl);
-    // biome-ignore lint/correctness/useHookAtTopLevel: WebGL's, and no hook
     gl.useProgram(this.program);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
@@ -105,7 +108,13 @@ export class Points {
     this.upload(slot, values);
     const at = gl.getAttribLocation(this.program, slot);
     gl.enableVertexAttribArray(at);
-    const types = { float16: gl.HALF_FLOAT, snorm16: gl.SHORT, float32: gl.FLOAT, uint8: gl.UNSIGNED_BYTE, uint16: gl.UNSIGNED_SHORT };
+    const types = {
+      float16: gl.HALF_FLOAT,
+      snorm16: gl.SHORT,
+      float32: gl.FLOAT,
+      uint8: gl.UNSIGNED_BYTE,
+      uint16: gl.UNSIGNED_SHORT,
+    };
     gl.vertexAttribPointer(at, 1, types[encoding], encoding === "snorm16", 0, 0);
   }
 
@@ -189,7 +198,10 @@ export function valueAt(place: number, { low, high, scale }: Axis): number {
 
 function linked(gl: WebGL2RenderingContext): WebGLProgram {
   const program = gl.createProgram()!;
-  for (const [type, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]] as const) {
+  for (const [type, text] of [
+    [gl.VERTEX_SHADER, VERTEX],
+    [gl.FRAGMENT_SHADER, FRAGMENT],
+  ] as const) {
     const shader = gl.createShader(type)!;
     gl.shaderSource(shader, text);
     gl.compileShader(shader);

@@ -80,7 +80,8 @@ export function toHash(state: State, about: About): string {
   put("layers", state.layers.join(","), first.layers.join(","));
   put("recordings", state.recordings.join(","), "0");
   put("front", String(state.front), "0");
-  for (const name of ["x", "y", "xScale", "yScale", "colour", "sort", "theme"] as const) put(name, state[name], first[name]);
+  for (const name of ["x", "y", "xScale", "yScale", "colour", "sort", "theme"] as const)
+    put(name, state[name], first[name]);
   put("xRange", state.xRange?.map(short).join("..") ?? "", "");
   put("yRange", state.yRange?.map(short).join("..") ?? "", "");
   put("pins", state.pins.join(","), "");
@@ -101,10 +102,17 @@ export function fromHash(hash: string, about: About): State {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const { seeds, layers } = about.recordings[0];
   const whole = (name: string, below: number) =>
-    (given.get(name) ?? "").split(",").filter(Boolean).map(Number).filter((k) => Number.isInteger(k) && k >= 0 && k < below);
+    (given.get(name) ?? "")
+      .split(",")
+      .filter(Boolean)
+      .map(Number)
+      .filter((k) => Number.isInteger(k) && k >= 0 && k < below);
   const iteration = Number(given.get("t") ?? Number.NaN);
   if (Number.isFinite(iteration)) state.iteration = iteration;
-  const shown = (given.get("seeds") ?? "").split(",").filter(Boolean).map((seed) => seeds.indexOf(Number(seed)));
+  const shown = (given.get("seeds") ?? "")
+    .split(",")
+    .filter(Boolean)
+    .map((seed) => seeds.indexOf(Number(seed)));
   if (shown.some((s) => s >= 0)) state.seeds = shown.filter((s) => s >= 0);
   const named = (given.get("layers") ?? "").split(",").filter((layer) => layers.includes(layer));
   if (named.length) state.layers = named;

@@ -35,7 +35,12 @@ export class Time {
       onchange: () => app.go(Number(this.slider.value)),
       onkeydown: (event: Event) => event.preventDefault(), // the page has keys of its own, which step by records
     });
-    this.play = element("button", { type: "button", class: "play", title: "play or pause (space)", onclick: () => this.toggle() });
+    this.play = element("button", {
+      type: "button",
+      class: "play",
+      title: "play or pause (space)",
+      onclick: () => this.toggle(),
+    });
     this.speed = element(
       "select",
       { "aria-label": "speed", onchange: () => app.change({ speed: Number(this.speed.value) }) },
@@ -63,7 +68,10 @@ export class Time {
   }
 
   toggle(): void {
-    if (this.playing) return this.stop();
+    if (this.playing) {
+      this.stop();
+      return;
+    }
     const { app } = this;
     if (app.record >= app.recording.iterations.length - 1) app.go(0);
     this.playing = true;
@@ -117,13 +125,14 @@ export class Time {
     const now = Math.round(app.record);
     const values = this.plot?.data.slice(1).map((row) => row[now] as number) ?? [];
     const [accuracy, loss] = values.length === 2 ? values : [Number.NaN, values[0] ?? Number.NaN];
-    const numbers = [
-      Number.isFinite(accuracy) ? `accuracy ${(100 * accuracy).toFixed(1)} %` : "",
-      Number.isFinite(loss) ? `loss ${loss.toFixed(3)}` : "",
-    ].filter(Boolean);
     this.text.textContent = `iteration ${iteration.toLocaleString("en")} of ${last.toLocaleString("en")}${epoch}`;
-    this.text.title = numbers.join(", ");
-    this.text.append(element("span", { class: "quiet" }, numbers.length ? ` ${numbers.join(", ")}` : ""));
+    const number = (name: "accuracy" | "loss", value: string) => {
+      const text = element("b", {}, `${name} ${value}`);
+      text.style.color = INK[name];
+      this.text.append("  ", text);
+    };
+    if (Number.isFinite(accuracy)) number("accuracy", `${(100 * accuracy).toFixed(1)} %`);
+    if (Number.isFinite(loss)) number("loss", loss.toFixed(3));
   }
 
   /** Draw the curves of the panel in front, once they have come. */
@@ -149,7 +158,13 @@ export class Time {
   }
 
   private options(classes: boolean): uPlot.Options {
-    const line = (label: "accuracy" | "loss", scale: string): uPlot.Series => ({ label, scale, stroke: INK[label], width: 1.5, points: { show: false } });
+    const line = (label: "accuracy" | "loss", scale: string): uPlot.Series => ({
+      label,
+      scale,
+      stroke: INK[label],
+      width: 1.5,
+      points: { show: false },
+    });
     return {
       width: this.chart.clientWidth,
       height: 74,

@@ -11,81 +11,73 @@ from urllib.parse import urlsplit
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from train_dynamics.config import InputError
+from train_dynamics.explorer.explored import Explored
 from train_dynamics.explorer.page import page, policy
-from train_dynamics.explorer.shown import HISTORY, Scored, ShownRecording, about, encoded, json_bytes, looks
+from train_dynamics.explorer.shown import HISTORY, about, encoded, json_bytes, looks
 from train_dynamics.recording.format import RecordingError
 
 MOST_EXAMPLES = 2_000  # pictures or texts in one answer
 BODY_BYTES = 8 * 2**20
 
 
-class Explored:
-    """What a server shows: recordings by name, and the scores of the first.
+def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) -> tuple[bytes, str]:
+    """Answer a request of the page's.
 
-    Attributes:
-        recordings: The recordings, the first of which says what the examples are.
-        scored: What its analysis says of each example.
-        problem: Why there is nothing to show, or empty.
+    Args:
+        explored: What is shown.
+        path: What is asked for.
+        ask: Gives a value of the query by name.
+        body: Examples, by place, where they are many.
+
+    Returns:
+        The bytes, and how numbers are encoded in them, `json` if they are none.
+
+    Raises:
+        KeyError, IndexError, ValueError: If there is no such thing.
+        RecordingError: If the recording is damaged.
     """
-
-    def __init__(self, recordings: dict[str, ShownRecording], scored: Scored, problem: str = "") -> None:
-        self.recordings, self.scored, self.problem = recordings, scored, problem
-
-    def answer(self, path: str, ask: Callable[[str], str], body: Any) -> tuple[bytes, str]:
-        """Answer a request of the page's.
-
-        Args:
-            path: What is asked for.
-            ask: Gives a value of the query by name.
-            body: Examples, by place, where they are many.
-
-        Returns:
-            The bytes, and how numbers are encoded in them, `json` if they are none.
-
-        Raises:
-            KeyError, IndexError, ValueError: If there is no such thing.
-            RecordingError: If the recording is damaged.
-        """
-        shown = list(self.recordings.values())
-        if path == "about":
-            if self.problem:
-                raise RecordingError(self.problem)
-            return json_bytes(about(self.recordings, self.scored)), "json"
-        if path == "score":
-            return self.scored.scores[ask("name")].astype("<f4").tobytes(), "float32"
-        if path in ("pictures", "texts"):
-            examples = _places(body, len(shown[0].recording.labels))
-            if len(examples) > MOST_EXAMPLES:
-                raise ValueError(f"more than {MOST_EXAMPLES} examples")
-            found = looks(shown[0].recording, examples)
-            return (json_bytes(found), "json") if isinstance(found, list) else (found.tobytes(), "uint8")
-        one = shown[_whole(ask("recording"), len(shown))]
-        if path == "status":
-            return json_bytes(one.status(_whole(ask("known"), one.num_records + 1))), "json"
-        s = _whole(ask("seed"), len(one.recording.seeds))
-        if path == "frames":
-            measure, records = ask("measure"), one.num_records + 1
-            start, stop, step = (_whole(ask(name), records) for name in ("from", "to", "step"))
-            encoding = one.encoding(measure)
-            return encoded(one.read(measure, s, start, stop, step), encoding).tobytes(), encoding
-        if path == "curves":
-            return one.curves(s).astype("<f4").tobytes(), "float32"
-        layer = ask("layer")
-        if path == "history":
-            example = _whole(ask("example"), len(one.recording.labels))
-            return one.history(s, layer, [example])[..., 0].astype("<f4").tobytes(), "float32"
-        if path == "band":
-            band = one.band(s, layer, _places(body, len(one.recording.labels)))
-            return band.reshape(3 * len(HISTORY), -1).astype("<f4").tobytes(), "float32"
-        if path == "groups":
-            return json_bytes(one.groups(s, layer, int(ask("iteration")))), "json"
-        raise KeyError(path)
+    shown = list(explored.recordings.values())
+    if path == "about":
+        if explored.problem:
+            raise RecordingError(explored.problem)
+        return json_bytes(about(explored.recordings, explored.scored)), "json"
+    if path == "score":
+        return explored.scored.scores[ask("name")].astype("<f4").tobytes(), "float32"
+    if path in ("pictures", "texts"):
+        examples = _places(body, len(shown[0].recording.labels))
+        if len(examples) > MOST_EXAMPLES:
+            raise ValueError(f"more than {MOST_EXAMPLES} examples")
+        found = looks(shown[0].recording, examples)
+        return (json_bytes(found), "json") if isinstance(found, list) else (found.tobytes(), "uint8")
+    one = shown[_whole(ask("recording"), len(shown))]
+    if path == "status":
+        explored.grow()
+        return json_bytes(one.status(_whole(ask("known"), one.num_records + 1))), "json"
+    s = _whole(ask("seed"), len(one.recording.seeds))
+    if path == "frames":
+        measure, records = ask("measure"), one.num_records + 1
+        start, stop, step = (_whole(ask(name), records) for name in ("from", "to", "step"))
+        encoding = one.encoding(measure)
+        return encoded(one.read(measure, s, start, stop, step), encoding).tobytes(), encoding
+    if path == "curves":
+        return one.curves(s).astype("<f4").tobytes(), "float32"
+    layer = ask("layer")
+    if path == "history":
+        example = _whole(ask("example"), len(one.recording.labels))
+        return one.history(s, layer, [example])[..., 0].astype("<f4").tobytes(), "float32"
+    if path == "band":
+        band = one.band(s, layer, _places(body, len(one.recording.labels)))
+        return band.reshape(3 * len(HISTORY), -1).astype("<f4").tobytes(), "float32"
+    if path == "groups":
+        return json_bytes(one.groups(s, layer, int(ask("iteration")))), "json"
+    raise KeyError(path)
 
 
 def application(explored: Explored, token: str, framed: bool = False) -> ASGIApp:
@@ -110,19 +102,17 @@ def application(explored: Explored, token: str, framed: bool = False) -> ASGIApp
                 body = await request.json()
             except ValueError:
                 return PlainTextResponse("not JSON", 400)
-        return await run_in_threadpool(answer, request.path_params["path"], request.query_params, body)
+        return await run_in_threadpool(respond, request.path_params["path"], request.query_params, body)
 
-    def answer(path: str, query: Any, body: Any) -> Response:
+    def respond(path: str, query: Any, body: Any) -> Response:
         try:
-            content, encoding = explored.answer(path, query.__getitem__, body)
+            content, encoding = answer(explored, path, query.__getitem__, body)
         except RecordingError as error:
             return PlainTextResponse(str(error), 500)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             return PlainTextResponse(f"there is no such thing: {error}", 404)
         kind = "application/json" if encoding == "json" else "application/octet-stream"
         return Response(content, media_type=kind, headers={"X-Encoding": encoding, "Cache-Control": "no-store"})
-
-    from starlette.concurrency import run_in_threadpool
 
     routes = [Route("/", front), Route("/api/{path}", api, methods=["GET", "POST"])]
     return Guard(Starlette(routes=routes), token)
@@ -144,7 +134,9 @@ class Guard:
             return await self.app(scope, receive, send)
         request = Request(scope)
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
+        given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get(
+            "token", ""
+        )
         if not is_ours(host) or (origin is not None and urlsplit(origin).netloc != host):
             refused = PlainTextResponse("This is not the address of this server.", 403)
         elif not secrets.compare_digest(given.encode(), self.token.encode()):
@@ -214,7 +206,10 @@ def _listening(host: str, port: int) -> socket.socket:
     except socket.gaierror as error:
         raise InputError.flag("host", host, f"is no address of this machine: {error.strerror}") from error
     except OSError as error:
-        what = {98: "is in use; choose another, or 0 for a free one", 48: "is in use; choose another, or 0 for a free one"}
+        what = {
+            98: "is in use; choose another, or 0 for a free one",
+            48: "is in use; choose another, or 0 for a free one",
+        }
         if error.errno == 99:
             raise InputError.flag("host", host, "is no address of this machine") from error
         raise InputError.flag("port", port, what.get(error.errno, f"cannot be used: {error.strerror}")) from error

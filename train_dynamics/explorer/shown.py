@@ -16,7 +16,6 @@ from train_dynamics.config import InputError, pluralise
 from train_dynamics.data.showing import Shown, has_pictures, shown
 from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.scores.registry import SCORES
-from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
@@ -49,12 +48,11 @@ def encoded(values: Shaped[np.ndarray, "..."], encoding: str) -> Shaped[np.ndarr
 
 
 class ShownRecording:
-    """A recording, its histories, and the scores of its analysis; follows a run that is still going on.
+    """A recording and its histories, and what no span of these holds yet of a run that goes on.
 
     Args:
         recording: The recording, which has a record at least.
         histories: Its histories.
-        follow: Makes the histories of a grown recording anew, as `make_histories` does; None if it does not grow.
 
     Raises:
         RecordingError: If it is damaged; when it is read, too.
@@ -190,7 +188,7 @@ class ShownRecording:
             yield name if name in self.histories.measures else ""
 
     def history(self, s: int, layer: str, examples: Sequence[int]) -> Float[np.ndarray, "kind t m"]:
-        """Read norm, alignment, loss, margin and whether right of some examples at all records; NaN where there is none.
+        """Read norm, alignment, loss, margin and whether right of some examples at all records; NaN for what is not.
 
         Raises:
             IndexError: If there is no such seed or example.
@@ -357,6 +355,3 @@ def _finite(values: Any) -> Any:
     if isinstance(values, list):
         return [_finite(value) for value in values]
     return values
-
-
-__all__ = ["RecordingError", "Scored", "ShownRecording", "about", "encoded", "json_bytes", "looks", "read_scores"]

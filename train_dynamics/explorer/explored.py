@@ -1,18 +1,48 @@
 """Recordings opened for the page, with their histories made first; and a run that goes on, followed."""
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from train_dynamics.config import InputError, pluralise
-from train_dynamics.explorer.server import Explored
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.histories import make_histories
+
+
+class Explored:
+    """What is shown.
+
+    Args:
+        recordings: The recordings by name, the first of which says what the examples are.
+        scored: What its analysis says of each example.
+        problem: Why there is nothing to show, or empty.
+    """
+
+    def __init__(self, recordings: dict[str, ShownRecording], scored: Scored, problem: str = "") -> None:
+        self.recordings, self.scored, self.problem = recordings, scored, problem
+        self._growing = threading.Lock()
+
+    def grow(self) -> None:
+        """Take what runs that go on have written since."""
+        if not self._growing.acquire(blocking=False):
+            return  # another request does
+        try:
+            for shown in self.recordings.values():
+                before = shown.recording
+                if before.finished:
+                    continue
+                now = Recording(before.paths if len(before.paths) > 1 else before.path)
+                if now.num_records > before.num_records or now.finished:
+                    shown.grow(now, made(now))
+        finally:
+            self._growing.release()
 
 
 def opened_for_showing(
@@ -55,28 +85,27 @@ def opened_for_showing(
     return Explored(shown, scored)
 
 
-def made(recording: Recording, log: Callable[[str], None]) -> Histories:
+def made(recording: Recording, log: Callable[[str], None] = lambda line: None) -> Histories:
     """Make the histories of a recording that are not there yet, and show how far it is.
 
+    Those of a recording that cannot be written to go where the user's caches are.
+
     Raises:
-        RecordingError: If the recording is damaged, or nothing can be written.
+        RecordingError: If the recording is damaged, or nothing can be written anywhere.
     """
-    if recording.histories_missing:
-        log(f"Reading {pluralise(recording.num_records, 'record')} of {recording.path} once, for the explorer")
+    with contextlib.suppress(RecordingError):
+        if (known := Histories(recording)).num_records == recording.num_records:
+            return known
+    log(f"Reading {pluralise(recording.num_records, 'record')} of {recording.path} once, for the explorer")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
-        return make_histories(recording, bar.update)
-
-
-def follow(explored: Explored) -> None:
-    """Take what runs that go on have written since."""
-    for shown in explored.recordings.values():
-        before = shown.recording
-        if before.finished:
-            continue
-        paths = before.paths
-        now = Recording(paths if len(paths) > 1 else paths[0])
-        if now.num_records > before.num_records or now.finished:
-            shown.grow(now, make_histories(now))
+        try:
+            return make_histories(recording, bar.update)
+        except RecordingError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
+            log(f"{error}; what is read once is kept in {cache}")
+            return make_histories(recording, bar.update, cache)
 
 
 def _difference(first: Recording, second: Recording) -> str:
