@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -254,6 +255,36 @@ def test_they_move_with_the_recording(copy, tmp_path):
     shutil.move(copy, tmp_path / "moved")
     recording = Recording(tmp_path / "moved")
     check(recording, Histories(recording))
+
+
+def test_of_a_classifier_whose_layers_are_measured(tmp_path):
+    import jax
+    import jax.numpy as jnp
+
+    import train_dynamics as td
+
+    def loss(params, example):
+        logits = example[0] @ params["head"]["kernel"]
+        return -jax.nn.log_softmax(logits)[example[1]], logits
+
+    rng = np.random.default_rng(0)
+    examples = rng.normal(size=(70, 5)).astype(np.float32), np.arange(70) % 3
+    kernel = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    with td.Recorder(tmp_path / "out", loss, examples, gradient_layout="measures", log=silent) as recorder:
+        for t in range(6):
+            recorder.record(t, {"head": {"kernel": kernel / (t + 1)}})
+    recording = Recording(tmp_path / "out")
+    assert not recording.gradient_layers
+    check(recording, make_histories(recording))
+    assert Histories(recording).num_records == 6
+
+
+def test_threads_read_at_once(copy):
+    histories = make_histories(Recording(copy))
+    slow = [histories.of_example("loss", n) for n in range(50)]
+    with ThreadPoolExecutor(8) as threads:
+        for n, found in enumerate(threads.map(lambda n: histories.of_example("loss", n), range(50))):
+            np.testing.assert_array_equal(found, slow[n])
 
 
 def test_of_a_regression_in_all_layouts_read_as_one(tmp_path, monkeypatch):

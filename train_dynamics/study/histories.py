@@ -49,7 +49,8 @@ def make_histories(
 
     Args:
         recording: The recording, finished or not; or several read as one, each of which gets its own.
-        advance: Told the number of records after each few; first of those that are there already.
+        advance: Told the number of records after each few, first of those that are there already; of several recordings
+            those of each. What it raises ends the making, after a few records more.
         path: Directory for them, if the recording cannot be written to.
 
     Raises:
@@ -64,11 +65,7 @@ def make_histories(
     for part in recording.parts:
         directory = directory_of(part, path)
         try:
-            span = _header(part, directory)
-            if _missing(part, directory, span):
-                _make(part, directory, span, advance)
-            else:
-                advance(_planned(part, span))
+            _make(part, directory, advance)
         except OSError as error:
             raise RecordingError(f"{directory} could not be written: {error.strerror or error}") from error
     return Histories(recording, path)
@@ -87,19 +84,19 @@ def of_block(
     Returns:
         By the names that `measures_of` gives: in float32, and predictions as they are recorded.
     """
-    iterations = block.iterations if rows is None else block.iterations[rows]
+    iterations = block.iterations if rows is None else block.iterations[list(rows)]
     lead = len(recording.seeds), len(iterations), len(recording.labels)
     found = {"loss": np.stack(list(block.take("loss", iterations)), axis=1)}
     # The error is a factor of the gradients of the default network's last layer, and need not be read twice.
-    kept = recording.contents.layers.get(recording.contents.output_layer)
-    is_factor = kept is not None and kept.layout == "factored"
+    last = recording.contents.layers.get(recording.contents.output_layer)
+    is_factor = last is not None and last.layout == "factored"
     largest = np.empty(lead, np.float32)
     for kept in recording.contents.layers.values():
         norm, cosine = (np.empty(lead, np.float32) for _ in range(2))
         for t, of_seeds in enumerate(each_alignment(recording, block, kept.name, iterations)):
             for s, (parts, alignment) in enumerate(of_seeds):
                 norm[s, t], cosine[s, t] = alignment.norm, alignment.cosine
-                if is_factor and kept.name == recording.contents.output_layer:
+                if is_factor and kept is last:
                     largest[s, t] = _largest(parts[-1])
         found |= {f"norm.{kept.key}": norm, f"alignment.{kept.key}": cosine}
     if recording.contents.classes:
@@ -130,9 +127,10 @@ def span_of(num_examples: int, num_seeds: int, num_measures: int) -> int:
     return 1 << max(most, 1).bit_length() - 1
 
 
-def _header(part: Recording, directory: Path) -> int:
-    """Find the length of a span, as it is said there, or say it."""
-    if not (directory / "histories.json").exists():
+def _span(part: Recording, directory: Path) -> int:
+    """Find the length of a span, as it is said there, or choose it and say it there."""
+    file = directory / "histories.json"
+    if not file.exists():
         measures = measures_of(part.contents)
         header = {
             "format": FORMAT,
@@ -142,8 +140,7 @@ def _header(part: Recording, directory: Path) -> int:
             "span": span_of(len(part.labels), len(part.seeds), len(measures)),
             "versions": {"train-dynamics": __version__, "numpy": np.__version__},
         }
-        directory.mkdir(parents=True, exist_ok=True)
-        with written_whole(directory / "histories.json") as new:
+        with written_whole(file) as new:
             new.write_text(json.dumps(sealed(header), indent=2) + "\n")
     return read_header(part, directory)["span"]
 
@@ -155,15 +152,22 @@ def _missing(part: Recording, directory: Path, span: int) -> list[tuple[int, int
     return [(first, end) for first, end in spans if not (directory / f"{first}-{end}").exists()]
 
 
-def _make(part: Recording, directory: Path, span: int, advance: Callable[[int], object]) -> None:
-    """Make the missing spans of one recording."""
+def _make(part: Recording, directory: Path, advance: Callable[[int], object]) -> None:
+    """Make what is missing of one recording's histories."""
+    if (directory / "histories.json").exists():
+        span = read_header(part, directory)["span"]
+        if not _missing(part, directory, span):  # so that nobody needs to write there
+            advance(_planned(part, span))
+            return
+    directory.mkdir(parents=True, exist_ok=True)
     taken = InputError(f"{directory} is being made by another process; wait for it")
     # There are more threads than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
     with locked(directory, taken, PATIENCE), threadpool_limits(1):
+        span = _span(part, directory)
         for left in directory.glob("*-*.incomplete"):
             shutil.rmtree(left)  # of a run that was killed, and never more than that
-        missing = _missing(part, directory, span)  # another process may have made some before it let go
+        missing = _missing(part, directory, span)
         advance(_planned(part, span) - sum(stop - first for first, stop in missing))
         for first, stop in missing:
             with _whole(directory, first, stop) as new, ThreadPoolExecutor(workers) as threads:
