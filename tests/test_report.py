@@ -3,21 +3,16 @@
 import dataclasses
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 
+from tests.browser import browsing, complaints, needs_browser
 from train_dynamics.report.page import page
 from train_dynamics.report.sections import cones_section
 from train_dynamics.study.claims import Claim
 from train_dynamics.study.cones import ConeOptions, find_cones
 from train_dynamics.study.results import compute
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-SWITCHES += ["--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture
@@ -78,24 +73,12 @@ def test_a_verdict_that_other_seeds_could_change_is_called_so(small, output):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # selenium's sockets
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium and chromedriver to look at the report with")
+@needs_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")], ids=["laptop", "phone"])
 def test_a_browser_shows_all_of_it(output, width, scheme):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for switch in SWITCHES:
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    with browsing(width, 900, scheme) as browser:
         browser.get((output / "report.html").as_uri())
         loaded = browser.execute_script(
             "return [...document.images].map(i => "
@@ -115,6 +98,4 @@ def test_a_browser_shows_all_of_it(output, width, scheme):
         assert cut_off == []
         background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(23, 24, 26)")
-        assert browser.get_log("browser") == []
-    finally:
-        browser.quit()
+        assert complaints(browser) == []

@@ -17,18 +17,23 @@ export class Histories {
   private readonly charts = element("div", { class: "charts" });
   private readonly strip = element("canvas", { class: "strip" });
   private readonly words = element("p", { class: "quiet" });
+  private readonly pinned = element("div", { class: "pins" });
   private readonly plots = new Map<HistoryName, uPlot>();
   private readonly known = new Map<string, History>();
   private band: { key: string; band: Band } | null = null;
   private asked = "";
   private drawn = "";
 
-  constructor(private readonly app: App) {
+  constructor(
+    private readonly app: App,
+    private readonly look: (example: number, size: number) => HTMLElement,
+  ) {
     this.root = element(
       "section",
       { class: "histories", "aria-label": "histories" },
       element("h2", {}, "Histories"),
       this.words,
+      this.pinned,
       this.strip,
       this.charts,
     );
@@ -51,6 +56,7 @@ export class Histories {
     if (all) {
       this.ask();
       this.build();
+      this.drawPins();
     }
     for (const plot of this.plots.values()) plot.redraw(false, false);
     this.drawStrip();
@@ -140,6 +146,30 @@ export class Histories {
       };
       this.plots.set(name, new uPlot(options, [place, ...(around ?? []), ...rows] as uPlot.AlignedData, holder));
     }
+  }
+
+  /** Which example each colour is; a click takes its pin out. */
+  private drawPins(): void {
+    const { app } = this;
+    this.pinned.replaceChildren(
+      ...app.state.pins.map((pin, k) => {
+        const text = `id ${app.about.ids[pin]}${app.label(pin) && `, ${app.label(pin)}`}`;
+        const button = element(
+          "button",
+          {
+            type: "button",
+            title: "unpin",
+            onclick: () => app.pin(pin),
+            onpointerenter: () => app.point(pin),
+            onpointerleave: () => app.point(null),
+          },
+          this.look(pin, 26),
+          `${text} ×`,
+        );
+        button.style.borderColor = PINS[k];
+        return button;
+      }),
+    );
   }
 
   private cursor(plot: uPlot): void {

@@ -86,8 +86,8 @@ class Page {
     this.app = new App(about, source);
     const { app } = this;
     this.time = new Time(app);
-    this.histories = new Histories(app);
     this.examples = new Examples(app);
+    this.histories = new Histories(app, (example, size) => this.examples.look(example, size));
     this.groups = new Groups(app);
     this.filters = new Filters(app);
     this.fillHelp();

@@ -1,6 +1,5 @@
 """Recordings opened for the page, with their histories made first; and a run that goes on, followed."""
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, pluralise
+from train_dynamics.config import InputError
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
@@ -78,34 +77,39 @@ def opened_for_showing(
             if not one.num_records:
                 raise RecordingError(f"{one.path} has no records yet; open it again when the run has written some")
             name = one.path.name or str(one.path)
-            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(one, made(one, log))
+            with tqdm(total=one.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
+                bar.set_description("reading once")
+                histories = made(one, log, bar.update)
+            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(one, histories)
     except RecordingError as error:
         log(f"Damaged or not there yet: {error}")
         return Explored({}, Scored(), str(error))
     return Explored(shown, scored)
 
 
-def made(recording: Recording, log: Callable[[str], None] = lambda line: None) -> Histories:
-    """Make the histories of a recording that are not there yet, and show how far it is.
+def made(
+    recording: Recording,
+    log: Callable[[str], None] = lambda line: None,
+    advance: Callable[[int], object] = lambda records: None,
+) -> Histories:
+    """Make the histories of a recording that are not there yet; where it cannot be written to, among the user's caches.
 
-    Those of a recording that cannot be written to go where the user's caches are.
+    Args:
+        recording: The recording.
+        log: Takes the lines to show the user.
+        advance: Told the number of records after each few.
 
     Raises:
         RecordingError: If the recording is damaged, or nothing can be written anywhere.
     """
-    with contextlib.suppress(RecordingError):
-        if (known := Histories(recording)).num_records == recording.num_records:
-            return known
-    log(f"Reading {pluralise(recording.num_records, 'record')} of {recording.path} once, for the explorer")
-    with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
-        try:
-            return make_histories(recording, bar.update)
-        except RecordingError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
-            log(f"{error}; what is read once is kept in {cache}")
-            return make_histories(recording, bar.update, cache)
+    try:
+        return make_histories(recording, advance)
+    except RecordingError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
+        log(f"{error}; what is read once is kept in {cache}")
+        return make_histories(recording, advance, cache)
 
 
 def _difference(first: Recording, second: Recording) -> str:
