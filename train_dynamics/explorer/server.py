@@ -1,5 +1,6 @@
 """Who may ask, and what is answered: the page, and arrays of the recordings that it shows, and nothing else."""
 
+import errno
 import ipaddress
 import secrets
 import socket
@@ -155,10 +156,13 @@ def is_ours(host: str) -> bool:
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    try:
         ipaddress.ip_address(name)
-        return True
     except ValueError:
         return name.lower() in ("localhost", socket.gethostname().lower())
+    return True
 
 
 class Server:
@@ -203,16 +207,13 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OverflowError:
         raise InputError.flag("port", port, "must be 0 to 65535; 0 takes a free one") from None
-    except socket.gaierror as error:
-        raise InputError.flag("host", host, f"is no address of this machine: {error.strerror}") from error
     except OSError as error:
-        what = {
-            98: "is in use; choose another, or 0 for a free one",
-            48: "is in use; choose another, or 0 for a free one",
-        }
-        if error.errno == 99:
+        unknown = (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL  # names are looked up by other numbers
+        if unknown:
             raise InputError.flag("host", host, "is no address of this machine") from error
-        raise InputError.flag("port", port, what.get(error.errno, f"cannot be used: {error.strerror}")) from error
+        in_use = error.errno == errno.EADDRINUSE
+        why = "is in use; choose another, or 0 for a free one" if in_use else f"cannot be used: {error.strerror}"
+        raise InputError.flag("port", port, why) from error
 
 
 def _whole(text: str, below: int) -> int:
