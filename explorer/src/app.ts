@@ -34,6 +34,8 @@ export class App {
   private everything = true;
   private readonly asked = new Set<string>();
   message = "";
+  /** Milliseconds from the page's start until points were drawn. */
+  firstPicture: number | null = null;
 
   constructor(
     readonly about: About,

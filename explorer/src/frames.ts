@@ -26,7 +26,8 @@ export class Frames {
   private readonly series = new Map<string, Loaded>();
   private readonly busy = new Set<string>();
   private wanted: { series: Series[]; record: number; forward: boolean } | null = null;
-  private bytes = 0;
+  /** Of the ranges that are held. */
+  bytes = 0;
   private clock = 0;
   failed = "";
 

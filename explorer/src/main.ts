@@ -130,6 +130,16 @@ class Page {
     return this.app.frames.settled && this.panels.length > 0 && this.groups.settled;
   }
 
+  /** Go to a record as the slider does: milliseconds until all is handed to the renderer, and until that is done. */
+  measure(record: number): { handed: number; rendered: number } {
+    const began = performance.now();
+    this.app.go(record, false);
+    this.draw(false);
+    const handed = performance.now() - began;
+    for (const { points } of this.panels) points?.finish();
+    return { handed, rendered: performance.now() - began };
+  }
+
   private draw(all: boolean): void {
     const { app } = this;
     const { views } = app;

@@ -25,7 +25,6 @@ export const words = (name: string) => WORDS[name] ?? name.replace(/^score\./, "
 export class Panel {
   readonly root: HTMLElement;
   points: Points | null = null;
-  times: { upload: number; drawn: number } = { upload: 0, drawn: 0 };
   private readonly drawing = element("canvas", { class: "points" });
   private readonly over = element("canvas", { class: "over" });
   private readonly title = element("button", { type: "button", class: "title" });
@@ -61,7 +60,6 @@ export class Panel {
     const { app } = this;
     this.view = app.views[this.number];
     if (!this.view || !this.points) return;
-    const began = performance.now();
     if (all) {
       this.title.textContent = this.view.title;
       this.root.classList.toggle("front", app.views.length > 1 && app.front.title === this.view.title);
@@ -76,18 +74,9 @@ export class Panel {
     const { devicePixelRatio } = window;
     const size = Math.max(4, Math.min(9, 500 / Math.sqrt(app.about.numExamples))) * devicePixelRatio;
     const others = app.state.selection.length ? 0.13 : app.about.numExamples > 20000 ? 0.4 : 0.62;
+    app.firstPicture ??= performance.now();
     this.points.draw(mixing, this.axes!.x, this.axes!.y, size, others);
-    this.times.upload = performance.now() - began;
     this.decorate();
-  }
-
-  /** Draw, and wait until it is done: what an event costs, and what the renderer takes. */
-  measure(): { upload: number; drawn: number } {
-    const began = performance.now();
-    this.draw(false);
-    const { upload } = this.times;
-    this.points?.finish();
-    return { upload, drawn: performance.now() - began };
   }
 
   /** Where the points stand by what lies in the graphics memory: values along the two axes. */
