@@ -111,13 +111,15 @@ class Recording:
         (10, 6000, 8, 10)
     """
 
-    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
-        if isinstance(path, str | os.PathLike):
-            self._parts: list[Recording] = []
-            self._open(Path(path))
-        else:
-            self._parts = [Recording(one) for one in path]
+    def __init__(self, path: Any) -> None:
+        several = [] if isinstance(path, str | os.PathLike) else path
+        if not isinstance(several, Sequence) or not all(isinstance(one, str | os.PathLike) for one in several):
+            raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
+        self._parts = [Recording(one) for one in several]
+        if several is path:
             self._join()
+        else:
+            self._open(Path(path))
 
     def _open(self, path: Path) -> None:
         self.path = path
