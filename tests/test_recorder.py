@@ -1,5 +1,7 @@
 """The recorder for people's own training loops: on every kind of network, and when things go wrong."""
 
+import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -12,11 +14,21 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from matplotlib.text import Text
 
 import train_dynamics as td
 from tests.conftest import run, silent
 from train_dynamics.gradients.evaluation import definition
+from train_dynamics.plots import figures
+from train_dynamics.plots.group_drawings import group_drawings
 from train_dynamics.recording import writer
+from train_dynamics.report.page import page
+from train_dynamics.report.sections import cones_section, contention_section, groups_section
+from train_dynamics.study.claims import claims
+from train_dynamics.study.cones import ConeOptions, find_cones
+from train_dynamics.study.contention import ContentionOptions, find_contention
+from train_dynamics.study.results import compute
+from train_dynamics.study.scores import SCORES, ScoreOptions, study_of
 from train_dynamics.training import recorder as module
 
 N, CLASSES = 12, 3
@@ -653,7 +665,48 @@ def test_recordings_of_loops_are_verified_and_analysed(tmp_path, examples):
     assert done.returncode == 1 and "another configuration" in done.stderr
 
 
+def test_the_report_of_a_regression_speaks_of_no_classes(tmp_path):
+    inputs = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
+
+    def squared(params, example):
+        found = example[0] @ params["w"]
+        return (found - example[1]) ** 2, found
+
+    with recorder(tmp_path / "mine", squared, (inputs, inputs[::-1, 0])) as found:
+        for t in range(4):
+            found.record(t, {"w": jnp.full(2, 1 - 0.1 * t)})
+    recording = td.Recording(tmp_path / "mine")
+    results, options = compute(recording, None), ConeOptions()
+    cones = find_cones(recording, options, results.progress)
+    contention = find_contention(recording, ContentionOptions(smallest=2))
+    assert contention.fights
+    sections = [
+        groups_section(recording, results, []),
+        cones_section(recording, options, cones, []),
+        contention_section(recording, contention, []),
+    ]
+    text = page(recording, results, claims(results, recording.layers, 1), sections, parts=["groups"])
+    assert "<title>Training dynamics: mine</title>" in text
+    before, open_claims, after = re.split(r"(\? open: 8 claims.*)", text)
+    assert "is about classes, and the labels are targets" in open_claims and "? open" not in after
+    told = re.sub("<[^>]*>", " ", before + after)
+    for drawing in itertools.chain(
+        figures.study_drawings(recording, results),
+        group_drawings(recording, results),
+        figures.cone_drawings(recording, cones),
+        figures.contention_drawings(recording, contention),
+    ):
+        told += "\n".join(["", drawing.title, drawing.caption, *map(Text.get_text, drawing.figure.findobj(Text))])
+    assert "loss per unit of weight" in told
+    told = told.replace("because there are no classes", "")
+    assert not re.findall(r".*(?:\bnats\b|accurac|classif|\bclass|\blabel).*", told)
+
+
 def test_the_config_is_of_the_loop(tmp_path, examples):
     recording, _ = recorded(tmp_path / "out", examples, learning_rate=0.5, batch_size=4)
     assert recording.config.learning_rate == 0.5 and recording.batch_size == 4
     assert recorded(tmp_path / "other", examples)[0].batch_size is None
+    study = study_of(recording, ScoreOptions())
+    missing = {score.name: score.missing(study) for score in SCORES}
+    assert missing["grand"].endswith("run again only there (docs/NETWORKS.md says how)")
+    assert "of a loop nothing is known" in missing["privacy"] and not missing["tracin_recorded"]
