@@ -1,9 +1,13 @@
 """Recordings from checkpoints, in every format that people save."""
 
 import dataclasses
+import re
+import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
@@ -102,6 +106,27 @@ def test_the_command_records_what_training_recorded(tmp_path):
         expected = trained.gradients("head/kernel", t)
         size = np.abs(expected).max()
         np.testing.assert_allclose(recording.gradients("head/kernel", t), expected, rtol=1e-4, atol=1e-5 * size)
+
+
+def test_the_command_records_the_network_of_the_readme(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(from flax import linen as nn\n\ncnn = .*?)```", readme, re.S)
+    (tmp_path / "nets.py").write_text(program)
+    exec(program, names := {})
+    inputs = np.random.default_rng(0).normal(size=(N, 6, 6, 1)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(N) % 10)
+    params = names["cnn"].init(jax.random.key(0), inputs)
+    (tmp_path / "runs/3").mkdir(parents=True)
+    for t in (0, 10):
+        np.savez(tmp_path / f"runs/3/step_{t}.npz", **{name: leaf * (1 + t) for name, leaf in named(params).items()})
+    (command,) = re.findall(r"-m train_dynamics\.record (.*)", readme)
+    done = run("record", *shlex.split(command), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    recording = td.Recording(tmp_path / "recordings/run3")
+    assert recording.iterations.tolist() == [0, 10] and "layers_3/kernel" in recording.layers
+    logits = names["cnn"].apply(params, inputs)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, np.arange(N) % 10)
+    np.testing.assert_allclose(recording.loss(0)[0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

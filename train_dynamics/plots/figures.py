@@ -263,8 +263,8 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             f"contention_{k}",
             f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
             f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight, alike)} Two "
-            "groups whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror each other "
-            f"by construction; look whether the losses do{accuracies}, one falling where the other rises.",
+            "groups whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror "
+            f"each other by construction; look whether the losses do{accuracies}, one falling where the other rises.",
             contention_plots.fight(
                 *window(recording, fight),
                 groups,
