@@ -17,7 +17,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -112,14 +112,15 @@ class Recording:
     """
 
     def __init__(self, path: Any) -> None:
-        several = [] if isinstance(path, str | os.PathLike) else path
-        if not isinstance(several, Sequence) or not all(isinstance(one, str | os.PathLike) for one in several):
+        single = isinstance(path, str | os.PathLike)
+        paths = [path] if single or not isinstance(path, Iterable) else list(path)
+        if not all(isinstance(one, str | os.PathLike) for one in paths):
             raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
-        self._parts = [Recording(one) for one in several]
-        if several is path:
-            self._join()
-        else:
+        self._parts = [] if single else [Recording(one) for one in paths]
+        if single:
             self._open(Path(path))
+        else:
+            self._join()
 
     def _open(self, path: Path) -> None:
         self.path = path

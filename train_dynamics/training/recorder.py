@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
+import os
 import shutil
 import sys
 import time
@@ -41,7 +42,7 @@ from train_dynamics.training.task_steps import TaskState
 BLOCK_BYTES = 32 * 1024**2
 BLOCK_RECORDS = 100
 BLOCK_SECONDS = 60.0
-PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 UNKNOWN = "unknown"  # of a loop that does not say
 
 
