@@ -32,7 +32,7 @@ def check_kinds(given: dict[str, Any]) -> None:
     """See whether arguments are of the kinds that they must be.
 
     Args:
-        given: Arguments by name; what is not in `KINDS` is not looked at.
+        given: Arguments by name; those that are not in `KINDS` are not looked at.
 
     Raises:
         InputError: If one is not.
@@ -43,7 +43,7 @@ def check_kinds(given: dict[str, Any]) -> None:
         InputError: when=3: must be a function that tells of an iteration whether to record it
     """
     for name, (kind, right) in KINDS.items():
-        if not isinstance(given[name], kind):
+        if name in given and not isinstance(given[name], kind):
             raise InputError(f"{name}={_short(given[name])}: must be {right}")
 
 
