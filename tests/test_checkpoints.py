@@ -1,9 +1,13 @@
 """Recordings from checkpoints, in every format that people save."""
 
 import dataclasses
+import re
+import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
@@ -104,11 +108,32 @@ def test_the_command_records_what_training_recorded(tmp_path):
         np.testing.assert_allclose(recording.gradients("head/kernel", t), expected, rtol=1e-4, atol=1e-5 * size)
 
 
+def test_the_command_records_the_network_of_the_readme(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(from flax import linen as nn\n\ncnn = .*?)```", readme, re.S)
+    (tmp_path / "nets.py").write_text(program)
+    exec(program, names := {})
+    inputs = np.random.default_rng(0).normal(size=(N, 6, 6, 1)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(N) % 10)
+    params = names["cnn"].init(jax.random.key(0), inputs)
+    (tmp_path / "runs/3").mkdir(parents=True)
+    for t in (0, 10):
+        np.savez(tmp_path / f"runs/3/step_{t}.npz", **{name: leaf * (1 + t) for name, leaf in named(params).items()})
+    (command,) = re.findall(r"-m train_dynamics\.record (.*)", readme)
+    done = run("record", *shlex.split(command), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    recording = td.Recording(tmp_path / "recordings/run3")
+    assert recording.iterations.tolist() == [0, 10] and "layers_3/kernel" in recording.layers
+    logits = names["cnn"].apply(params, inputs)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, np.arange(N) % 10)
+    np.testing.assert_allclose(recording.loss(0)[0], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("names", "pattern", "message"),
     [
         ((), None, "nothing is there; name files or directories"),
-        (("last",), None, "its name has no iteration that --iteration_pattern="),
+        (("last",), None, "its name has no iteration that iteration_pattern="),
         (("a1", "b1"), None, "is of iteration 1, and so is"),
         (("a1",), "(", "is no regular expression"),
         (("a1",), "a", "must have one group"),
@@ -121,7 +146,74 @@ def test_mistakes_get_a_line(tmp_path, examples, names, pattern, message):  # no
     options = {} if pattern is None else {"iteration_pattern": pattern}
     with pytest.raises(td.InputError) as error:
         td.record_checkpoints(loss, examples, tmp_path / "*.npz", tmp_path / "out", like=start(), log=silent, **options)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and "--" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+SOME = {"body": {"kernel": np.ones((5, 4), np.float32)}, "head": {"bias": np.ones(3, np.float32)}}
+PAIRS = r"^checkpoints must be a pattern as runs/3/step_\*, a list of files, or pairs \(iteration, params\), and "
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "options", "message"),
+    [
+        (None, {}, PAIRS + "is a NoneType"),
+        ({"a": 1}, {}, PAIRS + "is a dict"),
+        ([], {}, PAIRS + "is empty"),
+        ([SOME], {}, PAIRS + "one of them is a dict"),
+        ([("a", SOME)], {}, PAIRS + "one of them is a tuple"),
+        ([(5, SOME), (3, SOME)], {}, "^checkpoints: iteration 3 comes after iteration 5"),
+        (
+            [(0, SOME), (2, {"body": SOME["body"]})],
+            {},
+            "^checkpoints: iteration 2: not the network of iteration 0: ",
+        ),
+        ([(0, {"body": [1.0, 2.0]})], {}, "^checkpoints: iteration 0: params hold no array of numbers with a point"),
+        ([(0, SOME), (2, SOME)], {"when": lambda t: t > 9}, "at iterations 0 to 2, .* chooses none$"),
+        ("*", {"like": {"body": 1.0}}, "^like must hold arrays or their shapes, and holds a float$"),
+    ],
+)
+def test_what_is_no_checkpoint_gets_a_line(tmp_path, monkeypatch, examples, checkpoints, options, message):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a1").touch()
+    with pytest.raises(td.InputError, match=message):
+        td.record_checkpoints(loss, examples, checkpoints, "out", log=silent, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_no_checkpoints_get_a_line(tmp_path, examples):  # noqa: F811
+    (tmp_path / "1.pt").write_bytes(b"PK")
+    (tmp_path / "2.npz").write_bytes(b"garbage")
+    np.savez(tmp_path / "3.npz", a=np.array([None], object))
+    (tmp_path / "4").mkdir()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "5", {"body": {"kernel": [1.0, 2.0]}})
+        checkpointer.save(tmp_path / "6", start())
+    for name, like, message in (
+        ("1.pt", None, "must be a directory that Orbax wrote, or a file .npz, .safetensors, .msgpack"),
+        ("2.npz", None, "it is no .npz file, or holds Python objects"),
+        ("3.npz", None, "it is no .npz file, or holds Python objects"),
+        ("4", None, "Orbax finds no checkpoint in this directory"),
+        ("5", None, "has a list of numbers as body/kernel; it must be an array"),
+        ("6", (start(), {}), "has nothing of the network, as 0/body/kernel; it has body/kernel, head/bias"),
+    ):
+        with pytest.raises(td.InputError) as error:
+            td.record_checkpoints(loss, examples, tmp_path / name, tmp_path / "out", like=like, log=silent)
+        assert message in str(error.value) and str(error.value).startswith(f"checkpoints={tmp_path / name}: ")
+        assert "\n" not in str(error.value) and "pickle" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("has_like", [False, True])
+def test_a_checkpoint_of_another_network_is_found_before_anything_is_written(tmp_path, examples, has_like):  # noqa: F811
+    saved(tmp_path, "npz")
+    other = {name: np.asarray(leaf) for name, leaf in named(start()).items()} | {"head/kernel": np.ones((4, 7))}
+    np.savez(tmp_path / "step_5.npz", **other)
+    like = start() if has_like else None
+    with pytest.raises(td.InputError) as error:
+        td.record_checkpoints(loss, examples, tmp_path / "step_*", tmp_path / "out", like=like, log=silent)
+    assert str(error.value).startswith(f"checkpoints={tmp_path / 'step_5.npz'}: ") and "head/kernel" in str(error.value)
+    assert "[4, 3]" in str(error.value) and "[4, 7]" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,7 @@
 """The recorder for people's own training loops: on every kind of network, and when things go wrong."""
 
+import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -12,11 +14,21 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from matplotlib.text import Text
 
 import train_dynamics as td
 from tests.conftest import run, silent
 from train_dynamics.gradients.evaluation import definition
+from train_dynamics.plots import figures
+from train_dynamics.plots.group_drawings import group_drawings
 from train_dynamics.recording import writer
+from train_dynamics.report.page import page
+from train_dynamics.report.sections import cones_section, contention_section, groups_section
+from train_dynamics.study.claims import claims
+from train_dynamics.study.cones import ConeOptions, find_cones
+from train_dynamics.study.contention import ContentionOptions, find_contention
+from train_dynamics.study.results import compute
+from train_dynamics.study.scores import SCORES, ScoreOptions, study_of
 from train_dynamics.training import recorder as module
 
 N, CLASSES = 12, 3
@@ -279,8 +291,19 @@ def test_calls_that_cannot_be_meant(tmp_path, examples):
         found.record(0, start())
         for t, params, message in (
             (-1, start(), "iteration -1: must be 0 or more"),
-            (1, {**start(), "more": jnp.ones(3)}, "other names, shapes or types than those of the first record"),
-            (1, jax.tree.map(lambda leaf: leaf[..., :2], start()), "other names, shapes or types"),
+            (
+                1,
+                {**start(), "more": jnp.ones(3)},
+                r"iteration 1: .* parameter more was missing, and is \[3\] float32 now",
+            ),
+            (
+                1,
+                jax.tree.map(lambda leaf: leaf[..., :2], start()),
+                r"kernel was \[5, 4\] float32, and is \[5, 2\] float",
+            ),
+            (1, list(start().values()), "parameter body/kernel was .*, and is missing now"),
+            (1, None, "params hold no array of numbers with a point"),
+            (1, {"body": [1.0]}, "params hold no array of numbers with a point"),
         ):
             with pytest.raises(td.InputError, match=message):
                 found.record(t, params)
@@ -416,8 +439,8 @@ def test_only_the_same_goes_on(tmp_path, examples):
     other.__module__, other.__qualname__ = loss.__module__, loss.__qualname__
     for arguments, options, message in (
         ((other, examples), {}, "other code of"),
-        ((loss, examples), {"seed": 3}, "--first_seed 3 instead of 0"),
-        ((loss, examples), {"layers": "head/kernel"}, "--layers head/kernel instead of all"),
+        ((loss, examples), {"seed": 3}, r"\(seed 3 instead of 0\)"),
+        ((loss, examples), {"layers": "head/kernel"}, r"\(layers head/kernel instead of all\)"),
     ):
         with pytest.raises(td.InputError, match=message):
             recorder(tmp_path / "out", *arguments, resume=True, **options)
@@ -444,7 +467,8 @@ def test_a_full_disk_ends_recording_and_not_training_if_that_is_wanted(tmp_path,
         else:
             _, seen = recorded(tmp_path / "out", examples, range(8), on_error="warn")
             assert len(seen) == 8
-            assert len([one for one in caught if "recording has ended" in str(one.message)]) == 1
+            (one,) = [one for one in caught if "recording has ended" in str(one.message)]
+            assert one.filename == __file__  # the line of the loop
     recording = td.Recording(tmp_path / "out")
     assert recording.iterations.tolist() == [0, 1] and recording.finished
 
@@ -497,18 +521,107 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "conv*"}, "--layers=conv*: no layer matches 'conv*'; there are body/kernel, head/bias"),
-        ({"gradient_layout": "sparse"}, "--gradient_layout=sparse: must be factored"),
-        ({"seed": [1, 1]}, "must be a whole number, or several different ones"),
+        ({"layers": "conv*"}, "layers=conv*: no layer matches 'conv*'; there are body/kernel, head/bias"),
+        ({"layers": []}, "layers=[]: must be a name, a pattern as in 'conv*/kernel', or a list of them"),
+        ({"layers": [3]}, "layers=[3]: must be a name"),
+        ({"layers": 3}, "layers=3: must be a name"),
+        ({"layers": ["head/bias"] * 2}, "layers=head/bias,head/bias: names a layer twice"),
+        ({"gradient_layout": "sparse"}, "gradient_layout=sparse: must be factored"),
+        ({"gradient_layout": "no:measures,dense"}, "gradient_layout=no:measures,dense: no recorded layer matches no;"),
+        ({"gradient_layout": None}, "gradient_layout=None: must be factored, dense"),
+        ({"gradient_layout": 3}, "gradient_layout=3: must be factored, dense"),
+        ({"seed": [1, 1]}, "seed=[1, 1]: must be a whole number, or several different ones"),
+        ({"seed": None}, "seed=None: must be a whole number"),
+        ({"seed": [1.5]}, "seed=[1.5]: must be a whole number"),
+        ({"seed": True}, "seed=True: must be a whole number"),
+        ({"seed": -1}, "seed=-1: must be a whole number, between 0 and 2147483647"),
         ({"labels": [0, 1]}, "inputs and labels must be of one length, not of 12 and 2"),
-        ({"every": 0}, "--record_every=0: must be a whole number, 1 or more"),
+        ({"ids": 3}, "ids must be a number or a text for each example"),
+        ({"class_names": 3}, "class_names=3: must be the name of each class"),
+        ({"class_names": ["a", "b", "a"]}, "class_names: a is there twice"),
+        ({"every": 0}, "every=0: must be a whole number, 1 or more"),
+        ({"every": 2, "records_per_doubling": 3}, "records_per_doubling=3: is a schedule of its own; leave out every"),
+        ({"every": 2, "when": bool}, "when is a schedule of its own; leave out every"),
+        ({"records_per_doubling": 2, "when": bool}, "when is a schedule of its own; leave out every"),
+        ({"when": 3}, "when=3: must be a function that tells of an iteration whether to record it"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number, 1 or more"),
+        ({"learning_rate": "2"}, "learning_rate='2': must be a number"),
+        ({"learning_rate": -2}, "learning_rate=-2.0: must be a positive number"),
+        ({"resume": "no"}, "resume='no': must be True or False"),
+        ({"dataset": (1, 2)}, "dataset=(1, 2): must be a train_dynamics.Dataset"),
+        ({"config": {}}, "config={}: must be a train_dynamics.StudyConfig"),
     ],
 )
 def test_mistakes_get_a_line_and_nothing_is_written(tmp_path, examples, options, message):
     with pytest.raises(td.InputError) as error:
         recorded(tmp_path / "out", examples, **options)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value) and "--" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "of_one", "log", "message"),
+    [
+        (None, loss, print, "path=None: must be the directory of the recording"),
+        (3, loss, print, "path=3: must be the directory of the recording"),
+        ("out", 3, print, "loss=3: must be a function of params and one example"),
+        ("out", loss, None, "log=None: must be a function that takes a line"),
+    ],
+)
+def test_arguments_of_other_kinds_get_a_line(examples, path, of_one, log, message):
+    with pytest.raises(td.InputError, match=f"^{message}$"):
+        td.Recorder(path, of_one, examples, log=log)
+
+
+@pytest.mark.parametrize("path", [3, None, ["a", None]])
+def test_what_is_no_path_is_no_recording(path):
+    with pytest.raises(td.RecordingError, match=r"^path=.*: must be the directory of a recording, or a list of such$"):
+        td.Recording(path)
+
+
+def test_parameters_that_an_update_has_taken_get_a_line(tmp_path, examples):
+    update = jax.jit(lambda params: jax.tree.map(lambda leaf: 0.9 * leaf, params), donate_argnums=0)
+    params = start()
+    update(params)
+    message = r"parameter body/kernel was deleted, for an update took its memory \(donate_argnums\); record before it"
+    with recorder(tmp_path / "out", loss, examples) as found, pytest.raises(td.InputError, match=message):
+        found.record(0, params)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("mean", "message"),
+    [
+        (1.0, "variable mean is a float and no array"),
+        (jnp.ones(3), r"leading axis of 2 seeds, but variable mean is \[3\]"),
+    ],
+)
+def test_variables_that_will_not_do_get_a_line(tmp_path, examples, mean, message):
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start(3), start(7))
+    found = recorder(tmp_path / "out", lambda params, example, _: loss(params, example), examples, seed=[3, 7])
+    with found, pytest.raises(td.InputError, match=message):
+        found.record(0, both, {"mean": mean})
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_those_of_the_loss(tmp_path, examples):
+    inputs, labels = examples
+    words = np.array(["cat", "dog", "eel"])[labels]
+    with pytest.raises(td.InputError, match=r"^examples hold words or objects .* and words as labels="):
+        recorder(tmp_path / "out", loss, (inputs, words))
+    with pytest.raises(td.InputError, match=r"^labels: example 2 has 0, and the second of the examples 2; leave"):
+        recorder(tmp_path / "out", loss, examples, labels=np.where(np.arange(N) == 2, 0, labels))
+    recorded(tmp_path / "same", examples, range(1), labels=labels)
+
+
+def test_targets_are_told(tmp_path, examples):
+    told = []
+    one_hot = examples[0], np.eye(CLASSES, dtype=np.float32)[examples[1]]
+    of_targets = lambda params, example: loss(params, (example[0], example[1].argmax()))  # noqa: E731
+    with td.Recorder(tmp_path / "out", of_targets, one_hot, log=told.append) as found:
+        found.record(0, start())
+    assert "The labels are numbers with a point (float32), and so are taken for targets" in told[0]
+    assert td.Recording(tmp_path / "out").class_names == ()
 
 
 def test_a_loss_that_is_none_gets_a_line(tmp_path, examples):
@@ -552,7 +665,48 @@ def test_recordings_of_loops_are_verified_and_analysed(tmp_path, examples):
     assert done.returncode == 1 and "another configuration" in done.stderr
 
 
+def test_the_report_of_a_regression_speaks_of_no_classes(tmp_path):
+    inputs = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
+
+    def squared(params, example):
+        found = example[0] @ params["w"]
+        return (found - example[1]) ** 2, found
+
+    with recorder(tmp_path / "mine", squared, (inputs, inputs[::-1, 0])) as found:
+        for t in range(4):
+            found.record(t, {"w": jnp.full(2, 1 - 0.1 * t)})
+    recording = td.Recording(tmp_path / "mine")
+    results, options = compute(recording, None), ConeOptions()
+    cones = find_cones(recording, options, results.progress)
+    contention = find_contention(recording, ContentionOptions(smallest=2))
+    assert contention.fights
+    sections = [
+        groups_section(recording, results, []),
+        cones_section(recording, options, cones, []),
+        contention_section(recording, contention, []),
+    ]
+    text = page(recording, results, claims(results, recording.layers, 1), sections, parts=["groups"])
+    assert "<title>Training dynamics: mine</title>" in text
+    before, open_claims, after = re.split(r"(\? open: 8 claims.*)", text)
+    assert "is about classes, and the labels are targets" in open_claims and "? open" not in after
+    told = re.sub("<[^>]*>", " ", before + after)
+    for drawing in itertools.chain(
+        figures.study_drawings(recording, results),
+        group_drawings(recording, results),
+        figures.cone_drawings(recording, cones),
+        figures.contention_drawings(recording, contention),
+    ):
+        told += "\n".join(["", drawing.title, drawing.caption, *map(Text.get_text, drawing.figure.findobj(Text))])
+    assert "loss per unit of weight" in told
+    told = told.replace("because there are no classes", "")
+    assert not re.findall(r".*(?:\bnats\b|accurac|classif|\bclass|\blabel).*", told)
+
+
 def test_the_config_is_of_the_loop(tmp_path, examples):
     recording, _ = recorded(tmp_path / "out", examples, learning_rate=0.5, batch_size=4)
     assert recording.config.learning_rate == 0.5 and recording.batch_size == 4
     assert recorded(tmp_path / "other", examples)[0].batch_size is None
+    study = study_of(recording, ScoreOptions())
+    missing = {score.name: score.missing(study) for score in SCORES}
+    assert missing["grand"].endswith("run again only there (docs/NETWORKS.md says how)")
+    assert "of a loop nothing is known" in missing["privacy"] and not missing["tracin_recorded"]

@@ -372,5 +372,5 @@ def _first_image(picture, side, times):
 def test_the_section_names_what_is_missing(tmp_path, device):
     found = results.compute(recorded(tmp_path / "r", device, record_every=3))
     section = scores_section(found, study_scores(found.scores, np.zeros(50, bool)), [])
-    assert re.search(r"forgetting_in_batch is missing: batches can only be looked at if every iteration", section.words)
+    assert "first_learned_in_batch, forgetting_in_batch are missing: batches can only be looked at if" in section.words
     assert len(section.rows) == len(NAMES) - 2

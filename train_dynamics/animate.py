@@ -152,6 +152,9 @@ def main() -> None:
     recording = opened(RECORDING.value)
     if not recording.num_records:
         raise InputError.flag("recording", recording.path, "has no records yet")
+    if not recording.contents.classes:
+        right = "has targets and no classes, and the film shows which examples are classified correctly"
+        raise InputError.flag("recording", recording.path, right)
     iterations = span(ITERATIONS.value, recording.iterations)
     if kind in STILLS and len(iterations) > 1:
         raise InputError.flag(

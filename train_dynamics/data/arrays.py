@@ -77,6 +77,8 @@ class Dataset:
         self._check_words()
 
     def _check_lengths(self) -> None:
+        if self.ids.ndim != 1 or self.ids.dtype.kind not in "biufUS":
+            raise DataError("ids must be a number or a text for each example")
         lengths = {f"inputs.{path}" if path else "inputs": len(leaf) for path, leaf in leaves(self.inputs)}
         lengths |= {"labels": len(self.labels), "ids": len(self.ids)}
         if self.true_labels is not None:
@@ -88,8 +90,6 @@ class Dataset:
             raise DataError("inputs must hold an array")
         if not len(self.labels):
             raise DataError("has no examples in it")
-        if self.ids.ndim != 1 or self.ids.dtype.kind not in "biufUS":
-            raise DataError("ids must be a number or a text for each example")
 
     def _check_words(self) -> None:
         single = self.inputs if isinstance(self.inputs, np.ndarray) else None

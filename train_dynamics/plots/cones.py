@@ -81,7 +81,7 @@ def cone_scatter(frame: Frame, groups: Sequence[Int[np.ndarray, " _"]], reach: f
             )
         axes.set(
             xlim=(0, 1.02 * reach),
-            xlabel="L2 norm of the gradient (nats per unit of weight)",
+            xlabel=f"L2 norm of the gradient ({frame.gradient_unit})",
             ylabel="cosine to the mean gradient",
             title=title,
         )
@@ -96,11 +96,11 @@ def cone_tracks(frames: Sequence[Frame], group: Int[np.ndarray, " m"], found_at:
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
         iterations = [frame.iteration for frame in frames]
         panels = (
-            ("L2 norm (nats per unit of weight)", [frame.norm[0] for frame in frames]),
+            (f"L2 norm ({frames[0].gradient_unit})", [frame.norm[0] for frame in frames]),
             ("cosine to the mean gradient", [frame.cosine[0] for frame in frames]),
             ("accuracy", [frame.correct.astype(float) for frame in frames]),
         )
-        panels = panels[: 2 if np.isnan(panels[2][1]).all() else 3]  # of a regression there is no accuracy
+        panels = panels[: 3 if frames[0].of_classes else 2]  # of a regression there is no accuracy
         for axes, (label, values) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             of_group = np.stack([value[group] for value in values])
             if label != "accuracy":

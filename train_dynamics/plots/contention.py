@@ -40,10 +40,9 @@ def fight(
         iterations = [frame.iteration for frame in frames]
         curves = (
             ("cosine to the\nmean gradient", [frame.cosine[0] for frame in frames]),
-            ("mean loss\n(nats)", loss),
+            ("mean loss\n(nats)" if (with_accuracy := frames[0].of_classes) else "mean loss", loss),
             ("accuracy", [frame.correct for frame in frames]),
         )
-        with_accuracy = not any(np.isnan(frame.correct).any() for frame in frames)  # a regression has none
         curves = curves if with_accuracy else curves[:2]
         grid = figure.add_gridspec(len(curves) + 1, 2, height_ratios=(1.45, *(1 for _ in curves)))
         drawn = [figure.add_subplot(grid[row + 1, :]) for row in range(len(curves))]

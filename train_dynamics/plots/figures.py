@@ -118,7 +118,7 @@ def _gradient_norm(results: Results, layer: str, metric: str) -> Drawing:
         curves.by_chunk(
             results.iterations,
             results.curves[metric][..., 1:],
-            "L2 norm of the gradient (nats per unit of weight)",
+            f"L2 norm of the gradient ({results.gradient_unit})",
             f"Gradient norm of each chunk in {layer}",
             share=False,
         ),
@@ -147,6 +147,7 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
     """Draw random examples, and those at either end of the ranking."""
     order = np.argsort(results.rank)
     count = min(grids.most_shown(recording.data), len(order))
+    label, nats = ("label", " nats") if recording.contents.classes else ("target", "")
     for name, words, chosen, caption in (
         (
             "random",
@@ -168,13 +169,14 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
             order[::-1][:count],
             "Highest AGR first: the trained networks differ most on these. Look for odd ones and doubtful labels."
             if results.agr is not None
-            else "Highest mean loss over all records first. Look for odd ones and doubtful labels.",
+            else f"Highest mean loss over all records first. Look for odd ones and doubtful {label}s.",
         ),
     ):
         labels = [label_text(recording, n) for n in chosen]
         ranked = results.ranking[chosen]
         name_of_score = "mean loss" if results.agr is None else "AGR"
-        title = f"{count} {words}, each below its label; {name_of_score} {ranked.min():.2g} to {ranked.max():.2g} nats"
+        span = f"{ranked.min():.2g} to {ranked.max():.2g}{nats}"
+        title = f"{count} {words}, each below its {label}; {name_of_score} {span}"
         figure = grids.example_grid(shown(recording.data, chosen), labels, title)
         yield Drawing(f"examples_{name}", f"{count} {words}", caption, figure)
 
@@ -213,6 +215,7 @@ def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Draw
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
     """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
     layers = recording.layers
+    besides = " besides the label" if recording.contents.classes else ""
     for cones in found:
         frame, sizes = cones.frame, cones.sizes
         groups = [cones.members(k) for k in range(min(NUM_CONES, np.count_nonzero(sizes > 1)))]
@@ -224,7 +227,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
             metric_name(layers, cones.layer, "cones").replace("/", "_"),
             f"The largest cones of {where}",
             "Each panel shows some examples whose gradients point the same way, or nearly. Look for what they have in "
-            f"common besides the label{': slant, stroke, shape' if has_pictures(recording.data) else ''}.",
+            f"common{besides}{': slant, stroke, shape' if has_pictures(recording.data) else ''}.",
             cone_plots.cone_grids(
                 [shown(recording.data, group) for group in groups], titles, f"Largest cones of {where}"
             ),
@@ -249,6 +252,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
 
 def contention_drawings(recording: Recording, contention: Contention) -> Iterator[Drawing]:
     """Draw the first pairs, those that survive the test before others, and who fights whom in each layer."""
+    accuracies, alike = (", and the accuracies", "sizes, labels") if recording.contents.classes else ("", "sizes")
     order = sorted(range(len(contention.fights)), key=lambda k: (not contention.fights[k].survives, k))
     for k in order[:NUM_FIGHTS]:
         fight = contention.fights[k]
@@ -258,9 +262,9 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
         yield Drawing(
             f"contention_{k}",
             f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
-            f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight)} Two groups "
-            "whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror each other "
-            "by construction; look whether the losses do, and the accuracies, one falling where the other rises.",
+            f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight, alike)} Two "
+            "groups whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror "
+            f"each other by construction; look whether the losses do{accuracies}, one falling where the other rises.",
             contention_plots.fight(
                 *window(recording, fight),
                 groups,
@@ -293,12 +297,12 @@ def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     return f"{pluralise(len(group), 'example')} (labels {', '.join(counts[:3])}{rest})"
 
 
-def _verdict(fight: Fight) -> str:
+def _verdict(fight: Fight, alike: str) -> str:
     if fight.p is None:
         return f"Not tested: {fight.reason}."
     outcome = "more in antiphase than they" if fight.survives else "no more in antiphase than they"
     return (
         f"From one iteration to the next their losses change with a correlation of {fight.loss_correlation:.2f}, those "
-        f"of random coherent groups of like sizes, labels and norms with {fight.matched_correlation:.2f}; p = "
+        f"of random coherent groups of like {alike} and norms with {fight.matched_correlation:.2f}; p = "
         f"{fight.p:.3g}, {fight.corrected:.2g} after correction: {outcome}."
     )

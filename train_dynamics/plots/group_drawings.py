@@ -88,7 +88,7 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
         groups.panels(
             results.group_dynamics.checkpoints,
             [_by_layer(recording, results, measure) for measure in ("gradient_confusion", "smallest_cosine")],
-            ["gradient confusion\n((nats per unit of weight)²)", "smallest cosine"],
+            [f"gradient confusion\n(({results.gradient_unit})²)", "smallest cosine"],
             [False, False],
             "Gradient confusion",
         ),
@@ -96,17 +96,21 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
 
 
 def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
-    """Draw the mean cosine within and between classes, of all layers in one panel."""
-    found, layers = results.group_dynamics, recording.gradient_layers
+    """Draw the mean cosine within and between classes, of all layers in one panel; of a regression, of all examples."""
+    found, layers, classes = results.group_dynamics, recording.gradient_layers, recording.contents.classes
+    kinds, of_classes = [("two examples", "stiffness_within")], ""
+    if classes:
+        kinds = [("within a class", "stiffness_within"), ("between classes", "stiffness_between")]
+        of_classes = " of one class, and of two different classes"
     curves = {
         f"{words}{f' in {layer}' if len(layers) > 1 else ''}": getattr(found.layers[layer], name)
         for layer in layers
-        for words, name in (("within a class", "stiffness_within"), ("between classes", "stiffness_between"))
+        for words, name in kinds
     }
     return Drawing(
         "stiffness",
-        "Stiffness within and between classes over iterations",
-        "Mean cosine between the gradients of two examples of one class, and of two different classes. High means that "
+        f"Stiffness{' within and between classes' if classes else ''} over iterations",
+        f"Mean cosine between the gradients of two examples{of_classes}. High means that "
         "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
         "cosine of 0 to all.",
         groups.panels(found.checkpoints, [curves], ["mean cosine"], [False], "Stiffness"),
@@ -143,6 +147,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         return
     update = strongest_update(recording, results.group_dynamics.opposing)
     t, last = int(iterations[update.record]), int(iterations[update.record + 1])
+    nats = " nats" if recording.contents.classes else ""  # any other loss has a unit of its own
     yield Drawing(
         "opposing_signals",
         "Opposing signals over iterations",
@@ -156,6 +161,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
             t,
             f"the largest update of one seed, {recording.seeds[update.seed]}: see the next figure",
             "Changes of loss",
+            nats and " (nats)",
         ),
     )
     often = [
@@ -163,8 +169,8 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
     ]
     both = len(set(often[0].tolist()) & set(often[1].tolist()))
     panels = {
-        f"rose by {update.rise:.2f} nats": update.risers,
-        f"fell by {-update.fall:.2f} nats": update.fallers,
+        f"rose by {update.rise:.2f}{nats}": update.risers,
+        f"fell by {-update.fall:.2f}{nats}": update.fallers,
         "most often risen": often[0],
         "most often fallen": often[1],
     }
@@ -182,7 +188,7 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         "Changes are averaged over a group. Look for what it has in common.",
         cone_plots.cone_grids(
             [shown(recording.data, group) for group in panels.values()],
-            [f"{words}; labels {_labels(recording, group)}" for words, group in panels.items()],
+            [f"{words}; labels {_labels(recording, group)}" if nats else words for words, group in panels.items()],
             f"Opposing signals: {where}, and most often",
         ),
     )

@@ -89,6 +89,7 @@ def opposing(
     at: int,
     marked: str,
     title: str,
+    unit: str = "",
 ) -> Figure:
     """Draw how far the loss of both extremes and of all examples moves from one record to the next.
 
@@ -99,6 +100,7 @@ def opposing(
         at: Iteration to mark.
         marked: What is there.
         title: Of the figure.
+        unit: Of the loss, if it has one.
     """
     words = {"risers": f"the {size} that rise most", "fallers": f"the {size} that fall most", "all": "all examples"}
     with styled():
@@ -111,7 +113,7 @@ def opposing(
         axes.axvline(at, color="black", linewidth=0.9, linestyle=":", label=marked)
         axes.set(
             xlabel="iteration (updates)",
-            ylabel="change of loss to the next record (nats)",
+            ylabel=f"change of loss to the next record{unit}",
             xlim=(0, max(int(iterations[-1]), 1)),
             title=f"{title}, {of_seeds('mean and standard deviation', len(curves['all']))}",
         )

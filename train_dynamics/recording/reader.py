@@ -18,7 +18,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -113,12 +113,15 @@ class Recording:
         (10, 6000, 8, 10)
     """
 
-    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
-        if isinstance(path, str | os.PathLike):
-            self._parts: list[Recording] = []
+    def __init__(self, path: Any) -> None:
+        single = isinstance(path, str | os.PathLike)
+        paths = [path] if single or not isinstance(path, Iterable) else list(path)
+        if not all(isinstance(one, str | os.PathLike) for one in paths):
+            raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
+        self._parts = [] if single else [Recording(one) for one in paths]
+        if single:
             self._open(Path(path))
         else:
-            self._parts = [Recording(one) for one in path]
             self._join()
 
     def _open(self, path: Path) -> None:

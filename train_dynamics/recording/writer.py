@@ -39,6 +39,8 @@ KNOWN = (  # of Orbax: it does without what is not used here, and what it logs o
     "ArrayMetadata persistence is disabled",
     "Skipping merge of OCDBT checkpoints",
     "_SignalingThread.run() raised an exception",
+    "Metadata file does not exist",
+    "Failed to get item metadata from directory",
 )
 logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) for text in KNOWN))
 

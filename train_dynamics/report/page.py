@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -57,13 +58,17 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    num_seeds = len(recording.seeds)
+    num_seeds, open_together = len(recording.seeds), _open_together(claims)
+    own = ", ".join(path.resolve().name for path in recording.paths)  # where the data have no name
     return environment.get_template("page.html.j2").render(
         recording=recording,
         summary=_summary(recording, results),
         chunks=(table := _chunk_table(recording, results)),
         rows=list(zip(*table.values(), strict=True)),
-        claims=claims,
+        name=own if recording.config.dataset == "arrays" else recording.config.dataset,
+        claims=[claim for claim in claims if claim.reason not in open_together],
+        open_together=open_together,
+        gradient_unit=results.gradient_unit,
         resamples=RESAMPLES,
         distinct=math.comb(2 * num_seeds - 1, num_seeds) if 1 < num_seeds < FEW_SEEDS else None,
         sure=SURE,
@@ -75,6 +80,16 @@ def page(
         settings=_settings(recording),
         versions={**recording.versions, "analysed with train-dynamics": __version__},
     )
+
+
+def _open_together(claims: Sequence[Claim]) -> dict[str, list[str]]:
+    """Give the sentences of claims that are open for one reason, where it is that of several."""
+    reasons = Counter(claim.reason for claim in claims if claim.holds is None)
+    return {
+        reason: [claim.sentence for claim in claims if claim.reason == reason]
+        for reason, count in reasons.items()
+        if count > 1
+    }
 
 
 def _settings(recording: Recording) -> dict[str, str]:

@@ -27,8 +27,10 @@ def scores_section(
         f"their values. Scores that are defined early in training are read at iteration {found.early:,}; what is "
         f"computed again from stored parameters is so at iterations {replayed}."
     )
-    for name, reason in results.scores.missing.items():
-        words += f" {name} is missing: {reason}."
+    missing = results.scores.missing
+    for reason in dict.fromkeys(missing.values()):
+        names = [name for name in missing if missing[name] == reason]
+        words += f" {', '.join(names)} {'is' if len(names) == 1 else 'are'} missing: {reason}."
     if not has_pictures:
         words += (
             " The overview of the examples at the ends of all scores is left out, for it needs images; the files "

@@ -93,13 +93,15 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
 def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
     """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
     found, layers = results.group_dynamics, recording.gradient_layers
+    classes = recording.contents.classes
     words = (
         "How far do examples pull together? Four published measures of the gradients of each recorded layer "
         f"at {len(found.checkpoints):,} of {pluralise(len(results.iterations), 'record')}, and one of the losses: m-"
         "coherence (Chatterjee and Zielinski, 2020), the simple noise scale (McCandlish et al., 2018), gradient "
-        "confusion (Sankararaman et al., 2020), stiffness by class (Fort et al., 2019), opposing signals (Rosenfeld "
-        "and Risteski, 2023). group_dynamics.csv has every curve, also of each pair of classes; "
-        "opposing_signals.csv tells how often each example was at either extreme."
+        f"confusion (Sankararaman et al., 2020), stiffness{' by class' if classes else ''} (Fort et al., 2019), "
+        "opposing signals (Rosenfeld and Risteski, 2023). group_dynamics.csv has every curve"
+        f"{', also of each pair of classes' if classes else ''}; opposing_signals.csv tells how often each example was "
+        "at either extreme."
     )
     rows = [
         (
@@ -112,7 +114,7 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
         for k in dict.fromkeys((0, len(found.checkpoints) // 2, len(found.checkpoints) - 1))
     ]
     names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
-    names += ("stiffness within classes", "stiffness between classes")
+    names += ("stiffness within classes", "stiffness between classes") if classes else ("stiffness",)
     title = "At the start, half way and at the end: the first two medians of the seeds, the others means"
     return Section("Groups of examples", words, pictures=pictures, table=_columns(names, rows), table_title=title)
 
@@ -122,10 +124,10 @@ def cones_section(
 ) -> Section:
     """Lay out the cones, with a table of the largest of each layer."""
     first, half = found[0], "three quarters" if len(recording.class_names) == 2 else "half"
+    classes = recording.contents.classes
+    learned = f"it classifies {half} of the examples correctly" if classes else f"{half} of its loss is gone"
     chosen = (
-        f"the first at which it classifies {half} of the examples correctly, or the last if there is none"
-        if options.iteration is None
-        else "as asked for"
+        f"the first at which {learned}, or the last if there is none" if options.iteration is None else "as asked for"
     )
     promise = (
         f"every two of whose gradients have a cosine of at least {options.cosine:g}"
@@ -159,8 +161,11 @@ def cones_section(
                 )
             )
     names = ("layer", "cone", "size", "label:count", "smallest cosine", "mean alignment", "accuracy")
+    table = _columns(names, rows)
+    if not classes:
+        table = {name: cells for name, cells in table.items() if name not in ("label:count", "accuracy")}
     words += sketch_words(recording)
-    return Section("Cones", words, pictures=pictures, table=_columns(names, rows), table_title="The largest cones")
+    return Section("Cones", words, pictures=pictures, table=table, table_title="The largest cones")
 
 
 def sketch_words(recording: Recording) -> str:
@@ -181,6 +186,9 @@ def sketch_words(recording: Recording) -> str:
 def contention_section(recording: Recording, contention: Contention, pictures: Sequence[Picture]) -> Section:
     """Lay out the pairs in contention, and say plainly which of them survive the test."""
     options, fights = contention.options, contention.fights
+    classes = recording.contents.classes
+    labels, alike = ("labels", "sizes, labels") if classes else ("targets", "sizes")
+    counted = "label:count" if classes else "size"
     tested = [fight for fight in fights if fight.p is not None]
     survivors = sum(fight.survives for fight in tested)
     to = "the centre of a cone, its mean direction," if options.opposed_to == "centre" else "every member of a cone"
@@ -196,16 +204,16 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         words += (
             f"{pluralise(len(fights), 'pair')} turned up. Strength is how much of the mean gradient the two cancel: "
             "the length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
-            "activations and different labels oppose each other by construction. So pairs are followed for up to "
+            f"activations and different {labels} oppose each other by construction. So pairs are followed for up to "
             f"{WINDOW} records after they were found. "
         )
         words += (
             f"The {len(tested):,} that could be tested were each compared with {NUM_CONTROLS} random pairs of groups "
-            "of the same sizes, labels and gradient norms, gathered around a random example so that they hang together "
+            f"of the same {alike} and gradient norms, gathered around a random example so that they hang together "
             f"too: {survivors:,} of {len(tested):,} are more in antiphase than those, at a false discovery rate of "
             f"{SIGNIFICANT:.0%} (Benjamini and Hochberg): about as large a share of the survivors may be there by "
             "chance, as long as pairs that share examples or iterations depend on each other positively. No p can be "
-            f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that labels and norms alone do not explain the "
+            f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that {alike} and norms alone do not explain the "
             "antiphase; groups that oppose each other a little less would also show some. "
             f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Drawn are "
             "the strongest that survive, before others."
@@ -219,8 +227,8 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             str(recording.seeds[fight.pair.seed]),
             fight.pair.layer,
             f"{fight.pair.iteration:,}",
-            label_counts(recording, fight.pair.left),
-            label_counts(recording, fight.pair.right),
+            label_counts(recording, fight.pair.left) if classes else str(len(fight.pair.left)),
+            label_counts(recording, fight.pair.right) if classes else str(len(fight.pair.right)),
             f"{fight.pair.cosine:.2f}",
             f"{fight.pair.strength:.3g}",
             _two(fight.loss_correlation),
@@ -231,7 +239,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         for k, fight in enumerate(fights[:LISTED])
     ]
     names = (
-        *("pair", "seed", "layer", "found at", "left, label:count", "right, label:count", "cosine", "strength"),
+        *("pair", "seed", "layer", "found at", f"left, {counted}", f"right, {counted}", "cosine", "strength"),
         *("antiphase of losses", "of matched groups", "p, corrected", "verdict"),
     )
     title = "The strongest pairs" if rows else ""

@@ -171,10 +171,11 @@ def _of_all(num_classes: int, num_records: int) -> Iterator[tuple]:
         return means["accuracy"][0, ALL]
 
     chance = 1 / num_classes
+    words = f"{chance:.0%}" if num_classes > 1 else "chance"
     yield (
         "starts_at_chance",
         "At initialisation, accuracy is near chance.",
-        f"training accuracy at iteration 0; holds within 5 points of {chance:.0%}",
+        f"training accuracy at iteration 0; holds within 5 points of {words}",
         "share",
         start,
         lambda value: abs(value - chance) <= 0.05,

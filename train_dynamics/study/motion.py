@@ -32,6 +32,16 @@ class Frame(NamedTuple):
     correct: Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 
     @property
+    def of_classes(self) -> bool:
+        """Whether there is right and wrong, as there is not in a regression."""
+        return not np.isnan(self.correct).any()
+
+    @property
+    def gradient_unit(self) -> str:
+        """Unit of gradients; the loss of a regression has one of its own."""
+        return "nats per unit of weight" if self.of_classes else "loss per unit of weight"
+
+    @property
     def accuracy(self) -> float:
         """Share of the examples classified correctly."""
         return float(self.correct.mean())

@@ -39,7 +39,7 @@ class Results:
         iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed,
             and of a regression.
-        ranking: What the examples are ranked by, in nats: `agr`, or without one the mean loss over all records.
+        ranking: What the examples are ranked by, in nats of classes: `agr`, or without one the mean loss over records.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
         indifferent: Which seeds' networks tell no example from another after the last update.
@@ -76,6 +76,11 @@ class Results:
             without = "a single seed has no other to agree with" if self.forgetting else "there are no classes"
             return f"their mean loss over all records, because {without}"
         return "how much the trained networks agree on them (AGR)"
+
+    @property
+    def gradient_unit(self) -> str:
+        """Unit of gradients; the loss of a regression has one of its own."""
+        return "nats per unit of weight" if "accuracy" in self.curves else "loss per unit of weight"
 
     @property
     def num_chunks(self) -> int:

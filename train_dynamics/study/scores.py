@@ -26,6 +26,7 @@ from train_dynamics.dynamics.scores.score import (
     StreamedScore,
     Study,
 )
+from train_dynamics.recording.code import how_to_run
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.motion import nearest
 
@@ -116,6 +117,7 @@ def study_of(recording: Recording, options: ScoreOptions, networks: Networks | N
         learning_rate=float("nan") if isinstance(config.learning_rate, str) else config.learning_rate,
         further=recording.further is not None,
         replayable=networks is not None or recording.replayable,
+        how_to_run=how_to_run(recording),
         of_loop=recording.of_loop,
         continuous=isinstance(first, np.ndarray) and first.dtype.kind == "f",
     )

@@ -4,17 +4,20 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.recording.reader import Recording
+from train_dynamics.training.arguments import naming_arguments
+from train_dynamics.training.models import check_arrays, difference, split
 from train_dynamics.training.recorder import Recorder
 from train_dynamics.training.setup import task_of
 from train_dynamics.training.weights import fitted, nested, read_weights
@@ -23,10 +26,10 @@ LAST_NUMBER = r"(\d+)(?!.*\d)"
 
 
 def record_checkpoints(
-    loss: Callable[..., tuple[Any, Any]],
+    loss: Any,
     examples: Any,
-    checkpoints: str | os.PathLike | Iterable[Any],
-    path: str | os.PathLike,
+    checkpoints: Any,
+    path: Any,
     *,
     iteration_pattern: str = LAST_NUMBER,
     like: Any = None,
@@ -38,7 +41,8 @@ def record_checkpoints(
         loss: As of `Recorder`.
         examples: As of `Recorder`.
         checkpoints: Files or directories, as `runs/3/step_*` or a list: of Orbax, `.npz`, `.safetensors` or Flax's
-            `.msgpack`. Or pairs of an iteration and the parameters then, of any loader.
+            `.msgpack`. Or pairs of an iteration and the parameters then, of any loader. All are looked at before
+            anything is recorded.
         path: Directory of the recording.
         iteration_pattern: A regular expression that finds the iteration in a name, in its group; the last number if not
             given.
@@ -55,20 +59,91 @@ def record_checkpoints(
         >>> record_checkpoints(loss, (images, labels), "runs/3/step_*", "recordings/run3").iterations
         array([   0,  100,  200])
     """
-    if isinstance(checkpoints, str | os.PathLike):
-        checkpoints = find_checkpoints(os.fspath(checkpoints), iteration_pattern)
-    found = list(checkpoints)
-    if found and not isinstance(found[0], tuple):
-        found = numbered(map(Path, found), iteration_pattern)
-    with Recorder(path, loss, examples, **options) as recorder:
-        for t, checkpoint in found:
-            params = checkpoint
-            if isinstance(checkpoint, str | os.PathLike):
-                weights = read_weights(Path(checkpoint), "checkpoints")
-                params = nested(weights) if like is None else fitted(weights, like, Path(checkpoint), "checkpoints")
-                params = jax.tree.map(jnp.asarray, params)
-            recorder.record(t, params)
+    with naming_arguments():
+        found = _listed(checkpoints, iteration_pattern)
+    if odd := [leaf for leaf in jax.tree.leaves(like) if not hasattr(leaf, "shape")]:
+        raise InputError(f"like must hold arrays or their shapes, and holds a {type(odd[0]).__name__}")
+
+    def read(checkpoint: Any) -> tuple[Any]:
+        return (_read(checkpoint, like) if isinstance(checkpoint, str | os.PathLike) else checkpoint,)
+
+    with Recorder(path, loss, examples, **options) as recorder, naming_arguments():
+        _record(recorder, found, read)
     return Recording(path)
+
+
+def _listed(checkpoints: Any, iteration_pattern: str) -> list[tuple[int, Any]]:
+    """List checkpoints with their iterations, which rise.
+
+    Raises:
+        InputError: If there are none, or they do not.
+    """
+    if isinstance(checkpoints, str | os.PathLike):
+        return find_checkpoints(os.fspath(checkpoints), iteration_pattern)
+    right = "must be a pattern as runs/3/step_*, a list of files, or pairs (iteration, params)"
+    found = list(checkpoints) if isinstance(checkpoints, Iterable) and not isinstance(checkpoints, Mapping) else []
+    if not found:
+        raise InputError(
+            f"checkpoints {right}, and is {'empty' if checkpoints == [] else f'a {type(checkpoints).__name__}'}"
+        )
+    if all(isinstance(one, str | os.PathLike) for one in found):
+        return numbered(map(Path, found), iteration_pattern)
+    for one in found:
+        if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], int | np.integer)):
+            raise InputError(f"checkpoints {right}, and one of them is a {type(one).__name__}")
+    for (t, _), (following, _) in itertools.pairwise(found):
+        if following <= t:
+            raise InputError(f"checkpoints: iteration {following} comes after iteration {t}, and iterations must rise")
+    return found
+
+
+def _read(path: str | os.PathLike, like: Any) -> Any:
+    weights = read_weights(Path(path), "checkpoints")
+    if like is not None:
+        return jax.tree.map(jnp.asarray, fitted(weights, like, Path(path), "checkpoints"))
+    for name, value in weights.items():
+        parent, _, last = name.rpartition("/")
+        if last.isdigit() and not value.ndim:
+            raise InputError.flag("checkpoints", path, f"has a list of numbers as {parent}; it must be an array")
+    return jax.tree.map(jnp.asarray, nested(weights))
+
+
+def _record(
+    recorder: Recorder,
+    found: Sequence[tuple[int, Any]],
+    read: Callable[[Any], tuple[Any, ...]],
+    progress: Callable[[], object] = lambda: None,
+) -> None:
+    """Record checkpoints, after looking at all of them: reading them twice is little beside evaluating them.
+
+    Raises:
+        InputError: If one cannot be read, or is of another network than the first, or none is to be recorded.
+    """
+    chosen = [(t, checkpoint) for t, checkpoint in found if recorder.chooses(t)]
+    if not chosen and not recorder.next_iteration:
+        raise InputError(
+            f"of the checkpoints, at iterations {found[0][0]} to {found[-1][0]}, every, records_per_doubling or when "
+            "chooses none"
+        )
+    first: tuple[str, dict[str, str]] | None = None
+    for t, checkpoint in chosen:
+        of_file = isinstance(checkpoint, str | os.PathLike)
+        name = str(checkpoint) if of_file else f"iteration {t}"
+        try:
+            model = split(*read(checkpoint))
+            check_arrays(model)
+            first = first or (name, model.described)
+            if changed := difference(first[1], model.described):
+                raise InputError(f"not the network of {first[0]}: {changed}")
+        except InputError as error:
+            if str(error).startswith("--checkpoints="):
+                raise
+            where = f"--checkpoints={name}" if of_file else f"checkpoints: {name}"
+            raise InputError(f"{where}: {error}") from error
+    for t, checkpoint in found:
+        if recorder.chooses(t):
+            recorder.record(t, *read(checkpoint))
+        progress()
 
 
 def record_task(
@@ -95,13 +170,15 @@ def record_task(
     task, inputs = task_of(config, dataset), network_inputs(dataset, config)
     like, variables = (jax.eval_shape(of, jax.random.key(0)) for of in (task.init, task.variables))
     options = {"config": config, "dataset": dataset, "seed": config.first_seed, "log": log}
+
+    def read(checkpoint: Path) -> tuple[Any, Any]:
+        weights = read_weights(checkpoint, "checkpoints")
+        params = fitted(weights, like, checkpoint, "checkpoints")
+        rest = fitted(weights, variables, checkpoint, "checkpoints") if jax.tree.leaves(variables) else None
+        return jax.tree.map(jnp.asarray, (params, rest))
+
     with Recorder(path, task.loss, (inputs, dataset.labels), **options) as recorder:
-        for t, checkpoint in checkpoints:
-            weights = read_weights(checkpoint, "checkpoints")
-            params = fitted(weights, like, checkpoint, "checkpoints")
-            rest = fitted(weights, variables, checkpoint, "checkpoints") if jax.tree.leaves(variables) else None
-            recorder.record(t, *jax.tree.map(jnp.asarray, (params, rest)))
-            progress()
+        _record(recorder, checkpoints, read, progress)
 
 
 def find_checkpoints(pattern: str, iteration_pattern: str = LAST_NUMBER) -> list[tuple[int, Path]]:
@@ -130,7 +207,7 @@ def numbered(paths: Iterable[Path], iteration_pattern: str) -> list[tuple[int, P
     """
     try:
         pattern = re.compile(iteration_pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise InputError.flag("iteration_pattern", iteration_pattern, f"is no regular expression: {error}") from error
     if pattern.groups != 1:
         raise InputError.flag("iteration_pattern", iteration_pattern, "must have one group, as in step_(\\d+)")

@@ -27,10 +27,20 @@ class Given:
             )
         # Copies: a loop may shuffle or augment its own in place.
         self.examples = examples = jax.tree.map(np.array, examples)
+        if words := [leaf for leaf in jax.tree.leaves(examples) if leaf.dtype.kind in "USO"]:
+            raise InputError(
+                f"examples hold words or objects ({words[0].dtype}), which no loss can take; give whole numbers there, "
+                "and words as labels="
+            )
         self._inputs, self._ids = examples[0] if pair else examples, ids
-        self._class_names = None if class_names is None else list(class_names)
+        self._class_names = None if class_names is None else list(map(str, class_names))
+        if twice := [name for k, name in enumerate(self._class_names or []) if name in self._class_names[:k]]:
+            raise InputError(f"class_names: {twice[0]} is there twice, and each class needs a name of its own")
+        if pair and labels is not None and dataset is None:
+            _check_same(np.asarray(labels), examples[1])
         if pair and labels is not None and class_names is None:
-            self._class_names = _named_classes(np.asarray(labels), np.asarray(examples[1]))
+            self._class_names = _named_classes(np.asarray(labels), examples[1])
+        self._are_given = labels is not None or pair
         labels = examples[1] if pair and labels is None else labels
         self._labels = np.zeros(count(self.examples), np.float32) if labels is None else np.asarray(labels)
         self._check()
@@ -65,6 +75,11 @@ class Given:
             log(
                 f"The outputs are taken to be, in this order, of the classes {classes}; class_names would say otherwise"
             )
+        if found.is_regression and self._are_given:
+            log(
+                f"The labels are numbers with a point ({self._labels.dtype}), and so are taken for targets: nothing is "
+                "said of accuracy and predictions; whole numbers as labels= would be classes"
+            )
         if not found.num_classes or outputs == (found.num_classes,):
             return found
         shape = "no single array" if outputs is None else f"of shape {list(outputs)}"
@@ -73,6 +88,22 @@ class Given:
             "accuracy and predictions"
         )
         return Dataset(self._inputs, found.labels.astype(np.float32), self._ids)
+
+
+def _check_same(labels: np.ndarray, of_loss: np.ndarray) -> None:
+    """See whether labels are those that the loss is given, where both are whole numbers.
+
+    Raises:
+        InputError: If not.
+    """
+    if labels.dtype.kind not in "iu" or of_loss.dtype.kind not in "iu" or labels.shape != of_loss.shape:
+        return
+    if (labels != of_loss).any():
+        n = int(np.argmax((labels != of_loss).reshape(len(labels), -1).any(axis=1)))
+        raise InputError(
+            f"labels: example {n} has {labels[n]}, and the second of the examples {of_loss[n]}; leave labels out, or "
+            "give the examples as a dict if their second is no label"
+        )
 
 
 def _named_classes(words: np.ndarray, labels: np.ndarray) -> list[str] | None:

@@ -1,6 +1,6 @@
 """Networks as people's loops hold them, taken apart: what gradients are taken of, and all the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from train_dynamics.config import InputError
 from train_dynamics.gradients.parameters import named
 
 
@@ -33,6 +34,22 @@ class Model(NamedTuple):
     def arrays(self) -> tuple[Any, Any, Any]:
         """All arrays of it."""
         return self.parameters, self.variables, self.hidden
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """All arrays of it, each with what it is and its path."""
+        kinds = {"parameter": self.parameters, "variable": self.variables, "hidden array": self.hidden}
+        return {
+            f"{kind} {name}": leaf
+            for kind, of in kinds.items()
+            if jax.tree.leaves(of)
+            for name, leaf in named(of).items()
+        }
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Shape and type of all arrays of it."""
+        return {name: f"{list(leaf.shape)} {leaf.dtype}" for name, leaf in self.by_name.items()}
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -83,6 +100,44 @@ def split(model: Any, variables: Any = None) -> Model:
     given = variables is not None
     fixed = [leaf for leaf in leaves if not _is_array(leaf)]
     return Model(model if all(trained) else parameters, variables or {}, hidden, arguments, fixed)
+
+
+def check_arrays(model: Model) -> None:
+    """See whether a network consists of arrays that can be computed with.
+
+    Raises:
+        InputError: If it has none, or has none yet, for it is being traced, or no longer.
+    """
+    if not jax.tree.leaves(model.parameters):
+        raise InputError(
+            "params hold no array of numbers with a point, which gradients are taken of; jnp.asarray helps"
+        )
+    for leaf in jax.tree.leaves(model.arrays):
+        if isinstance(leaf, jax.core.Tracer):
+            raise InputError(
+                "record was called inside of jax.jit or another transformation; call it in the loop itself"
+            )
+        if not _is_array(leaf) or getattr(leaf, "is_deleted", bool)():
+            name = next(name for name, other in model.by_name.items() if other is leaf)
+            raise InputError(
+                f"{name} was deleted, for an update took its memory (donate_argnums); record before it, or a copy"
+                if _is_array(leaf)
+                else f"{name} is a {type(leaf).__name__} and no array; jnp.asarray makes one of it"
+            )
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say in which array two networks differ; nothing if in none.
+
+    Example:
+        >>> difference({"parameter w": "[2]"}, {"parameter w": "[3]"})
+        'parameter w was [2], and is [3] now'
+    """
+    for name in (*before, *now):
+        was, found = (of.get(name, "missing") for of in (before, now))
+        if was != found:
+            return f"{name} was {was}, and is {found} now"
+    return ""
 
 
 def _split_nnx(model: nnx.Module, variables: Any) -> Model:

@@ -3,13 +3,15 @@
 import atexit
 import contextlib
 import dataclasses
+import functools
 import operator
 import os
 import shutil
 import sys
 import time
+import traceback as stack
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, SupportsIndex
@@ -20,7 +22,6 @@ import numpy as np
 import optax
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, is_on_schedule, pluralise
-from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.imports import told
 from train_dynamics.gradients.examples import count, shape_of_one
 from train_dynamics.gradients.parameters import check_loss, named
@@ -30,9 +31,10 @@ from train_dynamics.recording.locks import check_writable, is_begun
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
+from train_dynamics.training.arguments import check_kinds, layers_of, naming_arguments, seeds_of
 from train_dynamics.training.code import check_code, code_of, code_of_loss, name_of
 from train_dynamics.training.given import Given
-from train_dynamics.training.models import Model, on_automatic_meshes, placed_like, split
+from train_dynamics.training.models import Model, check_arrays, difference, on_automatic_meshes, placed_like, split
 from train_dynamics.training.setup import set_up_task
 from train_dynamics.training.sweep import compiled
 from train_dynamics.training.task_steps import TaskState
@@ -40,6 +42,7 @@ from train_dynamics.training.task_steps import TaskState
 BLOCK_BYTES = 32 * 1024**2
 BLOCK_RECORDS = 100
 BLOCK_SECONDS = 60.0
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 UNKNOWN = "unknown"  # of a loop that does not say
 
 
@@ -65,7 +68,7 @@ class Recorder:
             `conv*:measures,head/*:factored`.
         every: Record every so many iterations.
         records_per_doubling: Record more and more rarely instead, as `--records_per_doubling` does.
-        when: Or tells of an iteration whether to record it.
+        when: Or a function that tells of an iteration whether to record it.
         seed: The seed of this run, which tells recordings of the same examples apart. Several, if every array of the
             parameters has a leading axis of seeds.
         resume: Whether to go on after the last record of a recording that is there.
@@ -75,9 +78,10 @@ class Recorder:
         learning_rate: Learning rate of the loop, if it is the same always; one score needs it.
         eval_batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
         sketch_size: Numbers in the sketch of a gradient.
-        dataset: The examples as they are to be stored and shown, if not as they are given: with raw images, names of
-            columns or a vocabulary, in place of `labels`, `ids` and `class_names`.
-        config: What the recording is to say of the run, in place of `layers` and all that is named like its fields.
+        dataset: A `Dataset` of the examples as they are to be stored and shown, if not as they are given: with raw
+            images, names of columns or a vocabulary, in place of `labels`, `ids` and `class_names`.
+        config: What the recording is to say of the run, in place of `layers` and all that is named like its fields;
+            errors then name flags.
         log: Takes the lines to show the user.
 
     Attributes:
@@ -95,58 +99,60 @@ class Recorder:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        loss: Callable[..., tuple[Any, Any]],
+        path: Any,
+        loss: Any,
         examples: Any,
         *,
         labels: Any = None,
         ids: Any = None,
-        class_names: Iterable[Any] | None = None,
-        layers: str | Sequence[str] = "all",
-        gradient_layout: str = "factored",
+        class_names: Any = None,
+        layers: Any = "all",
+        gradient_layout: Any = "factored",
         every: int = 1,
         records_per_doubling: int | None = None,
-        when: Callable[[int], bool] | None = None,
-        seed: int | Sequence[int] = 0,
-        resume: bool = False,
+        when: Any = None,
+        seed: Any = 0,
+        resume: Any = False,
         on_error: Literal["raise", "warn"] = "raise",
         batch_size: int | None = None,
-        learning_rate: float | None = None,
+        learning_rate: Any = None,
         eval_batch_size: int | None = None,
         sketch_size: int = 256,
-        dataset: Dataset | None = None,
-        config: StudyConfig | None = None,
-        log: Callable[[str], None] = print,
+        dataset: Any = None,
+        config: Any = None,
+        log: Any = print,
     ) -> None:
-        self.path = Path(path)
+        check_kinds(locals())
         if on_error not in ("raise", "warn"):
             raise InputError(f"on_error={on_error}: must be raise or warn")
-        if not callable(loss):
-            raise InputError(f"loss must be a function of params and one example, and is a {type(loss).__name__}")
+        if when is not None and (every != 1 or records_per_doubling is not None):
+            raise InputError("when is a schedule of its own; leave out every and records_per_doubling")
+        self.path = Path(path)
         self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
-        if not isinstance(layers, str | Sequence):
-            raise InputError(f"layers={layers}: must be a name, a pattern as in 'conv*/kernel', or a list of them")
-        self._seeds, self._several = _seeds_of(seed), not isinstance(seed, int | np.integer)
+        self._seeds, self._several = seeds_of(seed), np.ndim(seed) > 0
         self._given = Given(examples, labels, ids, class_names, dataset)
-        self._config = config or StudyConfig(
-            dataset="arrays",
-            model=name_of(loss),
-            input_scaling="none",
-            optimizer=UNKNOWN,
-            learning_rate=UNKNOWN if learning_rate is None else learning_rate,
-            batch_size=StudyConfig.batch_size if batch_size is None else batch_size,
-            num_seeds=len(self._seeds),
-            first_seed=min(self._seeds),
-            layers=(layers,) if isinstance(layers, str) else tuple(layers),
-            record_every=every,
-            records_per_doubling=records_per_doubling,
-            gradient_layout=gradient_layout,
-            eval_batch_size=eval_batch_size,
-            sketch_size=sketch_size,
-        )
+        self._naming = functools.partial(naming_arguments, config is None)
+        with self._naming():
+            self._config = config or _config_of(
+                loss,
+                self._seeds,
+                layers=layers_of(layers),
+                learning_rate=UNKNOWN if learning_rate is None else float(learning_rate),
+                batch_size=StudyConfig.batch_size if batch_size is None else batch_size,
+                record_every=every,
+                records_per_doubling=records_per_doubling,
+                gradient_layout=gradient_layout,
+                eval_batch_size=eval_batch_size,
+                sketch_size=sketch_size,
+            )
+            self._code = code_of_loss(loss) if config is None else code_of(config)
+            self._before = self._found(resume)
         self._when = when or (lambda t: is_on_schedule(t, every, records_per_doubling))
-        self._code = code_of_loss(loss) if config is None else code_of(config)
-        self._before = self._found(resume)
+        self._begin_empty()
+        atexit.register(self._warn_of_what_is_lost)
+
+    def _begin_empty(self) -> None:
+        """Note where recording goes on, and that nothing is computed yet."""
         self._last = -1 if self._before is None else int(self._before.iterations.max(initial=-1))
         self._first = self.next_iteration
         self._writer: Writer | None = None
@@ -157,7 +163,6 @@ class Recorder:
         self._began = self._block_began = self._compiling = 0.0
         self._sampled: list[float] = []
         self._ended = self._closed = False
-        atexit.register(self._warn_of_what_is_lost)
         self._form: Any = None
 
     def _found(self, resume: bool) -> Recording | None:
@@ -208,8 +213,9 @@ class Recorder:
                 arrays, which `loss` takes as third argument.
 
         Returns:
-            Whether it is recorded; not, for example, if `every` or `when` leaves it out, or if it was recorded before
-            the loop was resumed.
+            Whether its computation was begun; not, for example, if `every` or `when` leaves it out, or if it was
+            recorded before the loop was resumed. If it turns out not to be finite, or cannot be stored, it is not in
+            the recording all the same, and a later call or `close` says so.
 
         Raises:
             InputError: If iterations do not rise, or if the network, its layers or its loss will not do.
@@ -223,13 +229,14 @@ class Recorder:
             raise InputError(f"iteration {t}: must be 0 or more, and below 2**63")
         if self._closed:
             raise InputError(f"{self.path} was closed; record iteration {t} before, or resume it")
-        if self._ended or t < self._first or not self._when(t):
+        if self._ended or not self.chooses(t):
             return False
         if t <= self._last:
             raise InputError(f"iteration {t} comes after iteration {self._last}, and iterations must rise")
         self._began = self._began or time.perf_counter()
         model = split(params, variables)
-        self._check_same(model)
+        check_arrays(model)
+        self._check_same(t, model)
         try:
             self._compute(t, model)
         except (RecordingError, OSError) as error:
@@ -238,22 +245,25 @@ class Recorder:
         self._last = t
         return True
 
-    def _check_same(self, model: Model) -> None:
+    def chooses(self, t: int) -> bool:
+        """Tell whether an iteration is to be recorded, and was not before the loop was resumed."""
+        return t >= self._first and bool(self._when(t))
+
+    def _check_same(self, t: int, model: Model) -> None:
         """See whether a network is made as the one of the first record was.
 
         Raises:
-            InputError: If it has other arrays, or has none yet, for it is being traced.
+            InputError: If it has other arrays, or something else in it has changed.
         """
         leaves, structure = jax.tree.flatten(model.arrays)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            raise InputError(
-                "record was called inside of jax.jit or another transformation; call it in the loop itself"
-            )
         form = structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-        self._form = self._form or (form, model.fixed)
-        if form != self._form[0]:
-            raise InputError("the parameters have other names, shapes or types than those of the first record")
-        if model.fixed != self._form[1]:
+        if self._form is None:
+            self._form = form, model.fixed, model.described
+        before, fixed, described = self._form
+        if form != before:
+            changed = difference(described, model.described) or "the parameters are nested otherwise"
+            raise InputError(f"iteration {t}: not the network of the first record: {changed}")
+        if model.fixed != fixed:
             raise InputError(
                 "something in the parameters that is no array has changed since the first record; make it an array"
             )
@@ -267,7 +277,8 @@ class Recorder:
         began = time.perf_counter()
         self._take()
         if self._program is None:
-            self._begin(model)
+            with self._naming():
+                self._begin(model)
         record = self._program(*on_automatic_meshes(model.arrays), self._examples)
         if sampled:
             jax.block_until_ready(record)
@@ -290,20 +301,15 @@ class Recorder:
         task = Task(lambda key: one.parameters, one.bound(self._loss), lambda key: one.variables)
         example = shape_of_one(self._given.examples)
         try:
-            try:
-                outputs = outputs_of(task, one, example)
-            except InputError:
-                raise
-            except Exception as error:  # of the user's own code
-                raise InputError(f"{self._config.model}: cannot be called with one example: {told(error)}") from error
-            dataset = self._given.dataset(outputs, self._log)
-            num_classes = dataset.num_classes or None
-            setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
-            self._check_resumed(one, contents)
-        except InputError as error:
-            raise InputError(
-                str(error).replace(f"--model={self._config.model}: ", f"{self._config.model}: ")
-            ) from error
+            outputs = outputs_of(task, one, example)
+        except InputError:
+            raise
+        except Exception as error:  # of the user's own code
+            raise InputError(f"{self._config.model}: cannot be called with one example: {told(error)}") from error
+        dataset = self._given.dataset(outputs, self._log)
+        num_classes = dataset.num_classes or None
+        setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
+        self._check_resumed(one, contents)
         self._setup = setup
         self._examples = placed_like(self._given.examples, on_automatic_meshes(model.parameters))
 
@@ -312,7 +318,8 @@ class Recorder:
             of_network = setup._replace(task=dataclasses.replace(task, loss=bound))
             return of_network.recorded(TaskState(parameters, (), variables, jnp.int32(0), jnp.int32(0)), examples)
 
-        loop = {"seeds": self._seeds, "dtypes": one.dtypes, "batch_size": self._batch_size}
+        batch_size = None if self._batch_size is None else int(self._batch_size)
+        loop = {"seeds": self._seeds, "dtypes": one.dtypes, "batch_size": batch_size}
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
@@ -326,13 +333,11 @@ class Recorder:
         """
         if self._before is None or not self._before.num_records:
             return
-        now = {name: leaf.shape for name, leaf in named(one.parameters).items()}
         recorded = named(self._before.parameters(int(self._before.iterations[-1])))
-        before = {name: leaf.shape[1:] for name, leaf in recorded.items()}
-        for name in [*before, *now]:
-            if now.get(name) != before.get(name):
-                shapes = (list(of[name]) if name in of else "missing" for of in (before, now))
-                raise InputError("{}: parameter {} was {}, and is {} now".format(self.path, name, *shapes))
+        before = {f"parameter {name}": f"{list(leaf.shape[1:])}" for name, leaf in recorded.items()}
+        now = {f"parameter {name}": f"{list(leaf.shape)}" for name, leaf in named(one.parameters).items()}
+        if changed := difference(before, now):
+            raise InputError(f"{self.path}: {changed}")
         if contents != self._before.contents:
             raise InputError(f"{self.path}: was begun with a loss of other outputs, or other layers")
 
@@ -346,11 +351,11 @@ class Recorder:
         )
 
     def _check_seeds(self, model: Model) -> None:
-        for name, leaf in named(model.parameters).items():
+        for name, leaf in model.by_name.items():
             if leaf.shape[:1] != (len(self._seeds),):
                 raise InputError(
-                    f"seed={self._seeds}: every array has a leading axis of {len(self._seeds)} seeds, but parameter "
-                    f"{name} is {list(leaf.shape)}"
+                    f"seed={self._seeds}: every array has a leading axis of {len(self._seeds)} seeds, but {name} is "
+                    f"{list(leaf.shape)}"
                 )
 
     def _take(self) -> None:
@@ -396,7 +401,7 @@ class Recorder:
                 self._store()
         if self._on_error == "raise":
             raise error
-        warnings.warn(f"recording has ended, and the loop goes on: {error}", stacklevel=3)
+        warnings.warn(f"recording has ended, and the loop goes on: {error}", stacklevel=_levels_to_the_loop())
 
     def close(self) -> None:
         """Store what is left, and let others write to the recording.
@@ -486,17 +491,25 @@ def _over_seeds(of_seed: Callable) -> Callable:
     return over
 
 
+def _levels_to_the_loop() -> int:
+    """Count the calls between a function and the user's line that they come from, for `warnings.warn`."""
+    frames = list(stack.walk_stack(sys._getframe(1)))
+    ours = [level for level, (frame, _) in enumerate(frames, 1) if frame.f_code.co_filename.startswith(PACKAGE)]
+    return ours[-1] + 1
+
+
 def _first(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def _seeds_of(seed: Any) -> list[int]:
-    """List the seeds.
-
-    Raises:
-        InputError: If they are none, or not different.
-    """
-    found = [] if isinstance(seed, str | float) else list(np.atleast_1d(seed))
-    if not found or len(set(found)) < len(found):
-        raise InputError(f"seed={seed}: must be a whole number, or several different ones")
-    return list(map(int, found))
+def _config_of(loss: Callable, seeds: Sequence[int], **fields: Any) -> StudyConfig:
+    """Say of a loop what a configuration can: little of what decides a study is known."""
+    return StudyConfig(
+        dataset="arrays",
+        model=name_of(loss),
+        input_scaling="none",
+        optimizer=UNKNOWN,
+        num_seeds=len(seeds),
+        first_seed=min(seeds),
+        **{name: int(value) if isinstance(value, np.integer) else value for name, value in fields.items()},
+    )

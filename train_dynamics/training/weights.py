@@ -10,6 +10,7 @@ from train_dynamics.config import InputError
 from train_dynamics.gradients.parameters import named
 
 MOST_NAMED = 8
+KNOWN = (".npz", ".safetensors", ".msgpack")
 AROUND = ("", "params/", "model/", "state/", "state/params/", "model/params/")  # of the states that people save
 
 
@@ -27,12 +28,20 @@ def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
     """
     if not path.exists():
         raise InputError.flag(flag, path, "there is no such file or directory")
+    if not path.is_dir() and path.suffix not in KNOWN:
+        raise InputError.flag(
+            flag,
+            path,
+            f"must be a directory that Orbax wrote, or a file {', '.join(KNOWN)}; save weights as one of them",
+        )
     try:
         found = _read(path)
     except ImportError as error:
         raise InputError.flag(flag, path, f"needs the package {error.name}; pip install {error.name}") from error
     except Exception as error:  # what libraries raise of damaged files is anything
         told = next(iter(str(error).strip().splitlines()), "")[:200]
+        if path.suffix == ".npz" and "pickle" in told:  # NumPy would have one load it all the same
+            told = "it is no .npz file, or holds Python objects and no arrays"
         raise InputError.flag(flag, path, f"cannot be read: {type(error).__name__}: {told}") from error
     return {name.replace(".", "/"): np.asarray(value) for name, value in found.items()}
 
@@ -43,7 +52,10 @@ def _read(path: Path) -> dict[str, Any]:
 
         place = path / "default" if (path / "default").is_dir() else path  # where `CheckpointManager` puts it
         with ocp.PyTreeCheckpointer() as checkpointer:
-            kept = checkpointer.metadata(place.absolute()).item_metadata.tree
+            found = checkpointer.metadata(place.absolute()).item_metadata
+            if found is None:
+                raise ValueError("Orbax finds no checkpoint in this directory")
+            kept = found.tree
             on_host = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept
             )  # whatever device it was on
@@ -76,7 +88,8 @@ def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> 
     before = max(AROUND, key=lambda before: sum(before + name in weights for name in names))
     if missing := [name for name in names if before + name not in weights]:
         there = ", ".join([*weights][:MOST_NAMED]) + (", ..." if len(weights) > MOST_NAMED else "")
-        raise InputError.flag(flag, path, f"has no {missing[0]}; it has {there or 'nothing'}")
+        lacks = f"no {missing[0]}" if len(missing) < len(names) else f"nothing of the network, as {missing[0]}"
+        raise InputError.flag(flag, path, f"has {lacks}; it has {there or 'nothing'}")
     for name, leaf in names.items():
         shape = weights[before + name].shape
         if shape != leaf.shape:

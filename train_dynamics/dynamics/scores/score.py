@@ -48,6 +48,7 @@ class Study(NamedTuple):
         learning_rate: Learning rate of the updates; NaN if it is not the same in all.
         further: Whether `train_dynamics.further` has trained on.
         replayable: Whether the networks can be run again.
+        how_to_run: If not, what the user has to do so that they can.
         of_loop: Whether training was a loop of the user's own, of whose batches nothing is known.
         continuous: Whether the inputs are one array of numbers with a point, so that there are gradients with respect
             to them.
@@ -62,6 +63,7 @@ class Study(NamedTuple):
     learning_rate: float
     further: bool = False
     replayable: bool = True
+    how_to_run: str = ""
     of_loop: bool = False
     continuous: bool = True
 
@@ -172,7 +174,7 @@ class ReplayedScore(Score):
     def missing(self, study: Study) -> str:
         """Say why the score cannot be had from a study; empty if it can."""
         if not study.replayable:
-            return "runs the network again, for which its code must be named: see --model"
+            return f"runs the network again; {study.how_to_run}"
         if self.of_inputs and not study.continuous:
             return "needs gradients with respect to the inputs, which are not one array of numbers with a point"
         return self.needs(study)
@@ -205,6 +207,12 @@ class Further(NamedTuple):
     private: Integer[np.ndarray, "s level n"]
 
 
+def _needs_further(study: Study) -> str:
+    if study.of_loop:
+        return "needs networks trained further, and of a loop nothing is known that could train them"
+    return "" if study.further else "run train_dynamics.further first"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FurtherScore(Score):
     """A score of each seed from what `train_dynamics.further` trained.
@@ -214,7 +222,7 @@ class FurtherScore(Score):
     """
 
     compute: Callable[[Further], Float[np.ndarray, "s n"]]
-    needs: Callable[[Study], str] = lambda study: "" if study.further else "run train_dynamics.further first"
+    needs: Callable[[Study], str] = _needs_further
 
 
 class Mean:
