@@ -53,6 +53,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SMALL = StudyConfig(num_examples=50, batch_size=16, epochs=4, num_seeds=3, hidden_sizes=(5,))
 
 
+LONGEST = ("survival", "analyze", "tasks", "mistakes", "explore", "train", "score_study", "package", "sweep", "configs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, or the last of them would run with nothing beside it."""
+    place = {f"test_{name}.py": k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def silent(_: str) -> None:
     pass
 

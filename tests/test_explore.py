@@ -525,7 +525,7 @@ def test_a_lasso_selects_what_it_surrounds_and_says_what_that_has_in_common(pers
     )
     x, y, (nx, ny) = np.array(places["x"]), np.array(places["y"]), places["near"]
     within = [set(np.flatnonzero((x > 0.05 + d * nx) & (x < 0.98 - d * nx) & (y < 0.4 - d * ny))) for d in (1, -1)]
-    assert within[0] <= set(chosen) <= within[1] and 0 < len(within[0]) and len(within[1]) < 50
+    assert within[0] <= set(chosen) <= within[1] and len(within[0]) > 0 and len(within[1]) < 50
     text = person.browser.find_element("css selector", ".summary").text
     assert f"{len(chosen)} examples of 50" in text and "labels" in text
     assert len(person.browser.find_elements("css selector", ".list .item")) == len(chosen)
