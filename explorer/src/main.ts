@@ -39,7 +39,7 @@ const KEYS: [string, string][] = [
 const POLL = 2000; // milliseconds between two looks whether a run has written more
 
 async function start(): Promise<void> {
-  const page = document.getElementById("explorer")!;
+  const page = document.getElementById("page")!;
   const embedded = document.getElementById("recording");
   try {
     let source: Source;
