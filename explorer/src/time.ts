@@ -114,6 +114,7 @@ export class Time {
       this.slider.max = String(Math.max(0, recording.iterations.length - 1));
       this.speed.value = String(SPEEDS.find((speed) => speed >= app.state.speed) ?? 300);
       this.curves();
+      this.plot?.redraw(false, false); // the page may have become light or dark
     }
     if (document.activeElement !== this.slider || this.playing || all) this.slider.value = String(app.record);
     else if (Number(this.slider.value) !== app.record) this.slider.value = String(app.record);
