@@ -1,5 +1,6 @@
 """The explorer: what the server answers and to whom, and the page as a person uses it in a real browser."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 
 from tests.browser import browsing, complaints, needs_browser, resize
-from tests.conftest import run
+from tests.conftest import SMALL, run, silent
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones
 from train_dynamics.explorer import export
@@ -33,6 +34,7 @@ from train_dynamics.recording.locks import lock
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study import histories as making
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
+from train_dynamics.training import sweep
 
 ROOT = Path(__file__).parents[1]
 HALF, SUBNORMAL = 2**-11, 2**-25  # rounding of 16-bit floats: relative, and absolute below 6e-5
@@ -296,11 +298,6 @@ def test_the_command_says_where_and_ends_by_ctrl_c(place, tmp_path):
 
 
 def test_another_recording_must_have_the_same_examples(place, tmp_path, device):
-    import dataclasses
-
-    from tests.conftest import SMALL, silent
-    from train_dynamics.training import sweep
-
     other = dataclasses.replace(SMALL, subset_seed=5, epochs=1, num_seeds=1)
     sweep.train(other, tmp_path / "other", device, log=silent)
     with pytest.raises(InputError, match=r"--compare=.*other: has other ids\.?.* than"):
@@ -564,6 +561,27 @@ def test_a_cone_is_selected_everywhere(person, monkeypatch):
     for panel in (0, 1):
         flags = person.run(f"return [...explorer.panels[{panel}].flags]")
         assert [n for n, flag in enumerate(flags) if flag & 2] == chosen
+
+
+@browser_test
+def test_two_recordings_side_by_side(chromium, place, tmp_path, device):
+    """The second has half as many iterations, in another setting."""
+    other = dataclasses.replace(SMALL, momentum=0.9, epochs=2, num_seeds=1)
+    sweep.train(other, tmp_path / "fast", device, log=silent)
+    server = Server(opened_for_showing(Recording(place), Recording(tmp_path / "fast")))
+    try:
+        person = Person(chromium, server.url)
+        person.open("t=6&recordings=0,1")
+        titles = [title.text for title in chromium.find_elements("css selector", ".panel .title")]
+        assert titles == ["study, seed 0, fc2", "fast, seed 0, fc2"]
+        stands(person, Recording(place), 0, 6)
+        second = Recording(tmp_path / "fast")
+        stands(person, second, 0, 6, panel=1)
+        person.press("\ue010")  # to the end, where the second one's was eight iterations before
+        stands(person, second, 0, 8, panel=1)
+        assert complaints(chromium) == []
+    finally:
+        server.close()
 
 
 @browser_test

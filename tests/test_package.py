@@ -29,7 +29,7 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     subprocess.run(wheel, check=True)
     (built,) = tmp_path.glob("train_dynamics-*.whl")
     names = zipfile.ZipFile(built).namelist()
-    assert any(name.endswith("data/README.md") for name in names)
+    assert {"data/README.md", "assets/LICENCES.txt"} <= {"/".join(name.split("/")[-2:]) for name in names}
     assert not any(name.startswith(("tests/", "tools/", "benchmarks/")) for name in names)
 
     target = tmp_path / "installed"
@@ -44,6 +44,7 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     for command in (
         *(["-m", "train_dynamics.train", *arguments], ["-m", "train_dynamics.verify", *verify]),
         *(["-m", "train_dynamics.analyze", *analyze], ["loop.py"], ["-m", "train_dynamics.analyze", *of_loop]),
+        ["-m", "train_dynamics.explore", "--recording=out", "--export=page.html"],
     ):
         subprocess.run([sys.executable, *command], check=True, cwd=tmp_path / "empty", env=environment)
     where = "import train_dynamics; print(train_dynamics.__file__)"

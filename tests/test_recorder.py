@@ -710,3 +710,16 @@ def test_the_config_is_of_the_loop(tmp_path, examples):
     missing = {score.name: score.missing(study) for score in SCORES}
     assert missing["grand"].endswith("run again only there (docs/NETWORKS.md says how)")
     assert "of a loop nothing is known" in missing["privacy"] and not missing["tracin_recorded"]
+
+
+def test_a_layer_that_is_called_as_the_default_one_is_that_layer(tmp_path):
+    """And not all of them, as in a configuration that names no layers."""
+
+    def loss(params, example):
+        logits = jnp.tanh(example[0] @ params["fc1"]) @ params["fc2"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, example[1]), logits
+
+    examples = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
+    with td.Recorder(tmp_path / "r", loss, examples, layers="fc2", log=lambda line: None) as recorder:
+        recorder.record(0, {"fc1": jnp.ones((3, 2)), "fc2": jnp.ones((2, 2))})
+    assert td.Recording(tmp_path / "r").layers == ("fc2",)
