@@ -98,7 +98,7 @@ MODEL, LOSS = define_code_flags(" for the scores that need it")
 def main() -> None:
     """Run the command."""
     recording = opened(RECORDING.value)
-    if len(recording.paths) > 1 and not OUTPUT.value:
+    if not recording.path.is_dir() and not OUTPUT.value:
         raise InputError.flag("output", "", "must name a directory for the results where several recordings are read")
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
     parts, networks = [part for part in PARTS.value if part], None

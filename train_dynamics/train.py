@@ -6,8 +6,10 @@ The same command again goes on where an interrupted one ended.
 """
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -19,10 +21,14 @@ from train_dynamics.commands import (
     run,
     stop_on_signals,
 )
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
+from train_dynamics.recording import parts
 from train_dynamics.recording.locks import check_writable, is_begun
+
+if TYPE_CHECKING:
+    from train_dynamics.training.hosts import Host
 
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
 
@@ -35,14 +41,42 @@ HOST_DEVICES = flags.DEFINE(
     None,
     "Devices to split the CPU into, with the seeds divided among them; one if not given, which two cores run as fast.",
 )
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed",
+    False,
+    "Whether this is one of several processes, each started with the same flags, that share the seeds and write a part "
+    "of the recording each. JAX finds the others on SLURM, Kubernetes, MPI and cloud machines; elsewhere say the three "
+    "flags that follow.",
+)
+COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, where all processes meet before they start. A process that is started again alone needs "
+    "only the next two.",
+)
+NUM_PROCESSES = flags.DEFINE(NumberParser(int), "num_processes", None, "How many processes there are.")
+PROCESS_ID = flags.DEFINE(NumberParser(int), "process_id", None, "Which of them this is, from 0.")
 
 
 def main() -> None:
     """Run the command."""
-    config = config_from_flags()
+    config, path = config_from_flags(), Path(RECORDING.value)
+    host = which_host()
+    if host is not None:
+        shares = parts.begin(path, config, host.num_processes)
+        if host.process >= len(shares):
+            print_line(f"Process {host.process} has nothing to do: there are {pluralise(config.num_seeds, 'seed')}")
+            return
+        part = shares[host.process]
+        config = dataclasses.replace(config, first_seed=part.seeds[0], num_seeds=len(part.seeds))
+        path /= part.name
+        print_line(f"Process {host.process} of {host.num_processes} records seeds {part.seeds[0]} to {part.seeds[-1]}")
+    elif (path / parts.NAME).exists():
+        raise InputError.flag(
+            "recording", path, "is recorded by several processes; say --distributed, or choose another"
+        )
     if HOST_DEVICES.value is not None and not 1 <= HOST_DEVICES.value <= MOST_DEVICES:
         raise InputError.flag("host_devices", HOST_DEVICES.value, f"must be a whole number, 1 to {MOST_DEVICES}")
-    path = Path(RECORDING.value)
     begun = is_begun(path, config)
     if not begun:
         check_writable(path)  # before anything is downloaded
@@ -58,11 +92,38 @@ def main() -> None:
     noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
     sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
+    if host is not None and host.visible_devices:
+        jax.config.update("jax_cuda_visible_devices", host.visible_devices)
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
     if not sweep.train(config, path, log=print_line, stop=lambda: bool(noted), dataset=dataset):
         print("train: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + noted[0])
+
+
+def which_host() -> "Host | None":
+    """Find out which of several processes this is; None if it is the only one.
+
+    Raises:
+        InputError: If the flags do not go together, or the processes do not find each other.
+    """
+    address, count, process = COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value
+    for name, value in (("coordinator_address", address), ("num_processes", count), ("process_id", process)):
+        if value is not None and not DISTRIBUTED.value:
+            raise InputError.flag(name, value, "goes with --distributed")
+    if not DISTRIBUTED.value:
+        return None
+    if (count is None) != (process is None) or (address is not None and count is None):
+        raise InputError.flag("distributed", True, "needs both --num_processes and --process_id, or none of the three")
+    if count is not None and not 0 <= process < count:
+        raise InputError.flag("process_id", process, f"must be from 0 to {count - 1}, one less than --num_processes")
+    from train_dynamics.training.hosts import Host, meet
+
+    if address is None and count is not None:  # alone, as where one of them is started again
+        return Host(process, count)
+    print_line("Waiting for all processes to start")
+    with Helpers(1) as helpers:
+        return helpers.submit(meet, address, count, process).result()
 
 
 if __name__ == "__main__":

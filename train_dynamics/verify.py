@@ -13,7 +13,7 @@ from tqdm import tqdm
 from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
 from train_dynamics.config import InputError, pluralise
 from train_dynamics.recording.code import how_to_run, may_run
-from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.reader import opened
 from train_dynamics.recording.verification import Verification, verify
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Recording to check.")
@@ -33,7 +33,7 @@ def main() -> None:
     for name in ("samples", "sample_seed"):
         if flags.FLAGS[name].value < 0:
             raise InputError.flag(name, flags.FLAGS[name].value, "must be 0 or more")
-    recording = Recording(RECORDING.value)
+    recording = opened(RECORDING.value)
     networks = None
     allowed = may_run(recording, MODEL.value, LOSS.value)
     runs = allowed and not recording.replayable and flags.FLAGS.samples
@@ -41,7 +41,9 @@ def main() -> None:
         from train_dynamics.training.replay import for_command  # takes seconds to import
 
         networks = for_command(recording, MODEL.value, LOSS.value)
-    with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=sum(part.num_records for part in recording.parts), unit="it", disable=None, dynamic_ncols=True
+    ) as bar:
         found = verify(
             recording,
             flags.FLAGS.samples,

@@ -37,7 +37,7 @@ class Explored:
                 before = shown.recording
                 if before.finished:
                     continue
-                now = Recording(before.paths if len(before.paths) > 1 else before.path)
+                now = before.reopened()
                 if now.num_records > before.num_records or now.finished:
                     shown.grow(now, made(now))
         finally:

@@ -30,6 +30,7 @@ from train_dynamics.data.arrays import Dataset
 from train_dynamics.data.batches import held_out
 from train_dynamics.data.scaling import network_inputs
 from train_dynamics.data.trees import Tree
+from train_dynamics.recording import parts
 from train_dynamics.recording.blocks import Block, JoinedBlock, row_of
 from train_dynamics.recording.contents import Contents, KeptLayer
 from train_dynamics.recording.examples import read_examples
@@ -88,8 +89,8 @@ class Recording:
     """A recording, opened for reading on any machine, without JAX.
 
     Args:
-        path: The directory that `train_dynamics.train` or a `Recorder` wrote; or several of them, of the same examples
-            and different seeds, which are read as one.
+        path: The directory that `train_dynamics.train`, one process or several, or a `Recorder` wrote; or several of
+            them, of the same examples and different seeds, which are read as one.
 
     Attributes:
         path: The directory; of several, all of them, with commas.
@@ -118,11 +119,16 @@ class Recording:
         paths = [path] if single or not isinstance(path, Iterable) else list(path)
         if not all(isinstance(one, str | os.PathLike) for one in paths):
             raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
-        self._parts = [] if single else [Recording(one) for one in paths]
-        if single:
+        by_several = single and (Path(path) / parts.NAME).is_file()
+        paths = parts.directories(Path(path)) if by_several else paths
+        self._parts = [] if single and not by_several else [Recording(one) for one in paths]
+        if not self._parts and single:
             self._open(Path(path))
         else:
             self._join()
+        self._opened: Path | list[Path] = Path(path) if single else [Path(one) for one in paths]
+        if by_several:
+            self.path = self._opened
 
     def _open(self, path: Path) -> None:
         self.path = path
@@ -154,7 +160,8 @@ class Recording:
     def _join(self) -> None:
         """Read several as one: in all but the seeds it is the first of them."""
         check_alike(self._parts)
-        self.__dict__.update({**self._parts[0].__dict__, "_parts": self._parts})
+        shortest = min(self._parts, key=lambda part: part.num_records)  # while they are written, one is behind
+        self.__dict__.update({**shortest.__dict__, "_parts": self._parts})
         self.path = Path(",".join(str(part.path) for part in self._parts))
         self.seeds = np.concatenate([part.seeds for part in self._parts])
         self.config = dataclasses.replace(self.config, first_seed=int(self.seeds.min()), num_seeds=len(self.seeds))
@@ -162,7 +169,11 @@ class Recording:
         self._blocks = [JoinedBlock(block.iterations, block.names, of_parts) for block in self._blocks]
 
     def __reduce__(self) -> tuple[type, tuple[Path | list[Path]]]:
-        return Recording, (self.paths if self._parts else self.path,)  # another process opens it anew
+        return Recording, (self._opened,)  # another process opens it anew
+
+    def reopened(self) -> "Recording":
+        """Open it anew: with the records that have come since."""
+        return Recording(self._opened)
 
     def __repr__(self) -> str:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"

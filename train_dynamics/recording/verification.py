@@ -103,15 +103,15 @@ def verify(
         state = "is still being written" if recording.being_written else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
-    problems += recording.data_problems
+    problems += [problem for part in recording.parts for problem in part.data_problems]
     try:
         _ = recording.further
     except RecordingError as error:
         problems.append(str(error))
-    num_bytes = 0
+    num_bytes, blocks = 0, [block for part in recording.parts for block in part.blocks()]
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        checks = threads.map(lambda block: _check_block(block, recording.of_loop), recording.blocks())
-        for block, (found, size) in zip(recording.blocks(), checks, strict=True):
+        checks = threads.map(lambda block: _check_block(block, recording.of_loop), blocks)
+        for block, (found, size) in zip(blocks, checks, strict=True):
             problems += found
             num_bytes += size
             progress(block)

@@ -1,0 +1,118 @@
+"""A recording that several processes write, each a part of its own with some of the seeds.
+
+    RECORDING/
+      parts.json            the configuration of the whole, and which seeds each process has
+      seeds_0-3/            an ordinary recording of these seeds
+      seeds_4-6/
+
+Which process writes which part follows from the configuration and the number of processes alone, so that none needs
+to know of the others.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train_dynamics.config import InputError, StudyConfig
+from train_dynamics.recording.format import RecordingError, sealed, written_whole
+from train_dynamics.recording.storage import read_whole
+
+FORMAT = 1
+NAME = "parts.json"
+
+
+class Part(NamedTuple):
+    """What one process records.
+
+    Attributes:
+        process: Number of the process.
+        seeds: Its seeds.
+    """
+
+    process: int
+    seeds: range
+
+    @property
+    def name(self) -> str:
+        """Name of its directory."""
+        return f"seeds_{self.seeds[0]}-{self.seeds[-1]}"
+
+
+def divided(config: StudyConfig, num_processes: int) -> list[Part]:
+    """Deal seeds out to processes, in order and as evenly as possible; the last processes may get none.
+
+    Example:
+        >>> [list(part.seeds) for part in divided(StudyConfig(num_seeds=5), 2)]
+        [[0, 1, 2], [3, 4]]
+    """
+    shares = np.array_split(np.arange(config.num_seeds), min(num_processes, config.num_seeds))
+    return [Part(k, config.seeds[share[0] : share[-1] + 1]) for k, share in enumerate(shares)]
+
+
+def begin(path: Path, config: StudyConfig, num_processes: int) -> list[Part]:
+    """Say what the parts of a recording are, or see that it was said alike; returns them.
+
+    Raises:
+        InputError: If the directory holds something else, or parts of another configuration or number of processes.
+        OSError: If it cannot be written.
+    """
+    parts = divided(config, num_processes)
+    if not (path / NAME).exists():
+        if path.exists() and (others := sorted({entry.name for entry in path.iterdir()} - {f"{NAME}.incomplete"})):
+            what = "a recording of one process" if "config.json" in others else "other files"
+            raise InputError.flag("recording", path, f"holds {what}; choose another directory for several processes")
+        path.mkdir(parents=True, exist_ok=True)
+        header = {"format": FORMAT, "config": config.to_dict(), "num_processes": num_processes}
+        with written_whole(path / NAME) as new:
+            new.write_text(json.dumps(sealed(header), indent=2) + "\n")
+    header = read(path)
+    if differences := config.differences(StudyConfig.from_dict(header["config"])):
+        raise InputError.flag(
+            "recording", path, f"holds parts of another configuration ({'; '.join(differences)}); choose another"
+        )
+    if header["num_processes"] != num_processes:
+        raise InputError.flag(
+            "num_processes", num_processes, f"must be {header['num_processes']}, as {path} was begun with"
+        )
+    return parts
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check `parts.json`.
+
+    Raises:
+        RecordingError: If it is damaged or of another format.
+    """
+    try:
+        header = json.loads(read_whole(path.resolve() / NAME))
+        if header["format"] != FORMAT:
+            raise ValueError(f"it has format {header['format']}, and this version reads format {FORMAT}")
+        if header["checksum"] != sealed(header)["checksum"]:
+            raise ValueError("it was changed after it was written: its checksum differs")
+        StudyConfig.from_dict(header["config"])
+        if not (type(header["num_processes"]) is int and header["num_processes"] > 0):
+            raise ValueError("its number of processes is none")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RecordingError(f"{path / NAME} is damaged: {error}") from error
+    return header
+
+
+def directories(path: Path) -> list[Path]:
+    """List the directories of all parts of a recording.
+
+    Raises:
+        RecordingError: If a part is not there.
+    """
+    header = read(path)
+    found = []
+    for part in divided(StudyConfig.from_dict(header["config"]), header["num_processes"]):
+        found.append(path / part.name)
+        if not (found[-1] / "config.json").exists():
+            again = f"--num_processes={header['num_processes']} --process_id={part.process}"
+            raise RecordingError(
+                f"{found[-1]} is not there yet, the part of process {part.process} of {path}; train with the same "
+                f"flags and {again} records it"
+            )
+    return found
