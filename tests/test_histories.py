@@ -1,5 +1,6 @@
 """Histories: what is stored of every example is what the blocks say, and reads by example as by iteration."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.conftest import contents, silent
+from tests.conftest import SMALL, contents, silent
 from train_dynamics.config import InputError
 from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.recording import histories as reading
@@ -21,6 +22,7 @@ from train_dynamics.report.analysis import analyze
 from train_dynamics.study import histories as making
 from train_dynamics.study.histories import make_histories, of_block, span_of
 from train_dynamics.study.motion import frames
+from train_dynamics.training import sweep
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +159,7 @@ def test_one_that_was_interrupted_is_gone_on_with(copy, monkeypatch):
 
     def interrupted(path, *arguments, **options):
         written.append(path)
-        if len(written) == 20:  # of the second span, whose arrays are 15
+        if len(written) == 27:  # of the second span; each has 21 arrays
             raise KeyboardInterrupt
         write(path, *arguments, **options)
 
@@ -353,3 +355,50 @@ def test_few_descriptions_are_kept(copy, monkeypatch):
     for measure in measures_of(recording.contents):
         histories.of_example(measure, 0)
     assert histories._parts[0]._array.cache_info().currsize == 16
+
+
+NETWORK = """
+from flax import linen as nn
+cnn = nn.Sequential([nn.Conv(2, (3, 3), strides=9), nn.relu, lambda x: x.reshape(len(x), -1), nn.Dense(10)])
+"""
+
+
+@pytest.mark.parametrize("config", [{}, {"gradient_layout": "dense"}, {"layers": ("fc1", "fc2")}, {"model": "cnn"}])
+def test_the_gradients_of_one_example_are_those_read_at_each_record(tmp_path, device, config, monkeypatch):
+    """With and without histories, whose checksums are of seven examples here."""
+    monkeypatch.setattr(reading, "GROUP", 7)
+    monkeypatch.setattr(making, "GROUP", 7)
+    if "model" in config:  # a layer with several positions, whose factors are not what two examples are compared by
+        (tmp_path / "nets.py").write_text(NETWORK)
+        config = {"model": f"{tmp_path}/nets.py:cnn", "layers": ("all",), "gradient_layout": "factored"}
+    sweep.train(dataclasses.replace(SMALL, epochs=1, **config), tmp_path / "r", device, log=silent)
+    recording = Recording(tmp_path / "r")
+    for _ in range(2):
+        for layer in recording.layers:
+            for n in (0, 20, 49):
+                expected = np.stack([recording.gradients(layer, t)[:, n] for t in recording.iterations], axis=1)
+                np.testing.assert_array_equal(recording.gradients_of(n, layer), expected)
+        make_histories(recording)
+        recording = Recording(tmp_path / "r")
+    assert any(name.startswith(("cotangent", "gradient")) for name in Histories(recording).checked)
+    with pytest.raises(IndexError):
+        recording.gradients_of(50, recording.layers[0])
+    with pytest.raises(KeyError):
+        recording.gradients_of(0, "fc9")
+
+
+def test_a_flipped_bit_of_one_example_is_found_in_its_gradients(copy, monkeypatch):
+    monkeypatch.setattr(reading, "GROUP", 7)
+    monkeypatch.setattr(making, "GROUP", 7)
+    make_histories(Recording(copy))
+    (file,) = (copy / "blocks" / "3" / "record.cotangent.fc2" / "c").rglob("0/0/0/0")
+    content = bytearray(file.read_bytes())
+    bit = (1 * 50 + 20) * 40 + 3  # the sign of a number of example 20 at the second iteration
+    content[bit] ^= 128
+    file.write_bytes(content)
+    recording = Recording(copy)
+    with pytest.raises(
+        RecordingError, match=r"blocks/3 is damaged: cotangent.fc2 of examples 14 to 20 at iteration 4 was"
+    ):
+        recording.gradients_of(20, "fc2")
+    assert recording.gradients_of(0, "fc2").shape == (3, 17, 5, 10)  # which is not read from there

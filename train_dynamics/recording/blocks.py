@@ -77,6 +77,16 @@ class Block:
         with self._array(name) as array:
             yield from array.take([row_of(self.iterations, t) for t in iterations])
 
+    def columns(self, name: str, start: int, stop: int) -> Shaped[np.ndarray, "s t _ ..."]:
+        """Read what an array has of consecutive examples and no more; checksums, of all examples, are not compared.
+
+        Raises:
+            KeyError: If no block has such an array.
+            RecordingError: If the array is not there.
+        """
+        with self._array(name, direct=False) as array:
+            return array.columns(start, stop)
+
     def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """Tell shape `[s, t, ...]` and type of an array without reading it; raises as `each` does."""
         with self._array(name) as array:
@@ -91,12 +101,12 @@ class Block:
         return read_array(self.path, f"state.{name}", self._place)
 
     @contextlib.contextmanager
-    def _array(self, name: str) -> Iterator[StoredArray]:
+    def _array(self, name: str, direct: bool = True) -> Iterator[StoredArray]:
         if name not in self.names:
             raise KeyError(f"there is no array {name!r}; there are: {', '.join(self.names)}")
         name = f"record.{name}"
         with damaged(self.path / name):
-            array = StoredArray(self.path / name, f"{self._place}/{name}")
+            array = StoredArray(self.path / name, f"{self._place}/{name}", direct)
             if array.shape[:2] != (expected := (self._num_seeds, len(self.iterations))):
                 raise ValueError(f"it holds {array.shape[:2]} seeds and iterations and not {expected}")
             yield array

@@ -14,9 +14,11 @@ import json
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 EXAMPLES = 64
+CHECKSUM = "checksum."  # before the name of an array
+GROUP = 512  # examples whose part of a gradient's array has a checksum of its own
 DESCRIPTIONS_BYTES = 2**27  # of arrays that were opened
 CHECKSUM_BYTES = 64  # that one takes in memory
 
@@ -65,6 +69,7 @@ class Histories:
 
     Attributes:
         measures: What they hold, as `measures_of` names it.
+        checked: Arrays of the recording's blocks that they have checksums of, of each `GROUP` examples at each record.
         num_records: From how many records, of whole spans. What is made later is there once they are opened anew.
         span: Most records in a span; of several recordings the fewest of these.
 
@@ -82,6 +87,7 @@ class Histories:
         self._seeds = [(part, int(seed)) for part in self._parts for seed in part.seeds]
         self._num_examples = len(recording.labels)
         self.measures = measures_of(recording.contents)
+        self.checked = self._parts[0].checked
         self.num_records = min(part.num_records for part in self._parts)
         self.span = min(part.span for part in self._parts)
 
@@ -134,6 +140,21 @@ class Histories:
         n = operator.index(example)
         return np.stack([self.of_examples(measure, s, [n])[:, 0] for s in range(len(self._seeds))])
 
+    def checksums(self, array: str, s: int, group: int) -> Shaped[np.ndarray, " t"]:
+        """Read the checksums of a group of examples in an array of the blocks, one for each record; raises as `read`.
+
+        Args:
+            array: One of `checked`.
+            s: Place of the seed.
+            group: Which `GROUP` examples.
+        """
+        part, seed = self._seeds[s]
+        found = [np.empty(0, np.uint32)]
+        with remade(part.directory):
+            for stored, _, to in part.within(f"{CHECKSUM}{array}", seed, 0, self.num_records):
+                found.append(next(iter(stored.take([group])))[:to])
+        return np.concatenate(found)
+
     def _check(self, measure: str) -> None:
         if measure not in self.measures:
             raise KeyError(f"there is no measure {measure!r}; there are: {', '.join(self.measures)}")
@@ -160,10 +181,13 @@ class OfOne:
         self.directory = directory
         self._checksum = recording.checksum
         self.seeds: list[int] = recording.seeds.tolist()
-        self.span: int = read_header(recording, directory)["span"]
+        header = read_header(recording, directory)
+        self.span: int = header["span"]
+        self.checked: tuple[str, ...] = tuple(header["checked"])
         self._spans = spans_of(directory, self.span)
         self.num_records = min(self._spans[-1][1] if self._spans else 0, recording.num_records)
         self._padded = padded(len(recording.labels))
+        self._groups = padded(groups_of(len(recording.labels)))
         size = DESCRIPTIONS_BYTES * EXAMPLES // (CHECKSUM_BYTES * self._padded)
         self._array = functools.lru_cache(max(size, 16))(self._open)
 
@@ -181,7 +205,8 @@ class OfOne:
         first, stop = self._spans[k]
         path = self.directory / f"{first}-{stop}" / str(seed) / measure
         array = StoredArray(path, place_of(self._checksum, first, seed, measure), direct=False)
-        if array.shape != (stop - first, self._padded):
+        width = self._groups if measure.startswith(CHECKSUM) else self._padded
+        if array.shape != (stop - first, width):
             raise ValueError(f"{path} holds {array.shape} records and examples")
         return array
 
@@ -195,6 +220,23 @@ def measures_of(contents: Contents) -> tuple[str, ...]:
     """
     of_layers = (f"{kind}.{kept.key}" for kept in contents.layers.values() for kind in ("norm", "alignment"))
     return ("loss", *(("prediction", "margin") if contents.classes else ()), *of_layers)
+
+
+def checked_of(recording: "Recording") -> tuple[str, ...]:
+    """Name the arrays that gradients are made of as they are stored: all but factors with several positions."""
+    block = next(recording.blocks(), None)
+    kept = [one for one in recording.contents.layers.values() if one.has_gradient]
+    names = [name for one in kept for name in one.arrays if one.layout != "factored" or not _positions(block, name)]
+    return tuple(dict.fromkeys(names))
+
+
+def _positions(block: Any, name: str) -> bool:
+    return block is None or len(block.described(name)[0]) > 4
+
+
+def groups_of(num_examples: int) -> int:
+    """Count the groups of examples."""
+    return math.ceil(num_examples / GROUP)
 
 
 def directory_of(recording: "Recording", path: Path | None = None) -> Path:
@@ -247,11 +289,67 @@ def read_header(recording: "Recording", directory: Path) -> dict[str, Any]:
                 raise ValueError("it belongs to another recording")
             if tuple(header["measures"]) != measures_of(recording.contents):
                 raise ValueError("it has other measures than this version makes")
+            if not all(isinstance(name, str) for name in header["checked"]):
+                raise ValueError("the names of arrays that it has checksums of are malformed")
             if not (isinstance(header["span"], int) and header["span"] > 0):
                 raise ValueError("its span is no length")
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"histories.json is malformed: {error}") from error
     return header
+
+
+def gradients_of(recording: "Recording", layer: str, example: SupportsIndex) -> Float[np.ndarray, "s t ..."]:
+    """Read the gradient of one example at all records; see `Recording.gradients_of`."""
+    n, kept = operator.index(example), recording.kept(layer)
+    if not 0 <= n < len(recording.labels):
+        raise IndexError(f"example {n} is not among the {len(recording.labels):,} of {recording.path}")
+    if kept.layout not in ("factored", "dense"):
+        raise KeyError(f"of layer {layer!r} only {kept.layout} were recorded; --gradient_layout=factored keeps all")
+    found = []
+    for part in recording.parts:
+        columns = [_column(part, name, n) for name in kept.arrays]
+        if kept.layout == "dense":
+            found.append(columns[0])
+            continue
+        lead = columns[-1].shape[:2]
+        if kept.of_inputs:
+            inputs = part.inputs().reshape(len(part.labels), -1)[n]
+            columns.insert(0, np.broadcast_to(inputs, (lead[0], lead[1], len(inputs))))
+        found.append(kept.multiply(*columns))
+    return np.concatenate([one[:, : recording.num_records] for one in found])
+
+
+def _column(part: "Recording", name: str, n: int) -> Shaped[np.ndarray, "s t ..."]:
+    """Read what an array of one recording's blocks has of an example, comparing the checksums of its group."""
+    try:
+        histories = Histories(part)
+    except RecordingError:
+        histories = None
+    if histories is None or name not in histories.checked or histories.num_records < part.num_records:
+        return np.stack([row[:, n] for block in part.blocks() for row in block.each(name)], axis=1)
+    group = n // GROUP
+    expected = np.stack([histories.checksums(name, s, group) for s in range(len(part.seeds))])
+    start, stop = group * GROUP, min((group + 1) * GROUP, len(part.labels))
+    begins = np.cumsum([0, *(len(block.iterations) for block in part.blocks())]).tolist()
+
+    def read(work: tuple[int, Any]) -> Shaped[np.ndarray, "s t ..."]:
+        begin, block = work
+        rows = block.columns(name, start, stop)
+        for s, t in np.ndindex(*rows.shape[:2]):
+            if checksum_of_rows(rows[s, t]) != expected[s, begin + t]:
+                raise RecordingError(
+                    f"{block.path} is damaged: {name} of examples {start} to {stop - 1} at iteration "
+                    f"{block.iterations[t]} was changed after it was written; verify tells more"
+                )
+        return rows[:, :, n - start]
+
+    with ThreadPoolExecutor(4) as threads:  # some wait for the disk
+        return np.concatenate(list(threads.map(read, zip(begins, part.blocks(), strict=False))), axis=1)
+
+
+def checksum_of_rows(rows: Shaped[np.ndarray, "m ..."]) -> int:
+    """Compute the CRC-32C of what an array has of some examples."""
+    return google_crc32c.value(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
 
 
 @contextlib.contextmanager

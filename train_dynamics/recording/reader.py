@@ -47,7 +47,7 @@ from train_dynamics.recording.format import (
     whole_blocks,
     written_whole,
 )
-from train_dynamics.recording.histories import Histories, History, history_of
+from train_dynamics.recording.histories import Histories, History, gradients_of, history_of
 from train_dynamics.recording.joining import check_alike
 from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
@@ -325,6 +325,22 @@ class Recording:
         except InputError:
             self.__dict__.pop("histories", None)  # they may be made, or made again, before the next call
             raise
+
+    def gradients_of(self, example: SupportsIndex, layer: str) -> Float[np.ndarray, "s t ..."]:
+        """Read the gradient of one example's loss with respect to a parameter at all records, `[s, t, i, o]`.
+
+        Fast where there are histories, which have checksums of a few examples each; without, everything is read.
+
+        Raises:
+            KeyError: If the layer was not recorded, or only measures or a sketch of it.
+            IndexError: If there is no such example.
+            RecordingError: If the recording is damaged.
+
+        Example:
+            >>> Recording("recordings/mini_mnist").gradients_of(42, "fc2").shape
+            (10, 1411, 8, 10)
+        """
+        return gradients_of(self, layer, example)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

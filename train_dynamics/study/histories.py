@@ -5,9 +5,10 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -19,10 +20,15 @@ from train_dynamics.dynamics.scores.margin import margin
 from train_dynamics.recording.blocks import Block
 from train_dynamics.recording.format import RecordingError, sealed, written_whole
 from train_dynamics.recording.histories import (
+    CHECKSUM,
     EXAMPLES,
     FORMAT,
+    GROUP,
     Histories,
+    checked_of,
+    checksum_of_rows,
     directory_of,
+    groups_of,
     measures_of,
     padded,
     place_of,
@@ -72,7 +78,7 @@ def make_histories(
 
 
 def of_block(
-    recording: Recording, block: Block, rows: Sequence[int] | None = None
+    recording: Recording, block: Block, rows: Sequence[int] | None = None, checked: Collection[str] = ()
 ) -> dict[str, Shaped[np.ndarray, "s t n"]]:
     """Compute the measures of every example at the records of a block.
 
@@ -80,9 +86,11 @@ def of_block(
         recording: The recording.
         block: One of its blocks.
         rows: Which of the block's records, ascending; all by default.
+        checked: Arrays of gradients to compute the checksums of, for each `GROUP` examples.
 
     Returns:
-        By the names that `measures_of` gives: in float32, and predictions as they are recorded.
+        By the names that `measures_of` gives: in float32, and predictions as they are recorded; and checksums
+        `[s, t, group]` by `CHECKSUM` and the name of the array.
     """
     iterations = block.iterations if rows is None else block.iterations[list(rows)]
     lead = len(recording.seeds), len(iterations), len(recording.labels)
@@ -93,12 +101,19 @@ def of_block(
     largest = np.empty(lead, np.float32)
     for kept in recording.contents.layers.values():
         norm, cosine = (np.empty(lead, np.float32) for _ in range(2))
+        groups = range(groups_of(lead[-1]))
+        sums = {name: np.empty((*lead[:2], len(groups)), np.uint32) for name in kept.arrays if name in checked}
         for t, of_seeds in enumerate(each_alignment(recording, block, kept.name, iterations)):
             for s, (parts, alignment) in enumerate(of_seeds):
                 norm[s, t], cosine[s, t] = alignment.norm, alignment.cosine
+                for stored, values in zip(kept.arrays, parts[-len(kept.arrays) :], strict=bool(sums)):
+                    if stored in sums:
+                        sums[stored][s, t] = [checksum_of_rows(values[GROUP * k : GROUP * (k + 1)]) for k in groups]
                 if is_factor and kept is last:
                     largest[s, t] = _largest(parts[-1])
-        found |= {f"norm.{kept.key}": norm, f"alignment.{kept.key}": cosine}
+        found |= {f"norm.{kept.key}": norm, f"alignment.{kept.key}": cosine} | {
+            f"{CHECKSUM}{name}": values for name, values in sums.items()
+        }
     if recording.contents.classes:
         found["prediction"] = np.stack(list(block.take("prediction", iterations)), axis=1)
         for t, error in enumerate(() if is_factor else recording.each_error(block, iterations)):
@@ -127,8 +142,8 @@ def span_of(num_examples: int, num_seeds: int, num_measures: int) -> int:
     return 1 << max(most, 1).bit_length() - 1
 
 
-def _span(part: Recording, directory: Path) -> int:
-    """Find the length of a span, as it is said there, or choose it and say it there."""
+def _header(part: Recording, directory: Path) -> dict[str, Any]:
+    """Read what histories hold, as it is said there, or choose it and say it there."""
     file = directory / "histories.json"
     if not file.exists():
         measures = measures_of(part.contents)
@@ -136,13 +151,14 @@ def _span(part: Recording, directory: Path) -> int:
             "format": FORMAT,
             "recording": part.checksum,
             "measures": measures,
+            "checked": checked_of(part),
             "layers": part.layers,
             "span": span_of(len(part.labels), len(part.seeds), len(measures)),
             "versions": {"train-dynamics": __version__, "numpy": np.__version__},
         }
         with written_whole(file) as new:
             new.write_text(json.dumps(sealed(header), indent=2) + "\n")
-    return read_header(part, directory)["span"]
+    return read_header(part, directory)
 
 
 def _missing(part: Recording, directory: Path, span: int) -> list[tuple[int, int]]:
@@ -164,14 +180,15 @@ def _make(part: Recording, directory: Path, advance: Callable[[int], object]) ->
     # There are more threads than processors, for some wait for the disk.
     workers = min(8, 2 * (os.cpu_count() or 1))
     with locked(directory, taken, PATIENCE), threadpool_limits(1):
-        span = _span(part, directory)
+        header = _header(part, directory)
+        span, checked = header["span"], header["checked"]
         for left in directory.glob("*-*.incomplete"):
             shutil.rmtree(left)  # of a run that was killed, and never more than that
         missing = _missing(part, directory, span)
         advance(_planned(part, span) - sum(stop - first for first, stop in missing))
         for first, stop in missing:
             with _whole(directory, first, stop) as new, ThreadPoolExecutor(workers) as threads:
-                _write(part, new, _measured(part, first, stop, threads, advance), first, threads)
+                _write(part, new, _measured(part, first, stop, checked, threads, advance), first, threads)
 
 
 def _planned(part: Recording, span: int) -> int:
@@ -197,17 +214,24 @@ def _whole(directory: Path, first: int, stop: int) -> Iterator[Path]:
 
 
 def _measured(
-    part: Recording, first: int, stop: int, threads: ThreadPoolExecutor, advance: Callable[[int], object]
+    part: Recording,
+    first: int,
+    stop: int,
+    checked: Sequence[str],
+    threads: ThreadPoolExecutor,
+    advance: Callable[[int], object],
 ) -> dict[str, Shaped[np.ndarray, "s t padded"]]:
-    """Compute the measures of a span."""
+    """Compute the measures of a span, and the checksums of the arrays `checked`."""
     shape = len(part.seeds), stop - first, padded(len(part.labels))
     prediction = next(part.blocks()).described("prediction")[1] if part.contents.classes else None
     measures = measures_of(part.contents)
     room = {name: np.zeros(shape, prediction if name == "prediction" else np.float32) for name in measures}
+    groups = padded(groups_of(len(part.labels)))
+    room |= {f"{CHECKSUM}{name}": np.zeros((*shape[:2], groups), np.uint32) for name in checked}
 
     def fill(work: tuple[Block, range, int]) -> int:
         block, rows, place = work
-        for name, values in of_block(part, block, rows).items():
+        for name, values in of_block(part, block, rows, checked).items():
             room[name][:, place : place + len(rows), : values.shape[-1]] = values
         return len(rows)
 
