@@ -56,7 +56,7 @@ def layers_of(layers: Any) -> tuple[str, ...]:
     found = (layers,) if isinstance(layers, str) else tuple(layers)
     if not found or not all(isinstance(name, str) and name for name in found):
         raise InputError(f"layers={_short(layers)}: must be {KINDS['layers'][1]}")
-    # `fc2` alone is the default of a configuration, and there means all layers of a network that is not the default one.
+    # `fc2` alone is the default of a configuration, and means all layers of a network that is not the default one.
     return ("fc[2]",) if found == ("fc2",) else found
 
 
