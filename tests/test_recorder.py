@@ -345,9 +345,11 @@ def test_a_loop_that_fails_keeps_what_was_recorded_and_goes_on(tmp_path, example
 def test_another_network_does_not_go_on(tmp_path, examples):
     recorded(tmp_path / "out", examples, layers="head/kernel")
     wider = {**start(), "body": {"kernel": jnp.ones((5, 7))}, "head": {"kernel": jnp.ones((7, 3)), "bias": jnp.ones(3)}}
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start())
     for params, message in (
-        (wider, r"parameter body/kernel was \[5, 4\], and is \[5, 7\] now"),
-        ({**start(), "more": jnp.ones(2)}, r"parameter more was missing, and is \[2\] now"),
+        (wider, r"parameter body/kernel was \[5, 4\] float32, and is \[5, 7\] float32 now"),
+        ({**start(), "more": jnp.ones(2)}, r"parameter more was missing, and is \[2\] float32 now"),
+        (half, r"parameter body/kernel was \[5, 4\] float32, and is \[5, 4\] bfloat16 now"),
     ):
         with pytest.raises(td.InputError, match=message):
             recorded(tmp_path / "out", examples, range(5, 7), params, layers="head/kernel", resume=True)
@@ -446,6 +448,12 @@ def test_only_the_same_goes_on(tmp_path, examples):
             recorder(tmp_path / "out", *arguments, resume=True, **options)
     with pytest.raises(td.InputError, match="was begun with other examples"):
         recorded(tmp_path / "out", (examples[0] + 1, examples[1]), range(5, 7), resume=True)
+    with pytest.raises(td.InputError, match=r"was begun with batch_size=None, and goes on with batch_size=128$"):
+        recorded(tmp_path / "out", examples, range(5, 7), resume=True, batch_size=128)
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start())
+    recorded(tmp_path / "both", examples, range(2), both, seed=[0, 1])
+    with pytest.raises(td.InputError, match=r"was begun with seeds=\[0, 1\], and goes on with seeds=\[0, 2\]$"):
+        recorded(tmp_path / "both", examples, range(2, 4), both, seed=[0, 2], resume=True)
 
 
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
