@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train_dynamics.config import InputError
@@ -50,11 +51,14 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         import orbax.checkpoint as ocp
 
-        place = path / "default" if (path / "default").is_dir() else path  # where `CheckpointManager` puts it
+        items = sorted(found.parent for found in path.glob("*/_METADATA"))  # `CheckpointManager` stores a row of them
+        alone = items[0] if len(items) == 1 else path
+        place = path / "default" if (path / "default").is_dir() else alone
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(place.absolute()).item_metadata
             if found is None:
-                raise ValueError("Orbax finds no checkpoint in this directory")
+                several = f", but several in it: {', '.join(item.name for item in items)}" if items else ""
+                raise ValueError(f"Orbax finds no checkpoint in this directory{several}")
             kept = found.tree
             on_host = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept
@@ -69,7 +73,8 @@ def _read(path: Path) -> dict[str, Any]:
 
         return named(msgpack_restore(path.read_bytes()))
     with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+        # NumPy stores no name of bfloat16, and gives back two bytes of no type.
+        return {name: array.view(jnp.bfloat16) if array.dtype == "V2" else array for name, array in file.items()}
 
 
 def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> Any:
