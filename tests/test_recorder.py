@@ -1,6 +1,7 @@
 """The recorder for people's own training loops: on every kind of network, and when things go wrong."""
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -489,6 +490,33 @@ def test_a_full_disk_ends_recording_and_not_training_if_that_is_wanted(tmp_path,
             assert one.filename == __file__  # the line of the loop
     recording = td.Recording(tmp_path / "out")
     assert recording.iterations.tolist() == [0, 1] and recording.finished
+
+
+def test_what_fails_at_last_is_closed_once(tmp_path, examples, monkeypatch):
+    closed, close = [], os.close
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "write_array", full)
+    with pytest.raises(td.RecordingError, match="No space left"), recorder(tmp_path / "out", loss, examples) as found:
+        found.record(0, start())
+        lock = found._writer._lock
+        monkeypatch.setattr(os, "close", lambda fd: (closed.append(fd), close(fd)))
+    assert closed.count(lock) == 1  # a second time it may be a file of the user's
+
+
+def test_memory_that_is_full_ends_recording_and_not_training_if_that_is_wanted(tmp_path, examples):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    with recorder(tmp_path / "out", loss, examples, on_error="warn") as found:
+        assert found.record(0, start()) and found.record(1, start())
+        found._program = full
+        with pytest.warns(UserWarning, match="recording has ended, and the loop goes on: RESOURCE_EXHAUSTED"):
+            assert not found.record(2, start())
+        assert not found.record(3, start())
+    assert td.Recording(tmp_path / "out").iterations.tolist() == [0, 1]
 
 
 def test_a_block_that_is_lost_is_missed(tmp_path, examples, monkeypatch):

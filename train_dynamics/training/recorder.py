@@ -42,6 +42,7 @@ from train_dynamics.training.task_steps import TaskState
 BLOCK_BYTES = 32 * 1024**2
 BLOCK_RECORDS = 100
 BLOCK_SECONDS = 60.0
+FAILURES = (RecordingError, OSError, jax.errors.JaxRuntimeError)  # of recording, the last where memory is full
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 UNKNOWN = "unknown"  # of a loop that does not say
 
@@ -239,7 +240,7 @@ class Recorder:
         self._check_same(t, model)
         try:
             self._compute(t, model)
-        except (RecordingError, OSError) as error:
+        except FAILURES as error:
             self._fail(error)
             return False
         self._last = t
@@ -403,7 +404,7 @@ class Recorder:
         """End recording, and with it the loop unless that was not wanted."""
         self._ended = True
         if self._writer is not None:
-            with contextlib.suppress(RecordingError, OSError), contextlib.closing(self._writer):
+            with contextlib.suppress(*FAILURES), contextlib.closing(self._writer):
                 self._store()
         if self._on_error == "raise":
             raise error
@@ -423,7 +424,7 @@ class Recorder:
             self._take()
             self._store()
             self._writer.close()
-        except (RecordingError, OSError) as error:
+        except FAILURES as error:
             self._fail(error)
             return
         self._ended = self._closed = True
