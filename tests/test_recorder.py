@@ -439,7 +439,7 @@ def test_one_that_is_not_closed_says_what_is_lost(tmp_path):
         "for t in range(3): r.record(t, {'w': jnp.ones(2)})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and "3 records of out were lost; write 'with td.Recorder(...)'" in done.stderr
+    assert done.returncode == 0 and "out lost 3 records; write 'with td.Recorder(...)'" in done.stderr
 
 
 def test_only_the_same_goes_on(tmp_path, examples):
@@ -545,6 +545,12 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
         found.record(0, start())
     recording = td.Recording(tmp_path / "bare")
     assert recording.class_names == () and np.isnan(recording.correct(0)).all()
+    assert not any("labels=" in line for line in told)
+    as_dict = {"x": examples[0], "y": examples[1]}
+    of_dict = lambda params, example: loss(params, (example["x"], example["y"]))  # noqa: E731
+    with td.Recorder(tmp_path / "dict", of_dict, as_dict, log=told.append) as found:
+        found.record(0, start())
+    assert "No labels were given, and so nothing is said of accuracy and predictions; labels= gives" in "".join(told)
     with pytest.raises(KeyError):
         recording.outputs(0)
 

@@ -73,8 +73,8 @@ class Recorder:
         seed: The seed of this run, which tells recordings of the same examples apart. Several, if every array of the
             parameters has a leading axis of seeds.
         resume: Whether to go on after the last record of a recording that is there.
-        on_error: What becomes of the loop if recording fails, for example since the disk is full: `raise` ends it with
-            that error, `warn` goes on without recording.
+        on_error: What becomes of the loop if recording fails, for example since the disk or memory is full: `raise`
+            ends it with that error, `warn` goes on without recording.
         batch_size: Examples in a batch of the loop, by which the analysis counts epochs; 128 if not given.
         learning_rate: Learning rate of the loop, if it is the same always; one score needs it.
         eval_batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
@@ -438,7 +438,7 @@ class Recorder:
         lost = len(self._block) + (self._pending is not None)
         if lost and not self._ended:
             print(
-                f"train_dynamics: {pluralise(lost, 'record')} of {self.path} were lost; write 'with td.Recorder(...)', "
+                f"train_dynamics: {self.path} lost {pluralise(lost, 'record')}; write 'with td.Recorder(...)', "
                 "or call close()",
                 file=sys.stderr,
             )
