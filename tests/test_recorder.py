@@ -143,6 +143,33 @@ def test_an_nnx_module_is_taken_as_it_is(tmp_path, examples):
     np.testing.assert_allclose(recording.outputs(1)[0], model(examples[0]), rtol=1e-5, atol=1e-6)
 
 
+def test_an_nnx_network_may_draw_random_keys_where_it_is_evaluated(tmp_path, examples):
+    class Recurrent(nnx.Module):
+        def __init__(self, rngs):
+            self.rnn = nnx.RNN(nnx.GRUCell(5, 4, rngs=rngs))  # which draws its first carry, of zeros
+            self.head = nnx.Linear(4, CLASSES, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.rnn(x[:, None])[:, -1])
+
+    model = Recurrent(nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    with recorder(tmp_path / "out", of_module, examples, layers="rnn/cell/dense_i/kernel") as found:
+        found.record(0, model)
+        found.record(1, model)
+
+    def of_one(params, rest, example):
+        return of_module(nnx.merge(graph, params, rest), example)[0]
+
+    def gradient(rest, example):
+        return jax.grad(lambda params: of_one(params, jax.tree.map(lambda leaf: leaf, rest), example))(params)
+
+    expected = jax.vmap(gradient, (None, 0))(rest, examples)["rnn"]["cell"]["dense_i"]["kernel"][...]
+    np.testing.assert_allclose(
+        td.Recording(tmp_path / "out").gradients("rnn/cell/dense_i/kernel", 1)[0], expected, rtol=1e-4, atol=1e-6
+    )
+
+
 class Eqx(eqx.Module):
     body: eqx.nn.Linear
     head: eqx.nn.Linear
