@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 from safetensors.numpy import save_file
 
 import train_dynamics as td
@@ -48,6 +48,16 @@ def test_bfloat16_comes_back_from_npz(tmp_path, examples):  # noqa: F811
     np.savez(tmp_path / "step_3", **{name: np.asarray(leaf) for name, leaf in named(half).items()})
     recording = td.record_checkpoints(loss, examples, tmp_path / "step_*", tmp_path / "out", log=silent)
     np.testing.assert_array_equal(recording.parameters(3)["head"]["kernel"][0], half["head"]["kernel"])
+
+
+def test_a_state_of_nnx_is_fitted(tmp_path, examples):  # noqa: F811
+    variables = nnx.State(jax.tree.map(nnx.Param, start()))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "step_4", variables)
+    recording = td.record_checkpoints(
+        loss, examples, tmp_path / "step_*", tmp_path / "out", like=start(), layers="head/*", log=silent
+    )
+    np.testing.assert_array_equal(recording.parameters(4)["head"]["kernel"][0], start()["head"]["kernel"])
 
 
 def test_the_one_item_of_a_checkpoint_manager_is_found(tmp_path, examples):  # noqa: F811

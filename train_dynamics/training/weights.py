@@ -1,5 +1,6 @@
 """Weights out of somebody's checkpoint, in any of the usual formats."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from train_dynamics.gradients.parameters import named
 MOST_NAMED = 8
 KNOWN = (".npz", ".safetensors", ".msgpack")
 AROUND = ("", "params/", "model/", "state/", "state/params/", "model/params/")  # of the states that people save
+AFTER = ("", "/value")  # the latter of the variables of Flax NNX
 
 
 def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
@@ -90,16 +92,19 @@ def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> 
         InputError: If a parameter is missing, or has another shape; more than there are is no mistake.
     """
     names = named(like)
-    before = max(AROUND, key=lambda before: sum(before + name in weights for name in names))
-    if missing := [name for name in names if before + name not in weights]:
+    before, after = max(
+        itertools.product(AROUND, AFTER), key=lambda ends: sum(ends[0] + name + ends[1] in weights for name in names)
+    )
+    found = {name: weights.get(before + name + after) for name in names}
+    if missing := [name for name, array in found.items() if array is None]:
         there = ", ".join([*weights][:MOST_NAMED]) + (", ..." if len(weights) > MOST_NAMED else "")
         lacks = f"no {missing[0]}" if len(missing) < len(names) else f"nothing of the network, as {missing[0]}"
         raise InputError.flag(flag, path, f"has {lacks}; it has {there or 'nothing'}")
     for name, leaf in names.items():
-        shape = weights[before + name].shape
+        shape = found[name].shape
         if shape != leaf.shape:
             raise InputError.flag(flag, path, f"has {name} of shape {list(shape)}; the network's is {list(leaf.shape)}")
-    leaves = [weights[before + name].astype(leaf.dtype) for name, leaf in names.items()]
+    leaves = [found[name].astype(leaf.dtype) for name, leaf in names.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
