@@ -136,14 +136,23 @@ def blocks_of(length: int, dataset: "Dataset") -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_path(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Device"], small_dataset: "Dataset") -> Path:
-    """A finished recording of the small study: 16 updates, 17 records, in blocks of three and a last one of two."""
+def small_once(tmp_path_factory: pytest.TempPathFactory, device: list["jax.Device"], small_dataset: "Dataset") -> Path:
+    """What `small_path` is made of, which no test may change, not even by what an analysis stores in a recording."""
     from train_dynamics.training import sweep
 
     path = tmp_path_factory.mktemp("small") / "recording"
     with blocks_of(3, small_dataset):
         sweep.train(SMALL, path, device, log=silent)
     return path
+
+
+@pytest.fixture
+def small_path(small_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished recording of the small study: 16 updates, 17 records, in blocks of three and a last one of two.
+
+    Its files may be removed and others added, but none of them changed.
+    """
+    return shutil.copytree(small_once, tmp_path_factory.mktemp("small") / "recording", copy_function=os.link)
 
 
 @pytest.fixture
@@ -154,7 +163,7 @@ def small(small_path: Path) -> "Recording":
 
 
 @pytest.fixture(scope="session")
-def analysed(request: pytest.FixtureRequest, small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def analysed(request: pytest.FixtureRequest, small_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the small recording with a whole analysis by the command, which takes long: one for all processes.
 
     No test may change it. What the command said is beside it.
@@ -165,14 +174,14 @@ def analysed(request: pytest.FixtureRequest, small_path: Path, tmp_path_factory:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "analysed").exists():
             new = tmp_path_factory.mktemp("new")
-            shutil.copytree(small_path, new / "copy")
+            shutil.copytree(small_once, new / "copy")
             done = run("analyze", "--recording=copy", cwd=new)
             assert (done.returncode, done.stderr) == (0, "")
             (new / "said").write_text(done.stdout)
             new.rename(place / "analysed")
     recorded = [
         {name: data for name, data in contents(path).items() if name.split("/")[0] not in ("analysis", "histories")}
-        for path in (place / "analysed" / "copy", small_path)
+        for path in (place / "analysed" / "copy", small_once)
     ]
     assert recorded[0] == recorded[1]  # that of any other process, too
     return place / "analysed" / "copy"

@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 from safetensors.numpy import save_file
 
 import train_dynamics as td
@@ -40,6 +41,33 @@ def saved(directory, kind):
                 path.with_suffix(".msgpack").write_bytes(serialization.to_bytes({"params": params}))
         params = stepped(params, t)
     return found
+
+
+def test_bfloat16_comes_back_from_npz(tmp_path, examples):  # noqa: F811
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start())
+    np.savez(tmp_path / "step_3", **{name: np.asarray(leaf) for name, leaf in named(half).items()})
+    recording = td.record_checkpoints(loss, examples, tmp_path / "step_*", tmp_path / "out", log=silent)
+    np.testing.assert_array_equal(recording.parameters(3)["head"]["kernel"][0], half["head"]["kernel"])
+
+
+def test_a_state_of_nnx_is_fitted(tmp_path, examples):  # noqa: F811
+    variables = nnx.State(jax.tree.map(nnx.Param, start()))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "step_4", variables)
+    recording = td.record_checkpoints(
+        loss, examples, tmp_path / "step_*", tmp_path / "out", like=start(), layers="head/*", log=silent
+    )
+    np.testing.assert_array_equal(recording.parameters(4)["head"]["kernel"][0], start()["head"]["kernel"])
+
+
+def test_the_one_item_of_a_checkpoint_manager_is_found(tmp_path, examples):  # noqa: F811
+    for name, items in (("one", ["weights"]), ("two", ["weights", "others"])):
+        with ocp.CheckpointManager(tmp_path / name) as manager:
+            manager.save(7, args=ocp.args.Composite(**{item: ocp.args.StandardSave(start()) for item in items}))
+    recording = td.record_checkpoints(loss, examples, tmp_path / "one" / "*", tmp_path / "out", log=silent)
+    assert recording.iterations.tolist() == [7]
+    with pytest.raises(td.InputError, match=r"no checkpoint in this directory, but several in it: others, weights$"):
+        td.record_checkpoints(loss, examples, tmp_path / "two" / "*", tmp_path / "none", log=silent)
 
 
 @pytest.mark.parametrize("kind", ["orbax", "npz", "safetensors", "msgpack"])
@@ -185,6 +213,7 @@ def test_files_that_are_no_checkpoints_get_a_line(tmp_path, examples):  # noqa: 
     (tmp_path / "1.pt").write_bytes(b"PK")
     (tmp_path / "2.npz").write_bytes(b"garbage")
     np.savez(tmp_path / "3.npz", a=np.array([None], object))
+    np.savez(tmp_path / "7.npz", w=np.ones(3), kind=np.array("cnn"))
     (tmp_path / "4").mkdir()
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "5", {"body": {"kernel": [1.0, 2.0]}})
@@ -193,6 +222,7 @@ def test_files_that_are_no_checkpoints_get_a_line(tmp_path, examples):  # noqa: 
         ("1.pt", None, "must be a directory that Orbax wrote, or a file .npz, .safetensors, .msgpack"),
         ("2.npz", None, "it is no .npz file, or holds Python objects"),
         ("3.npz", None, "it is no .npz file, or holds Python objects"),
+        ("7.npz", None, "has words as kind; like= says which arrays to take"),
         ("4", None, "Orbax finds no checkpoint in this directory"),
         ("5", None, "has a list of numbers as body/kernel; it must be an array"),
         ("6", (start(), {}), "has nothing of the network, as 0/body/kernel; it has body/kernel, head/bias"),

@@ -196,12 +196,12 @@ def test_cleanlab_is_given_what_unseen_examples_are_taken_for(small, tmp_path, d
 
 
 @pytest.fixture(scope="module")
-def whole(small_path, tmp_path_factory):
+def whole(small_once, tmp_path_factory):
     """An analysis with its events for TensorBoard, if that can be written."""
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     output = tmp_path_factory.mktemp("exports") / "analysis"
     with sketching(blank=True):
-        analysis.analyze(Recording(small_path), output, parts=(), log=silent, export=["tensorboard"])
+        analysis.analyze(Recording(small_once), output, parts=(), log=silent, export=["tensorboard"])
     return output
 
 

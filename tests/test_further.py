@@ -38,10 +38,10 @@ CONFIG = FurtherConfig(holdout_epochs=1, noise_multipliers=(0.0, 4.0))
 
 
 @pytest.fixture(scope="module")
-def path(small_path, tmp_path_factory, device):
+def path(small_once, tmp_path_factory, device):
     """A copy of the small recording, with further training of a few updates."""
     path = tmp_path_factory.mktemp("further") / "recording"
-    shutil.copytree(small_path, path)
+    shutil.copytree(small_once, path)
     recording = Recording(path)
     recording.save_further(train_further(recording, CONFIG, devices=device, log=silent))
     return path

@@ -24,9 +24,11 @@ def count(examples: Any) -> int:
 
 
 def shape_of_one(examples: Any) -> Any:
-    """Give the shape of one example."""
+    """Give the shape of one example, and the types that JAX has for them: of 64 bits it makes 32, unless told."""
     count(examples)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), examples)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)), examples
+    )
 
 
 def over_examples(of_one: Callable[[Any], Any], examples: Any, batch_size: int | None) -> Any:

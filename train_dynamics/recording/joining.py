@@ -40,6 +40,9 @@ def _difference(one: "Recording", other: "Recording") -> str:
     configs = [dataclasses.replace(of.config, first_seed=0, num_seeds=1) for of in (one, other)]
     if differences := configs[0].differences(configs[1]):
         return "; ".join(differences)
+    codes, others = ({name: code["sha256"] for name, code in of.code.items()} for of in (one, other))
+    if changed := sorted(name for name in {*codes, *others} if codes.get(name) != others.get(name)):
+        return f"they were made with other code of the {' and the '.join(changed)}"
     arrays, others = one.example_checksums, other.example_checksums
     if changed := sorted(name for name in {*arrays, *others} if arrays.get(name) != others.get(name)):
         return f"their examples differ in {', '.join(changed)}"

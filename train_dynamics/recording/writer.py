@@ -79,6 +79,7 @@ class Writer:
         self.path = path.absolute()
         self._pending: Path | None = None
         self._last: Path | None = None
+        self._closed = False
         num_examples = len(dataset.labels)
         files = {name: npy(array) for name, array in example_arrays(dataset).items()}
         self._again = "the same command goes on from there" if loop is None else "Recorder(..., resume=True) goes on"
@@ -211,7 +212,10 @@ class Writer:
             ) from error
 
     def close(self) -> None:
-        """Wait for what is being saved, let go of the threads, and let others write."""
+        """Wait for what is being saved, let go of the threads, and let others write. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         with contextlib.ExitStack() as last:
             last.callback(os.close, self._lock)
             last.callback(self._checkpointer.close)

@@ -73,10 +73,11 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
-            histories = helpers.submit(_histories, recording) if "histories" in parts else None
             results = _results(recording, score_options, parts, log, networks)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
+            # Not before it is known that the options suit the recording: nothing is stored by mistake.
+            histories = helpers.submit(_histories, recording) if "histories" in parts else None
             # Seconds to import, for nothing if the recording will not do.
             from train_dynamics.report.writing import Writing
 

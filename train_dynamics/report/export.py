@@ -150,7 +150,8 @@ def _to_tracker(
     tracker = importlib.import_module(PACKAGES[target])
     project = os.environ.get(f"{target.upper()}_PROJECT", PROJECT)
     try:
-        tracker.init(project=project, name=recording.path.name, config=recording.config.to_dict())
+        name = ", ".join(path.resolve().name for path in recording.paths)
+        tracker.init(project=project, name=name, config=recording.config.to_dict())
     except Exception as error:  # of any kind: it may be the network, the login or the disk, and all is written by now
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.flag(

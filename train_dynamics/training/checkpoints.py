@@ -105,6 +105,8 @@ def _read(path: str | os.PathLike, like: Any) -> Any:
         parent, _, last = name.rpartition("/")
         if last.isdigit() and not value.ndim:
             raise InputError.flag("checkpoints", path, f"has a list of numbers as {parent}; it must be an array")
+        if value.dtype.kind in "USO":
+            raise InputError.flag("checkpoints", path, f"has words as {name}; like= says which arrays to take")
     return jax.tree.map(jnp.asarray, nested(weights))
 
 

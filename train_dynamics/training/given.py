@@ -80,6 +80,8 @@ class Given:
                 f"The labels are numbers with a point ({self._labels.dtype}), and so are taken for targets: nothing is "
                 "said of accuracy and predictions; whole numbers as labels= would be classes"
             )
+        if not self._are_given and outputs and outputs[-1] > 1:
+            log("No labels were given, and so nothing is said of accuracy and predictions; labels= gives some")
         if not found.num_classes or outputs == (found.num_classes,):
             return found
         shape = "no single array" if outputs is None else f"of shape {list(outputs)}"

@@ -146,7 +146,8 @@ def _split_nnx(model: nnx.Module, variables: Any) -> Model:
 
     def arguments(parameters_now: Any, variables: Any, hidden: Any) -> tuple[Any, ...]:
         statistics_now, *rest = (variables["statistics"], variables["given"]) if given else (variables,)
-        states = _filled(parameters, parameters_now), _filled(statistics, statistics_now), hidden
+        drawn = jax.tree.map(lambda leaf: leaf, hidden)  # anew, or Flax lets no random key be drawn under a gradient
+        states = _filled(parameters, parameters_now), _filled(statistics, statistics_now), drawn
         module = nnx.merge(graph, *states)
         module.eval()
         return module, *rest

@@ -26,7 +26,7 @@ from train_dynamics.data.imports import told
 from train_dynamics.gradients.examples import count, shape_of_one
 from train_dynamics.gradients.parameters import check_loss, named
 from train_dynamics.recording.contents import Contents
-from train_dynamics.recording.format import RecordingError
+from train_dynamics.recording.format import RecordingError, read_header
 from train_dynamics.recording.locks import check_writable, is_begun
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.writer import Writer
@@ -42,6 +42,7 @@ from train_dynamics.training.task_steps import TaskState
 BLOCK_BYTES = 32 * 1024**2
 BLOCK_RECORDS = 100
 BLOCK_SECONDS = 60.0
+FAILURES = (RecordingError, OSError, jax.errors.JaxRuntimeError)  # of recording, the last where memory is full
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 UNKNOWN = "unknown"  # of a loop that does not say
 
@@ -72,8 +73,8 @@ class Recorder:
         seed: The seed of this run, which tells recordings of the same examples apart. Several, if every array of the
             parameters has a leading axis of seeds.
         resume: Whether to go on after the last record of a recording that is there.
-        on_error: What becomes of the loop if recording fails, for example since the disk is full: `raise` ends it with
-            that error, `warn` goes on without recording.
+        on_error: What becomes of the loop if recording fails, for example since the disk or memory is full: `raise`
+            ends it with that error, `warn` goes on without recording.
         batch_size: Examples in a batch of the loop, by which the analysis counts epochs; 128 if not given.
         learning_rate: Learning rate of the loop, if it is the same always; one score needs it.
         eval_batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
@@ -239,7 +240,7 @@ class Recorder:
         self._check_same(t, model)
         try:
             self._compute(t, model)
-        except (RecordingError, OSError) as error:
+        except FAILURES as error:
             self._fail(error)
             return False
         self._last = t
@@ -309,7 +310,6 @@ class Recorder:
         dataset = self._given.dataset(outputs, self._log)
         num_classes = dataset.num_classes or None
         setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
-        self._check_resumed(one, contents)
         self._setup = setup
         self._examples = placed_like(self._given.examples, on_automatic_meshes(model.parameters))
 
@@ -320,26 +320,33 @@ class Recorder:
 
         batch_size = None if self._batch_size is None else int(self._batch_size)
         loop = {"seeds": self._seeds, "dtypes": one.dtypes, "batch_size": batch_size}
+        self._check_resumed(one, contents, loop)
         num_blocks = len(list(self._before.blocks())) if self._before else 0
         self._stored = self._before.num_records if self._before else 0
         self._writer = Writer(self.path, self._config, dataset, contents, None, num_blocks, self._code, loop)
         self._program = compiled_when_called(_over_seeds(of_seed) if self._several else of_seed)
 
-    def _check_resumed(self, one: Model, contents: Contents) -> None:
-        """See whether a recording that is resumed is of such a network.
+    def _check_resumed(self, one: Model, contents: Contents, loop: dict[str, Any]) -> None:
+        """See whether a recording that is resumed is of such a network, and of such a loop.
 
         Raises:
             InputError: If not.
         """
-        if self._before is None or not self._before.num_records:
+        if self._before is None:
             return
-        recorded = named(self._before.parameters(int(self._before.iterations[-1])))
-        before = {f"parameter {name}": f"{list(leaf.shape[1:])}" for name, leaf in recorded.items()}
-        now = {f"parameter {name}": f"{list(leaf.shape)}" for name, leaf in named(one.parameters).items()}
-        if changed := difference(before, now):
-            raise InputError(f"{self.path}: {changed}")
-        if contents != self._before.contents:
-            raise InputError(f"{self.path}: was begun with a loss of other outputs, or other layers")
+        told = read_header(self.path)["loop"]
+        if self._before.num_records:
+            recorded = named(self._before.parameters(int(self._before.iterations[-1])))
+            types = {name: told["dtypes"].get(name, "float32") for name in recorded}
+            before = {f"parameter {name}": f"{list(leaf.shape[1:])} {types[name]}" for name, leaf in recorded.items()}
+            now = {name: what for name, what in one.described.items() if name.startswith("parameter ")}
+            if changed := difference(before, now):
+                raise InputError(f"{self.path}: {changed}")
+            if contents != self._before.contents:
+                raise InputError(f"{self.path}: was begun with a loss of other outputs, or other layers")
+        for name, value in loop.items():
+            if told[name] != value:
+                raise InputError(f"{self.path}: was begun with {name}={told[name]}, and goes on with {name}={value}")
 
     def _announce(self, record: Any) -> None:
         """Say what is recorded, and how much of it the disk can hold."""
@@ -397,7 +404,7 @@ class Recorder:
         """End recording, and with it the loop unless that was not wanted."""
         self._ended = True
         if self._writer is not None:
-            with contextlib.suppress(RecordingError, OSError), contextlib.closing(self._writer):
+            with contextlib.suppress(*FAILURES), contextlib.closing(self._writer):
                 self._store()
         if self._on_error == "raise":
             raise error
@@ -417,7 +424,7 @@ class Recorder:
             self._take()
             self._store()
             self._writer.close()
-        except (RecordingError, OSError) as error:
+        except FAILURES as error:
             self._fail(error)
             return
         self._ended = self._closed = True
@@ -431,7 +438,7 @@ class Recorder:
         lost = len(self._block) + (self._pending is not None)
         if lost and not self._ended:
             print(
-                f"train_dynamics: {pluralise(lost, 'record')} of {self.path} were lost; write 'with td.Recorder(...)', "
+                f"train_dynamics: {self.path} lost {pluralise(lost, 'record')}; write 'with td.Recorder(...)', "
                 "or call close()",
                 file=sys.stderr,
             )

@@ -1,9 +1,11 @@
 """Weights out of somebody's checkpoint, in any of the usual formats."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train_dynamics.config import InputError
@@ -12,6 +14,7 @@ from train_dynamics.gradients.parameters import named
 MOST_NAMED = 8
 KNOWN = (".npz", ".safetensors", ".msgpack")
 AROUND = ("", "params/", "model/", "state/", "state/params/", "model/params/")  # of the states that people save
+AFTER = ("", "/value")  # the latter of the variables of Flax NNX
 
 
 def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
@@ -50,11 +53,14 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         import orbax.checkpoint as ocp
 
-        place = path / "default" if (path / "default").is_dir() else path  # where `CheckpointManager` puts it
+        items = sorted(found.parent for found in path.glob("*/_METADATA"))  # `CheckpointManager` stores a row of them
+        alone = items[0] if len(items) == 1 else path
+        place = path / "default" if (path / "default").is_dir() else alone
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(place.absolute()).item_metadata
             if found is None:
-                raise ValueError("Orbax finds no checkpoint in this directory")
+                several = f", but several in it: {', '.join(item.name for item in items)}" if items else ""
+                raise ValueError(f"Orbax finds no checkpoint in this directory{several}")
             kept = found.tree
             on_host = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept
@@ -69,7 +75,8 @@ def _read(path: Path) -> dict[str, Any]:
 
         return named(msgpack_restore(path.read_bytes()))
     with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+        # NumPy stores no name of bfloat16, and gives back two bytes of no type.
+        return {name: array.view(jnp.bfloat16) if array.dtype == "V2" else array for name, array in file.items()}
 
 
 def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> Any:
@@ -85,16 +92,19 @@ def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> 
         InputError: If a parameter is missing, or has another shape; more than there are is no mistake.
     """
     names = named(like)
-    before = max(AROUND, key=lambda before: sum(before + name in weights for name in names))
-    if missing := [name for name in names if before + name not in weights]:
+    before, after = max(
+        itertools.product(AROUND, AFTER), key=lambda ends: sum(ends[0] + name + ends[1] in weights for name in names)
+    )
+    found = {name: weights.get(before + name + after) for name in names}
+    if missing := [name for name, array in found.items() if array is None]:
         there = ", ".join([*weights][:MOST_NAMED]) + (", ..." if len(weights) > MOST_NAMED else "")
         lacks = f"no {missing[0]}" if len(missing) < len(names) else f"nothing of the network, as {missing[0]}"
         raise InputError.flag(flag, path, f"has {lacks}; it has {there or 'nothing'}")
     for name, leaf in names.items():
-        shape = weights[before + name].shape
+        shape = found[name].shape
         if shape != leaf.shape:
             raise InputError.flag(flag, path, f"has {name} of shape {list(shape)}; the network's is {list(leaf.shape)}")
-    leaves = [weights[before + name].astype(leaf.dtype) for name, leaf in names.items()]
+    leaves = [found[name].astype(leaf.dtype) for name, leaf in names.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
