@@ -199,7 +199,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, small_path, device):
+def place(tmp_path_factory, small_once, device):
     """A directory with good and bad recordings, data sets and flag files."""
     here = tmp_path_factory.mktemp("place")
     (here / "file").write_text("mine")
@@ -213,7 +213,7 @@ def place(tmp_path_factory, small_path, device):
     (here / "bad.flags").write_text("# a comment\n--epochs=0\n")
     (here / "malformed.flags").write_text("--seeds=ten\n")
     for name in ("good", "newer", "edited", "damaged", "unfinished"):
-        shutil.copytree(small_path, here / name)
+        shutil.copytree(small_once, here / name)
     header = json.loads((here / "newer" / "config.json").read_text())
     (here / "newer" / "config.json").write_text(json.dumps(sealed({**header, "format": 99})))
     (here / "edited" / "config.json").write_text(json.dumps({**header, "num_iterations": 15}))

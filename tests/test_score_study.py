@@ -46,8 +46,8 @@ def recorded(path, device, **change) -> Recording:
 
 
 @pytest.fixture(scope="module")
-def found(small_path):
-    return results.compute(Recording(small_path))
+def found(small_once):
+    return results.compute(Recording(small_once))
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +186,10 @@ def test_stability_against_stopping(found, study):
 
 
 @pytest.fixture(scope="module")
-def output(small_path, tmp_path_factory):
+def output(small_once, tmp_path_factory):
     output = tmp_path_factory.mktemp("scores") / "results"
     with sketching():
-        analysis.analyze(Recording(small_path), output, parts=["scores"])
+        analysis.analyze(Recording(small_once), output, parts=["scores"])
     return output
 
 

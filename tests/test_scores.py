@@ -84,14 +84,14 @@ def fed(accumulator, all_records: Records, *lengths: int):
 
 
 @pytest.fixture(scope="module")
-def found(small_path):
-    return results.compute(Recording(small_path)).scores
+def found(small_once):
+    return results.compute(Recording(small_once)).scores
 
 
 @pytest.fixture(scope="module")
-def again(small_path):
+def again(small_once):
     """Probabilities, [s, t, n, c], of every record computed again in float64, one example at a time."""
-    recording = Recording(small_path)
+    recording = Recording(small_once)
     images = recording.inputs()
     probabilities = np.empty((3, 17, 50, 10))
     for t in range(17):
