@@ -7,6 +7,7 @@ The same command again goes on where an interrupted one ended.
 
 import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def main() -> None:
         config = dataclasses.replace(config, first_seed=part.seeds[0], num_seeds=len(part.seeds))
         path /= part.name
         print_line(f"Process {host.process} of {host.num_processes} records seeds {part.seeds[0]} to {part.seeds[-1]}")
-    elif (path / parts.NAME).exists():
+    elif os.path.isfile(path / parts.NAME):  # which says no where Path would raise
         raise InputError.flag(
             "recording", path, "is recorded by several processes; say --distributed, or choose another"
         )

@@ -119,7 +119,7 @@ class Recording:
         paths = [path] if single or not isinstance(path, Iterable) else list(path)
         if not all(isinstance(one, str | os.PathLike) for one in paths):
             raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
-        by_several = single and (Path(path) / parts.NAME).is_file()
+        by_several = single and os.path.isfile(Path(path) / parts.NAME)
         paths = parts.directories(Path(path)) if by_several else paths
         self._parts = [] if single and not by_several else [Recording(one) for one in paths]
         if not self._parts and single:
