@@ -34,6 +34,8 @@ export interface State {
   theme: "" | "light" | "dark";
 }
 
+export const MOST_PINS = 8; // each has a colour of its own
+
 export const NO_FILTER: Filter = {
   labels: [],
   chunks: [],
@@ -101,21 +103,24 @@ export function fromHash(hash: string, about: About): State {
   const state = initial(about);
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const { seeds, layers } = about.recordings[0];
-  const whole = (name: string, below: number) =>
-    (given.get(name) ?? "")
-      .split(",")
-      .filter(Boolean)
-      .map(Number)
-      .filter((k) => Number.isInteger(k) && k >= 0 && k < below);
+  const whole = (name: string, below: number) => [
+    ...new Set(
+      (given.get(name) ?? "")
+        .split(",")
+        .filter(Boolean)
+        .map(Number)
+        .filter((k) => Number.isInteger(k) && k >= 0 && k < below),
+    ),
+  ];
   const iteration = Number(given.get("t") ?? Number.NaN);
   if (Number.isFinite(iteration)) state.iteration = iteration;
   const shown = (given.get("seeds") ?? "")
     .split(",")
     .filter(Boolean)
     .map((seed) => seeds.indexOf(Number(seed)));
-  if (shown.some((s) => s >= 0)) state.seeds = shown.filter((s) => s >= 0);
+  if (shown.some((s) => s >= 0)) state.seeds = [...new Set(shown.filter((s) => s >= 0))];
   const named = (given.get("layers") ?? "").split(",").filter((layer) => layers.includes(layer));
-  if (named.length) state.layers = named;
+  if (named.length) state.layers = [...new Set(named)];
   const recordings = whole("recordings", about.recordings.length);
   if (recordings.length) state.recordings = recordings;
   state.front = whole("front", 99)[0] ?? 0;
@@ -131,19 +136,21 @@ export function fromHash(hash: string, about: About): State {
   state.theme = one("theme", ["", "light", "dark"], "");
   state.xRange = range(given.get("xRange"));
   state.yRange = range(given.get("yRange"));
-  state.pins = whole("pins", about.numExamples);
+  state.pins = whole("pins", about.numExamples).slice(-MOST_PINS);
   state.selection = unpacked(given.get("selected") ?? "", about.numExamples);
   const speed = Number(given.get("speed"));
-  if (speed > 0) state.speed = speed;
+  if (speed > 0 && Number.isFinite(speed)) state.speed = speed;
   const [score, low, high] = (given.get("range") ?? "").split(":");
   const scored = about.scores.some(({ name }) => name === score);
+  const bound = (text: string | undefined, none: number) =>
+    scored && text && Number.isFinite(Number(text)) ? Number(text) : none;
   state.filter = {
     labels: whole("labels", Math.max(1, about.classes.length)),
     chunks: whole("chunks", 10),
     right: one("show", ["", "right", "wrong"] as const, ""),
     score: scored ? score : "",
-    low: scored && low ? Number(low) : Number.NEGATIVE_INFINITY,
-    high: scored && high ? Number(high) : Number.POSITIVE_INFINITY,
+    low: bound(low, Number.NEGATIVE_INFINITY),
+    high: bound(high, Number.POSITIVE_INFINITY),
     ids: given.get("ids") ?? "",
   };
   return state;
