@@ -34,6 +34,7 @@ export class App {
   private everything = true;
   private readonly asked = new Set<string>();
   message = "";
+  private saying = 0;
   /** Milliseconds from the page's start until points were drawn. */
   firstPicture: number | null = null;
 
@@ -173,8 +174,14 @@ export class App {
     this.listeners.push(listener);
   }
 
+  /** Show a message for a while. */
   say(message: string): void {
     this.message = message;
+    clearTimeout(this.saying);
+    this.saying = window.setTimeout(() => {
+      this.message = "";
+      this.refresh(true);
+    }, 8000);
     this.refresh(true);
   }
 

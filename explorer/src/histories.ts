@@ -5,6 +5,7 @@ import type { App } from "./app";
 import { css, PINS, RIGHT, WRONG } from "./colours";
 import { type Band, HISTORY, type History, type HistoryName } from "./data";
 import { element } from "./dom";
+import { RETRY } from "./frames";
 import { words } from "./panel";
 import { axis, gaps, SIDES } from "./time";
 
@@ -21,6 +22,7 @@ export class Histories {
   private readonly plots = new Map<HistoryName, uPlot>();
   private readonly known = new Map<string, History>();
   private band: { key: string; band: Band } | null = null;
+  private readonly pending = new Set<string>();
   private asked = "";
   private drawn = "";
 
@@ -71,14 +73,19 @@ export class Histories {
     const { app } = this;
     for (const pin of app.state.pins) {
       const key = this.key(pin);
-      if (this.known.has(key)) continue;
+      if (this.known.has(key) || this.pending.has(key)) continue;
       if (this.known.size > 200) this.known.clear();
+      this.pending.add(key);
       app.source.history(app.front, pin).then(
         (history) => {
+          this.pending.delete(key);
           this.known.set(key, history);
           app.refresh(true);
         },
-        (error) => app.say(error.message),
+        (error) => {
+          setTimeout(() => this.pending.delete(key), RETRY);
+          app.say(error.message);
+        },
       );
     }
     const { selection } = app.state;

@@ -394,10 +394,11 @@ function ofScore(app: App, name: string, scale: Scale): [number, number] | null 
 
 function ofView(app: App, view: View, name: string, scale: Scale): [number, number] | null {
   const measure = app.measure(view, name);
-  const sample = measure ? app.frames.sample(app.series(view, measure)) : [];
-  if (!measure || !sample.length) return null;
-  const key = `${view.recording}/${view.seed}/${measure.name}/${scale}/${sample.length}`;
-  return remembered(key, () => reach(sample, decoder(measure.encoding), scale));
+  if (!measure) return null;
+  const { frames, length } = app.frames.sample(app.series(view, measure));
+  if (!frames.length) return null;
+  const key = `${view.recording}/${view.seed}/${measure.name}/${scale}/${length}`;
+  return remembered(key, () => reach(frames, decoder(measure.encoding), scale));
 }
 
 function remembered(key: string, find: () => [number, number]): [number, number] {
