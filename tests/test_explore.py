@@ -217,6 +217,7 @@ def test_nothing_else_is_served(served, path):
         ("history", {"recording": 0, "seed": 0, "layer": "fc2", "example": 50}, None),
         ("history", {"recording": "é", "seed": 0, "layer": "fc2", "example": 5}, None),
         ("groups", {"recording": 0, "seed": 0, "layer": "fc9", "iteration": 3}, None),
+        ("groups", {"recording": 0, "seed": 0, "layer": "fc2", "iteration": 10**30}, None),
         ("score", {"name": "nothing"}, None),
         ("pictures", {}, [50]),
         ("pictures", {}, []),
@@ -229,6 +230,16 @@ def test_nothing_else_is_served(served, path):
 def test_nonsense_is_answered_by_a_line(served, path, query, body):
     status, content = ask(served.url, f"api/{path}", body, **query)
     assert status == 404 and len(content.splitlines()) == 1
+
+
+def test_what_is_no_question_leaves_no_traceback(served, capfd):
+    address, _, secret = served.url.partition("?token=")
+    headers = {"Authorization": f"Bearer {secret}"}
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(f"{address}api/pictures", b"[" * 100_000, headers))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert ask(served.url, "api/about", headers=upgrade | {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="})[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_page_may_do_little(served):

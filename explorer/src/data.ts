@@ -21,7 +21,7 @@ export interface Score {
 
 export interface RecordingAbout {
   name: string;
-  path: string;
+  path: string | string[]; // several that are read as one
   seeds: number[];
   layers: string[];
   gradientLayers: string[];

@@ -122,7 +122,7 @@ class Page {
     Object.assign(window, { explorer: this });
     for (const { name } of about.scores) app.score(name);
     app.refresh(true);
-    if (!about.exported && about.recordings.some(({ live }) => live)) setTimeout(() => this.poll(), POLL);
+    if (!about.exported) this.pollLater();
   }
 
   /** Whether all that was asked for is there, for tests. */
@@ -438,9 +438,8 @@ class Page {
   /** See whether a run has written more, and follow it if the last record is shown. */
   private async poll(): Promise<void> {
     const { app } = this;
-    let live = false;
     for (const [k, recording] of app.about.recordings.entries()) {
-      if (!recording.live) continue;
+      if (recording.finished) continue;
       try {
         const known = recording.iterations.length;
         const atEnd = k === app.front.recording && app.record >= known - 1;
@@ -452,9 +451,15 @@ class Page {
       } catch (error) {
         app.say((error as Error).message);
       }
-      live ||= recording.live;
     }
-    if (live) setTimeout(() => this.poll(), POLL);
+    this.pollLater();
+  }
+
+  /** Look again, more seldom while nobody writes: a run that was interrupted may be gone on with. */
+  private pollLater(): void {
+    const { recordings } = this.app.about;
+    if (recordings.every(({ finished }) => finished)) return;
+    setTimeout(() => this.poll(), recordings.some(({ live }) => live) ? POLL : 5 * POLL);
   }
 }
 

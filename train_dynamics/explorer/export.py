@@ -114,7 +114,7 @@ def _document(
     here = [measure for measure in one["measures"] if measure["name"] in measures or not measures]
     layers = [layer for layer in one["layers"] if any(measure["layer"] == layer for measure in here)]
     one |= {
-        "path": recording.path.name,
+        "path": recording.path.name if len(recording.paths) == 1 else [path.name for path in recording.paths],
         "seeds": [int(recording.seeds[s])],
         "layers": layers,
         "gradientLayers": [layer for layer in one["gradientLayers"] if layer in layers],

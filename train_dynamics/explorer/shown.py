@@ -142,7 +142,7 @@ class ShownRecording:
         batch = recording.batch_size
         return {
             "name": name,
-            "path": str(recording.path),
+            "path": str(recording.path) if len(recording.paths) == 1 else [str(path) for path in recording.paths],
             "seeds": recording.seeds.tolist(),
             "layers": list(recording.layers),
             "gradientLayers": list(recording.gradient_layers),
