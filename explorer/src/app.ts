@@ -10,6 +10,7 @@ import {
   type RecordingAbout,
   type Source,
 } from "./data";
+import { few } from "./dom";
 import { Frames, type Series } from "./frames";
 import { fromHash, MOST_PINS, type State, toHash } from "./state";
 
@@ -259,7 +260,7 @@ export class App {
 
   label(example: number): string {
     const { classes, labels, targets } = this.about;
-    return classes.length ? classes[labels[example]] : targets ? String(targets[example]) : "";
+    return classes.length ? classes[labels[example]] : targets ? few(targets[example]) : "";
   }
 }
 

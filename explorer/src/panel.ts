@@ -205,7 +205,12 @@ export class Panel {
       ];
     }
     if (["label", "prediction"].includes(state.colour) && about.classes.length && about.classes.length <= 12) {
-      return about.classes.map((text, k) => ({ text, colour: ofClass(k, about.classes.length), label: k }));
+      const filters = state.colour === "label"; // by what is predicted there is no filter
+      return about.classes.map((text, k) => ({
+        text,
+        colour: ofClass(k, about.classes.length),
+        label: filters ? k : undefined,
+      }));
     }
     const [low, high] = state.colour === "chunk" ? [0, 9] : common(this.app, state.colour, "linear");
     return [0, 0.25, 0.5, 0.75, 1].map((share) => ({

@@ -61,7 +61,7 @@ export function initial(about: About): State {
     yScale: "linear",
     xRange: null,
     yRange: null,
-    colour: about.classes.length ? "right" : about.chunks ? "chunk" : "label",
+    colour: about.classes.length ? "right" : about.chunks ? "chunk" : "loss",
     pins: [],
     selection: [],
     filter: NO_FILTER,
@@ -131,8 +131,9 @@ export function fromHash(hash: string, about: About): State {
   state.y = one("y", known, state.y);
   state.xScale = one("xScale", ["linear", "sqrt", "log"], state.xScale);
   state.yScale = one("yScale", ["linear", "sqrt", "log"], state.yScale);
-  state.colour = one("colour", ["right", "label", "prediction", "chunk", ...known], state.colour);
-  state.sort = one("sort", ["example", "id", "label", ...known], state.sort);
+  const ofClasses = about.classes.length ? ["right", "label", "prediction"] : [];
+  state.colour = one("colour", [...ofClasses, ...(about.chunks ? ["chunk"] : []), ...known], state.colour);
+  state.sort = one("sort", ["example", "id", ...(about.classes.length ? ["label"] : []), ...known], state.sort);
   state.theme = one("theme", ["", "light", "dark"], "");
   state.xRange = range(given.get("xRange"));
   state.yRange = range(given.get("yRange"));

@@ -20,7 +20,6 @@ export class Time {
   private plot: uPlot | null = null;
   private shown = "";
   private last = 0;
-  follow = false;
 
   constructor(private readonly app: App) {
     this.slider = element("input", {
@@ -103,7 +102,7 @@ export class Time {
     this.last = now;
     const end = app.recording.iterations.length - 1;
     app.go(record, false);
-    if (record >= end && !this.follow) this.stop();
+    if (record >= end) this.stop();
     else requestAnimationFrame(this.tick);
   };
 
@@ -116,8 +115,7 @@ export class Time {
       this.curves();
       this.plot?.redraw(false, false); // the page may have become light or dark
     }
-    if (document.activeElement !== this.slider || this.playing || all) this.slider.value = String(app.record);
-    else if (Number(this.slider.value) !== app.record) this.slider.value = String(app.record);
+    if (all || Number(this.slider.value) !== app.record) this.slider.value = String(app.record);
     this.play.textContent = this.playing ? "❚❚" : "▶";
     this.play.setAttribute("aria-label", this.playing ? "pause" : "play");
     const { iteration } = app.state;
@@ -169,7 +167,7 @@ export class Time {
     return {
       width: this.chart.clientWidth,
       height: 74,
-      padding: [4, SIDES.right, 0, 0],
+      padding: [7, SIDES.right, 7, 0],
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false }, share: { range: [0, 1] }, loss: { range: (_, __, high) => [0, high || 1] } },

@@ -123,7 +123,7 @@ class ShownRecording:
                 "name": name,
                 "layer": layers.get(key, ""),
                 "words": kind,
-                "unit": UNITS.get(kind, "") if self.recording.contents.classes or kind != "loss" else "",
+                "unit": UNITS.get(kind, "") if self.recording.contents.classes else "",  # no nats of any other loss
                 "encoding": self.encoding(name),
             }
             for name in self.histories.measures
