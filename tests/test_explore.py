@@ -582,6 +582,7 @@ def test_the_url_holds_all_that_is_chosen(person):
     person.open("t=9&seeds=1,2&colour=label&x=loss&y=margin&xScale=log&pins=3,8&labels=1,7&speed=120")
     person.run("explorer.app.select([0, 1, 2, 3, 10, 30, 31, 49])")
     person.press("t")
+    person.wait("explorer.settled")
     before, url = person.state(), person.run("return location.href")
     assert (before["seeds"], before["iteration"], before["selection"]) == ([1, 2], 9, [0, 1, 2, 3, 10, 30, 31, 49])
     person.browser.get("about:blank")
@@ -591,7 +592,24 @@ def test_the_url_holds_all_that_is_chosen(person):
     person.open(
         "t=99999&seeds=77&x=nothing&pins=900,-1&selected=zzz.*zz&range=agr:x:y&theme=blue"
     )  # of another recording
-    assert person.state()["iteration"] in (16, 99999) and person.state()["pins"] == []
+    assert person.state()["iteration"] == 16 and person.state()["pins"] == []
+    assert person.state()["filter"]["low"] is None  # infinite
+    person.open(f"pins={','.join(map(str, range(20)))},19&seeds=1,1&xRange=1..1.0000000000000002")
+    assert person.state()["pins"] == list(range(12, 20)) and person.state()["seeds"] == [1]
+    assert person.state()["xRange"] is None
+    assert complaints(person.browser) == []
+
+
+@browser_test
+def test_panels_that_go_give_their_graphics_memory_back(person):
+    person.open("t=3")
+    for _ in range(12):  # a browser keeps sixteen
+        person.run("explorer.app.change({seeds: [0, 1, 2]})")
+        person.wait("explorer.panels.length == 3")
+        person.run("explorer.app.change({seeds: [0]})")
+        person.wait("explorer.panels.length == 1")
+    assert not person.run("return explorer.panels[0].points.gl.isContextLost()")
+    assert complaints(person.browser) == []
 
 
 @browser_test

@@ -36,6 +36,7 @@ export class App {
   private readonly asked = new Set<string>();
   message = "";
   private saying = 0;
+  private telling = 0;
   /** Milliseconds from the page's start until points were drawn. */
   firstPicture: number | null = null;
 
@@ -167,8 +168,23 @@ export class App {
       const whole = this.everything;
       this.everything = false;
       for (const listener of this.listeners) listener(whole);
-      if (settled) history.replaceState(null, "", `${location.search}#${toHash(this.state, this.about)}`);
+      if (settled) this.tellUrl();
     });
+  }
+
+  /** Say in the URL what is chosen; browsers stop a page that does so more than some hundred times in half a minute. */
+  private tellUrl(): void {
+    if (this.telling) return;
+    this.telling = window.setTimeout(() => {
+      this.telling = 0;
+      const hash = `#${toHash(this.state, this.about)}`;
+      if (hash !== location.hash) history.replaceState(null, "", location.search + hash);
+    }, 250);
+  }
+
+  /** Whether all that was chosen is drawn, and in the URL. */
+  get told(): boolean {
+    return !this.everything && !this.telling;
   }
 
   onDraw(listener: (all: boolean) => void): void {

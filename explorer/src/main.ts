@@ -127,7 +127,7 @@ class Page {
 
   /** Whether all that was asked for is there, for tests. */
   get settled(): boolean {
-    return this.app.frames.settled && this.panels.length > 0 && this.groups.settled;
+    return this.app.frames.settled && this.panels.length > 0 && this.groups.settled && this.app.told;
   }
 
   /** Go to a record as the slider does: milliseconds until all is handed to the renderer, and until that is done. */
@@ -147,7 +147,7 @@ class Page {
       const { theme } = app.state;
       document.documentElement.dataset.theme = theme;
       this.drawToolbar();
-      while (this.panels.length > views.length) this.panels.pop()!.root.remove();
+      while (this.panels.length > views.length) this.panels.pop()!.end();
       while (this.panels.length < views.length) {
         const panel = new Panel(app, this.panels.length);
         this.panels.push(panel);

@@ -5,6 +5,7 @@ import { GREY, ofClass, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours
 import { decoder, quantile } from "./data";
 import { element, few } from "./dom";
 import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, Points, placed, type Scale, valueAt } from "./points";
+import { isRange } from "./state";
 
 const [LEFT, BOTTOM, TOP, RIGHT_EDGE] = [46, 34, 10, 12]; // pixels around the plot
 const NEAR = 12; // pixels within which the pointer finds a point
@@ -29,6 +30,7 @@ export class Panel {
   private readonly over = element("canvas", { class: "over" });
   private readonly title = element("button", { type: "button", class: "title" });
   private readonly box: HTMLElement;
+  private readonly sizes = new ResizeObserver(() => this.app.refresh(true));
   private lasso: [number, number][] | null = null;
   private moved = false;
   private readonly colours: Uint8Array;
@@ -52,8 +54,14 @@ export class Panel {
     } catch (error) {
       this.box.replaceChildren(element("p", { class: "problem" }, String((error as Error).message)));
     }
-    new ResizeObserver(() => app.refresh(true)).observe(this.box);
+    this.sizes.observe(this.box);
     this.listen();
+  }
+
+  end(): void {
+    this.sizes.disconnect();
+    this.points?.end();
+    this.root.remove();
   }
 
   draw(all: boolean): void {
@@ -132,7 +140,8 @@ export class Panel {
     for (const axis of ["x", "y"] as const) {
       const name = app.state[axis];
       const scale = app.state[`${axis}Scale`];
-      const [low, high] = app.state[`${axis}Range`] ?? common(app, name, scale);
+      const zoomed = app.state[`${axis}Range`];
+      const [low, high] = zoomed && (scale !== "log" || zoomed[0] > 0) ? zoomed : common(app, name, scale);
       axes.push({ low, high, scale });
       if (name.startsWith("score.")) {
         const values = app.score(name.slice(6));
@@ -376,8 +385,10 @@ export class Panel {
   }
 }
 
+/** Zoom around a place; no further than the values, of 16 bits, and the URL can tell. */
 function zoom(axis: Axis, around: number, factor: number): [number, number] {
-  return [valueAt(around - around * factor, axis), valueAt(around + (1 - around) * factor, axis)];
+  const [low, high] = [valueAt(around - around * factor, axis), valueAt(around + (1 - around) * factor, axis)];
+  return isRange(low, high) && (axis.scale !== "log" || low > 0) ? [low, high] : [axis.low, axis.high];
 }
 
 const ranges = new Map<string, [number, number]>();

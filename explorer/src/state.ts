@@ -157,11 +157,17 @@ export function fromHash(hash: string, about: About): State {
   return state;
 }
 
-const short = (value: number) => String(Number(value.toPrecision(5)));
+const short = (value: number) => String(Number(value.toPrecision(8)));
 
 function range(text: string | null): [number, number] | null {
   const [low, high] = (text ?? "").split("..").map(Number);
-  return Number.isFinite(low) && Number.isFinite(high) && low < high ? [low, high] : null;
+  return isRange(low, high) ? [low, high] : null;
+}
+
+/** Whether an axis can be of a range: not one so narrow that its numbers are all alike, nor one without an end. */
+export function isRange(low: number, high: number): boolean {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  return size < 1e30 && high - low > 1e-5 * size && high - low > 1e-30;
 }
 
 /** Ascending numbers in few letters: the steps between them, in base 36, a run of ones as one word. */

@@ -65,9 +65,10 @@ def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYT
     sample = records[np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(int))]
     each = sum(len(_packed(shown, s, measure, sample)["data"]) for measure in measures) / len(sample)
     count = min(len(records), int(room / each))
-    if count < min(2, len(records)):
-        raise InputError.flag("export", path, f"would be larger than {most_bytes / 1e6:.0f} MB with two records in it")
     while True:
+        if count < min(2, len(records)):
+            too_large = f"would be larger than {most_bytes / 1e6:.0f} MB with two records in it"
+            raise InputError.flag("export", path, too_large)
         chosen = np.unique(np.linspace(0, len(records) - 1, count).round().astype(int))
         text = page(_document(explored, name, shown, s, measures, chosen)).encode()
         if len(text) <= most_bytes:
@@ -146,11 +147,9 @@ def _document(
 
 
 def _groups(shown: ShownRecording, s: int, layers: list[str], iterations: list[int]) -> dict[str, Any]:
-    """Find the groups at a few records, of the layer that is shown first."""
-    if not layers:
-        return {}
+    """Find the groups at a few records, by layer."""
     at = np.unique(np.linspace(0, len(iterations) - 1, GROUPS_AT).round().astype(int))
-    return {str(iterations[k]): shown.groups(s, layers[-1], iterations[k]) for k in at}
+    return {layer: [shown.groups(s, layer, iterations[k]) for k in at] for layer in layers}
 
 
 def _packed(shown: ShownRecording, s: int, measure: str, records: Int[np.ndarray, " k"]) -> dict[str, str]:
