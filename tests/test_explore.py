@@ -636,6 +636,10 @@ def test_the_keyboard_is_enough(person):
     assert person.run("return explorer.help.open")
     person.press("\ue00c")
     assert not person.run("return explorer.help.open")
+    person.run("document.querySelector('.track input').focus()")
+    person.press("\ue004")  # Tab
+    assert person.run("return document.activeElement.type") != "range"
+    person.run("document.activeElement.blur()")
     person.press("\ue011", "-", "-", " ")
     assert person.run("return explorer.time.playing") and person.state()["speed"] == 3
     person.wait("explorer.app.record > 1")

@@ -2,7 +2,7 @@
 
 import type { App } from "./app";
 import { css, ofClass, PINS, RIGHT, WRONG } from "./colours";
-import { count, element, few, menu } from "./dom";
+import { count, element, few, menu, refill } from "./dom";
 import { words } from "./panel";
 
 const MOST = 120; // examples shown in the list
@@ -16,7 +16,6 @@ export class Examples {
   private readonly looks = new Map<number, Uint8Array | string>();
   private readonly asked = new Set<number>();
   private soon = new Set<number>();
-  private backwards = false;
   private shown = "";
 
   constructor(private readonly app: App) {
@@ -50,7 +49,7 @@ export class Examples {
     const listed = app.listed;
     const key = this.key(sort);
     if (key) listed.sort((a, b) => compare(key(a), key(b)));
-    return this.backwards ? listed.reverse() : listed;
+    return app.state.backwards ? listed.reverse() : listed;
   }
 
   private key(sort: string): ((n: number) => number | string) | null {
@@ -134,7 +133,7 @@ export class Examples {
       right && order.slice(0, MOST).map(right),
       state.pins,
       state.sort,
-      this.backwards,
+      state.backwards,
       app.front.title,
       about.scores.length,
     ]);
@@ -150,7 +149,8 @@ export class Examples {
         .map((name): [string, string] => [name, `${words(name)} now`]),
       ...about.scores.map(({ name }): [string, string] => [`score.${name}`, words(name)]),
     ];
-    this.bar.replaceChildren(
+    refill(
+      this.bar,
       element(
         "label",
         {},
@@ -159,21 +159,22 @@ export class Examples {
       ),
       element(
         "button",
-        { type: "button", "aria-pressed": this.backwards, title: "the other way round", onclick: () => this.turn() },
+        {
+          type: "button",
+          "aria-pressed": state.backwards,
+          title: "the other way round",
+          onclick: () => app.change({ backwards: !state.backwards }),
+        },
         "↓↑",
       ),
     );
     const found = order.slice(0, MOST).map((n) => this.item(n, right));
     const left = order.length - found.length;
-    this.list.replaceChildren(
+    refill(
+      this.list,
       ...found,
       ...(left > 0 ? [element("p", { class: "quiet" }, `and ${count(left, "more")}`.replace("mores", "more"))] : []),
     );
-  }
-
-  private turn(): void {
-    this.backwards = !this.backwards;
-    this.drawList();
   }
 
   private item(n: number, right: ((n: number) => boolean) | null): HTMLElement {
@@ -279,7 +280,7 @@ export class Examples {
           : []),
       ),
     );
-    this.summary.replaceChildren(...parts);
+    refill(this.summary, ...parts);
   }
 
   private bars(title: string, names: string[], values: number[], colour: (k: number) => string): HTMLElement {

@@ -4,7 +4,7 @@ import uPlot from "uplot";
 import type { App } from "./app";
 import { css, PINS, RIGHT, WRONG } from "./colours";
 import { type Band, HISTORY, type History, type HistoryName } from "./data";
-import { element } from "./dom";
+import { element, refill } from "./dom";
 import { RETRY } from "./frames";
 import { words } from "./panel";
 import { axis, gaps, SIDES } from "./time";
@@ -158,7 +158,8 @@ export class Histories {
   /** Which example each colour is; a click takes its pin out. */
   private drawPins(): void {
     const { app } = this;
-    this.pinned.replaceChildren(
+    refill(
+      this.pinned,
       ...app.state.pins.map((pin, k) => {
         const text = `id ${app.about.ids[pin]}${app.label(pin) && `, ${app.label(pin)}`}`;
         const button = element(

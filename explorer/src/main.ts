@@ -5,7 +5,7 @@ import "./page.css";
 import { App } from "./app";
 import { css } from "./colours";
 import { type About, File, Server, type Source } from "./data";
-import { element, menu, switches } from "./dom";
+import { element, menu, refill, switches } from "./dom";
 import { Examples } from "./examples";
 import { Filters } from "./filters";
 import { Groups } from "./groups";
@@ -201,9 +201,6 @@ class Page {
     ]);
     if (key === this.toolbarKey) return;
     this.toolbarKey = key;
-    const focused = this.toolbar.contains(document.activeElement)
-      ? document.activeElement?.getAttribute("aria-label")
-      : null;
     const { recordings } = about;
     const toggle = <T>(on: T[], value: T, more: boolean): T[] => {
       if (!more) return [value];
@@ -227,7 +224,8 @@ class Page {
     const first = recordings[0];
     const group = (name: string, control: HTMLElement) =>
       element("div", { class: "control" }, element("span", {}, name), control);
-    this.toolbar.replaceChildren(
+    refill(
+      this.toolbar,
       ...(recordings.length > 1
         ? [
             group(
@@ -299,13 +297,13 @@ class Page {
           ]
         : []),
     );
-    if (focused) this.toolbar.querySelector<HTMLElement>(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
 
   private drawLegend(): void {
     const { app } = this;
     const found = this.panels[Math.min(app.state.front, this.panels.length - 1)]?.legend() ?? [];
-    this.legend.replaceChildren(
+    refill(
+      this.legend,
       ...found.map(({ text, colour, cross, label }) => {
         const mark = element("i", { class: cross ? "cross" : "" }, cross ? "✕" : "");
         if (cross) mark.style.color = css(colour);

@@ -31,6 +31,8 @@ export interface State {
   filter: Filter;
   speed: number; // records a second
   sort: string;
+  backwards: boolean; // the order turned round
+  groups: boolean; // whether they are looked for
   theme: "" | "light" | "dark";
 }
 
@@ -67,6 +69,8 @@ export function initial(about: About): State {
     filter: NO_FILTER,
     speed: 30,
     sort: about.scores[0] ? `score.${about.scores[0].name}` : "example",
+    backwards: false,
+    groups: false,
     theme: "",
   };
 }
@@ -89,6 +93,7 @@ export function toHash(state: State, about: About): string {
   put("pins", state.pins.join(","), "");
   put("selected", packed(state.selection), "");
   put("speed", String(state.speed), String(first.speed));
+  for (const name of ["backwards", "groups"] as const) put(name, state[name] ? "yes" : "", "");
   const { labels, chunks, right, score, low, high, ids } = state.filter;
   put("labels", labels.join(","), "");
   put("chunks", chunks.join(","), "");
@@ -135,6 +140,7 @@ export function fromHash(hash: string, about: About): State {
   state.colour = one("colour", [...ofClasses, ...(about.chunks ? ["chunk"] : []), ...known], state.colour);
   state.sort = one("sort", ["example", "id", ...(about.classes.length ? ["label"] : []), ...known], state.sort);
   state.theme = one("theme", ["", "light", "dark"], "");
+  for (const name of ["backwards", "groups"] as const) state[name] = given.get(name) === "yes";
   state.xRange = range(given.get("xRange"));
   state.yRange = range(given.get("yRange"));
   state.pins = whole("pins", about.numExamples).slice(-MOST_PINS);

@@ -32,7 +32,9 @@ export class Time {
         app.go(Number(this.slider.value), false);
       },
       onchange: () => app.go(Number(this.slider.value)),
-      onkeydown: (event: Event) => event.preventDefault(), // the page has keys of its own, which step by records
+      onkeydown: (event: KeyboardEvent) => {
+        if (/^(Arrow|Page|Home|End)/.test(event.key)) event.preventDefault(); // the page's own keys step by records
+      },
     });
     this.play = element("button", {
       type: "button",

@@ -83,15 +83,14 @@ def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYT
 
 
 def _measures(shown: ShownRecording) -> list[str]:
-    """Choose what goes into the file: all but the layers before the last two, which would leave few records."""
+    """Choose what goes into the file: of more than two layers, which would leave few records, that shown first."""
     layers = {kept.key: kept.name for kept in shown.recording.contents.layers.values()}
-    last = [*shown.recording.gradient_layers, *shown.recording.layers][-1:] or [""]
-    kept = [
+    first = (shown.recording.gradient_layers or shown.recording.layers)[-1:]
+    return [
         name
         for name in shown.histories.measures
-        if "." not in name or len(layers) <= 2 or layers[name.partition(".")[2]] in last
+        if "." not in name or len(layers) <= 2 or layers[name.partition(".")[2]] in first
     ]
-    return kept
 
 
 def _rest(explored: Explored, name: str, shown: ShownRecording, s: int) -> str:
