@@ -440,8 +440,8 @@ class Page {
       if (recording.finished) continue;
       try {
         const known = recording.iterations.length;
-        const atEnd = k === app.front.recording && app.record >= known - 1;
         const { iterations, ...status } = await app.source.status(k, known);
+        const atEnd = k === app.front.recording && app.record >= known - 1; // by now
         Object.assign(recording, status);
         recording.iterations.push(...iterations);
         if (iterations.length && atEnd && !this.time.playing) app.go(Number.MAX_SAFE_INTEGER);
