@@ -10,7 +10,7 @@ import { words } from "./panel";
 import { axis, gaps, SIDES } from "./time";
 
 const CHARTS = HISTORY.filter((name) => name !== "right");
-const SELECTED = "#555555";
+const SELECTED = "#888888"; // seen on light and on dark
 const STRIP = 9; // pixels of a row of the strip of right and wrong
 
 export class Histories {

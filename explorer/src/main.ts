@@ -81,6 +81,8 @@ class Page {
   private readonly note = element("p", { class: "note", role: "status", hidden: true });
   private readonly help = element("dialog", { class: "help" });
   private toolbarKey = "";
+  private pointer: [number, number] = [0, 0];
+  private tipped: number | null = null;
 
   constructor(root: HTMLElement, about: About, source: Source) {
     this.app = new App(about, source);
@@ -118,7 +120,10 @@ class Page {
     );
     app.onDraw((all) => this.draw(all));
     document.addEventListener("keydown", (event) => this.key(event));
-    document.addEventListener("pointermove", (event) => this.moveTip(event.clientX, event.clientY));
+    document.addEventListener("pointermove", (event) => {
+      this.pointer = [event.clientX, event.clientY];
+      this.moveTip(...this.pointer);
+    });
     Object.assign(window, { explorer: this });
     for (const { name } of about.scores) app.score(name);
     app.refresh(true);
@@ -168,6 +173,8 @@ class Page {
     this.time.draw(all);
     this.histories.draw(all);
     this.examples.draw(all);
+    if (app.pointed !== this.tipped) this.moveTip(...this.pointer); // it has been hidden, or of another size
+    this.tipped = app.pointed;
     this.groups.draw(all);
   }
 

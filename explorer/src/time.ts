@@ -5,7 +5,8 @@ import type { App } from "./app";
 import { count, element } from "./dom";
 
 const SPEEDS = [1, 3, 10, 30, 60, 120, 300];
-export const INK = { accuracy: "#0072b2", loss: "#cc79a7" };
+const INK = { accuracy: "--accent", loss: "--loss" };
+const inked = (name: keyof typeof INK) => () => getComputedStyle(document.body).getPropertyValue(INK[name]);
 /** Room at both sides of every chart over the records, so that they stand below each other. */
 export const SIDES = { left: 52, right: 14 };
 
@@ -129,7 +130,7 @@ export class Time {
     this.text.textContent = `iteration ${iteration.toLocaleString("en")} of ${last.toLocaleString("en")}${epoch}`;
     const number = (name: "accuracy" | "loss", value: string) => {
       const text = element("b", {}, `${name} ${value}`);
-      text.style.color = INK[name];
+      text.style.color = `var(${INK[name]})`;
       this.text.append("  ", text);
     };
     if (Number.isFinite(accuracy)) number("accuracy", `${(100 * accuracy).toFixed(1)} %`);
@@ -162,7 +163,7 @@ export class Time {
     const line = (label: "accuracy" | "loss", scale: string): uPlot.Series => ({
       label,
       scale,
-      stroke: INK[label],
+      stroke: inked(label),
       width: 1.5,
       points: { show: false },
     });
@@ -174,7 +175,7 @@ export class Time {
       cursor: { show: false },
       scales: { x: { time: false }, share: { range: [0, 1] }, loss: { range: (_, __, high) => [0, high || 1] } },
       series: [{}, ...(classes ? [line("accuracy", "share")] : []), line("loss", "loss")],
-      axes: [{ show: false }, ...axis(classes ? "share" : "loss", INK[classes ? "accuracy" : "loss"])],
+      axes: [{ show: false }, ...axis(classes ? "share" : "loss", inked(classes ? "accuracy" : "loss"))],
     };
   }
 
@@ -184,7 +185,7 @@ export class Time {
 }
 
 /** A quiet axis at the left. */
-export function axis(scale: string, stroke?: string): uPlot.Axis[] {
+export function axis(scale: string, stroke?: () => string): uPlot.Axis[] {
   const quiet = () => getComputedStyle(document.body).getPropertyValue("--quiet");
   return [
     {
