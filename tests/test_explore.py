@@ -219,6 +219,7 @@ def test_nothing_else_is_served(served, path):
         ("history", {"recording": 0, "seed": 0, "layer": "fc2", "example": 50}, None),
         ("history", {"recording": "é", "seed": 0, "layer": "fc2", "example": 5}, None),
         ("groups", {"recording": 0, "seed": 0, "layer": "fc9", "iteration": 3}, None),
+        ("groups", {"recording": 0, "seed": 0, "layer": "fc2", "iteration": 10**30}, None),
         ("score", {"name": "nothing"}, None),
         ("pictures", {}, [50]),
         ("pictures", {}, []),
@@ -231,6 +232,16 @@ def test_nothing_else_is_served(served, path):
 def test_nonsense_is_answered_by_a_line(served, path, query, body):
     status, content = ask(served.url, f"api/{path}", body, **query)
     assert status == 404 and len(content.splitlines()) == 1
+
+
+def test_what_is_no_question_leaves_no_traceback(served, capfd):
+    address, _, secret = served.url.partition("?token=")
+    headers = {"Authorization": f"Bearer {secret}"}
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(f"{address}api/pictures", b"[" * 100_000, headers))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert ask(served.url, "api/about", headers=upgrade | {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="})[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_page_may_do_little(served):
@@ -589,6 +600,7 @@ def test_the_url_holds_all_that_is_chosen(person):
     person.open("t=9&seeds=1,2&colour=label&x=loss&y=margin&xScale=log&pins=3,8&labels=1,7&speed=120")
     person.run("explorer.app.select([0, 1, 2, 3, 10, 30, 31, 49])")
     person.press("t")
+    person.wait("explorer.settled")
     before, url = person.state(), person.run("return location.href")
     assert (before["seeds"], before["iteration"], before["selection"]) == ([1, 2], 9, [0, 1, 2, 3, 10, 30, 31, 49])
     person.browser.get("about:blank")
@@ -598,7 +610,24 @@ def test_the_url_holds_all_that_is_chosen(person):
     person.open(
         "t=99999&seeds=77&x=nothing&pins=900,-1&selected=zzz.*zz&range=agr:x:y&theme=blue"
     )  # of another recording
-    assert person.state()["iteration"] in (16, 99999) and person.state()["pins"] == []
+    assert person.state()["iteration"] == 16 and person.state()["pins"] == []
+    assert person.state()["filter"]["low"] is None  # infinite
+    person.open(f"pins={','.join(map(str, range(20)))},19&seeds=1,1&xRange=1..1.0000000000000002")
+    assert person.state()["pins"] == list(range(12, 20)) and person.state()["seeds"] == [1]
+    assert person.state()["xRange"] is None
+    assert complaints(person.browser) == []
+
+
+@browser_test
+def test_panels_that_go_give_their_graphics_memory_back(person):
+    person.open("t=3")
+    for _ in range(12):  # a browser keeps sixteen
+        person.run("explorer.app.change({seeds: [0, 1, 2]})")
+        person.wait("explorer.panels.length == 3")
+        person.run("explorer.app.change({seeds: [0]})")
+        person.wait("explorer.panels.length == 1")
+    assert not person.run("return explorer.panels[0].points.gl.isContextLost()")
+    assert complaints(person.browser) == []
 
 
 @browser_test
@@ -625,6 +654,10 @@ def test_the_keyboard_is_enough(person):
     assert person.run("return explorer.help.open")
     person.press("\ue00c")
     assert not person.run("return explorer.help.open")
+    person.run("document.querySelector('.track input').focus()")
+    person.press("\ue004")  # Tab
+    assert person.run("return document.activeElement.type") != "range"
+    person.run("document.activeElement.blur()")
     person.press("\ue011", "-", "-", " ")
     assert person.run("return explorer.time.playing") and person.state()["speed"] == 3
     person.wait("explorer.app.record > 1")

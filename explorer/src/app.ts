@@ -10,8 +10,9 @@ import {
   type RecordingAbout,
   type Source,
 } from "./data";
+import { few } from "./dom";
 import { Frames, type Series } from "./frames";
-import { fromHash, type State, toHash } from "./state";
+import { fromHash, MOST_PINS, type State, toHash } from "./state";
 
 export interface View extends Place {
   title: string;
@@ -34,6 +35,8 @@ export class App {
   private everything = true;
   private readonly asked = new Set<string>();
   message = "";
+  private saying = 0;
+  private telling = 0;
   /** Milliseconds from the page's start until points were drawn. */
   firstPicture: number | null = null;
 
@@ -46,15 +49,22 @@ export class App {
     this.frames = new Frames(source, about.numExamples, about.span, length, () => this.refresh(true));
     this.visible = new Uint8Array(about.numExamples).fill(1);
     this.chosen = new Uint8Array(about.numExamples);
-    this.record = this.recordOf(this.front.recording, this.state.iteration);
+    this.record = this.recordShown();
     this.derive();
     window.addEventListener("hashchange", () => {
       if (location.hash.slice(1) === toHash(this.state, this.about)) return;
       this.state = fromHash(location.hash, about);
-      this.record = this.recordOf(this.front.recording, this.state.iteration);
+      this.record = this.recordShown();
       this.derive();
       this.refresh(true);
     });
+  }
+
+  /** The record nearest to the iteration that the URL names, which may be none of this recording's. */
+  private recordShown(): number {
+    const record = Math.round(this.recordOf(this.front.recording, this.state.iteration));
+    this.state.iteration = this.recording.iterations[record] ?? 0;
+    return record;
   }
 
   /** The panels, in order. */
@@ -66,10 +76,15 @@ export class App {
       for (const seed of seeds) {
         for (const layer of layers.length ? layers : [""]) {
           if (seed >= about.seeds.length || (layer && !about.layers.includes(layer))) continue;
-          const several = this.about.recordings.length > 1 ? `${about.name}, ` : "";
-          found.push({ recording, seed, layer, title: `${several}seed ${about.seeds[seed]}${layer && `, ${layer}`}` });
+          found.push({ recording, seed, layer, title: titled(this.about, recording, seed, layer) });
         }
       }
+    }
+    if (!found.length) {
+      // Of a recording alone that has none of the seeds or layers that are chosen.
+      const about = this.about.recordings[recordings[0]];
+      const layer = about.layers.at(-1) ?? "";
+      found.push({ recording: recordings[0], seed: 0, layer, title: titled(this.about, recordings[0], 0, layer) });
     }
     return found.slice(0, 12);
   }
@@ -134,7 +149,7 @@ export class App {
   pin(example: number): void {
     const { pins } = this.state;
     const others = pins.filter((pin) => pin !== example);
-    this.change({ pins: others.length < pins.length ? others : [...pins, example].slice(-8) });
+    this.change({ pins: others.length < pins.length ? others : [...pins, example].slice(-MOST_PINS) });
   }
 
   point(example: number | null): void {
@@ -153,16 +168,37 @@ export class App {
       const whole = this.everything;
       this.everything = false;
       for (const listener of this.listeners) listener(whole);
-      if (settled) history.replaceState(null, "", `${location.search}#${toHash(this.state, this.about)}`);
+      if (settled) this.tellUrl();
     });
+  }
+
+  /** Say in the URL what is chosen; browsers stop a page that does so more than some hundred times in half a minute. */
+  private tellUrl(): void {
+    if (this.telling) return;
+    this.telling = window.setTimeout(() => {
+      this.telling = 0;
+      const hash = `#${toHash(this.state, this.about)}`;
+      if (hash !== location.hash) history.replaceState(null, "", location.search + hash);
+    }, 250);
+  }
+
+  /** Whether all that was chosen is drawn, and in the URL. */
+  get told(): boolean {
+    return !this.everything && !this.telling;
   }
 
   onDraw(listener: (all: boolean) => void): void {
     this.listeners.push(listener);
   }
 
+  /** Show a message for a while. */
   say(message: string): void {
     this.message = message;
+    clearTimeout(this.saying);
+    this.saying = window.setTimeout(() => {
+      this.message = "";
+      this.refresh(true);
+    }, 8000);
     this.refresh(true);
   }
 
@@ -240,6 +276,11 @@ export class App {
 
   label(example: number): string {
     const { classes, labels, targets } = this.about;
-    return classes.length ? classes[labels[example]] : targets ? String(targets[example]) : "";
+    return classes.length ? classes[labels[example]] : targets ? few(targets[example]) : "";
   }
+}
+
+function titled({ recordings }: About, recording: number, seed: number, layer: string): string {
+  const { name, seeds } = recordings[recording];
+  return `${recordings.length > 1 ? `${name}, ` : ""}seed ${seeds[seed]}${layer && `, ${layer}`}`;
 }

@@ -21,7 +21,7 @@ export interface Score {
 
 export interface RecordingAbout {
   name: string;
-  path: string;
+  path: string | string[]; // several that are read as one
   seeds: number[];
   layers: string[];
   gradientLayers: string[];
@@ -108,6 +108,8 @@ export class Server implements Source {
         ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    }).catch(() => {
+      throw new Error("The server does not answer; train_dynamics.explore may have ended.");
     });
     if (!answer.ok) throw new Error((await answer.text()) || answer.statusText);
     return answer;
@@ -166,7 +168,7 @@ interface Packed {
   about: About;
   arrays: Record<string, { encoding: Encoding; data: string }>;
   texts: string[];
-  groups: Record<string, Groups>;
+  groups: Record<string, Groups[]>; // by layer, ascending in iterations
 }
 
 export class File implements Source {
@@ -267,9 +269,10 @@ export class File implements Source {
     return examples.map((example) => this.packed.texts[example]);
   }
 
-  async groups(_place: Place, iteration: number) {
-    const known = Object.values(this.packed.groups).filter((groups) => groups.iteration <= iteration);
-    return known.at(-1) ?? Object.values(this.packed.groups)[0] ?? { iteration, cones: [], pairs: [] };
+  async groups(place: Place, iteration: number) {
+    const known = this.packed.groups[place.layer] ?? [];
+    const before = known.filter((groups) => groups.iteration <= iteration);
+    return before.at(-1) ?? known[0] ?? { iteration, cones: [], pairs: [] };
   }
 
   async status(): Promise<Status> {

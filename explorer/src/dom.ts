@@ -21,6 +21,18 @@ export function element<K extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
+/** Put other children into an element; whoever is there by keyboard stays at the control of the same name. */
+export function refill(holder: HTMLElement, ...children: (Node | string)[]): void {
+  const controls = () => [...holder.querySelectorAll<HTMLElement>("button, select, input")];
+  const name = (control: HTMLElement | undefined) => control?.getAttribute("aria-label") ?? control?.textContent;
+  const focused = holder.querySelector<HTMLElement>(":focus-visible");
+  const at = focused ? controls().indexOf(focused) : -1;
+  holder.replaceChildren(...children);
+  if (!focused) return;
+  const now = controls();
+  (name(now[at]) === name(focused) ? now[at] : now.find((one) => name(one) === name(focused)))?.focus();
+}
+
 /** A menu of choices; `choices` are pairs of value and words. */
 export function menu(name: string, choices: [string, string][], value: string, chosen: (value: string) => void) {
   const select = element(

@@ -2,7 +2,7 @@
 
 import type { App } from "./app";
 import { css, ofClass, PINS, RIGHT, WRONG } from "./colours";
-import { count, element, few, menu } from "./dom";
+import { count, element, few, menu, refill } from "./dom";
 import { words } from "./panel";
 
 const MOST = 120; // examples shown in the list
@@ -16,7 +16,6 @@ export class Examples {
   private readonly looks = new Map<number, Uint8Array | string>();
   private readonly asked = new Set<number>();
   private soon = new Set<number>();
-  private backwards = false;
   private shown = "";
 
   constructor(private readonly app: App) {
@@ -33,10 +32,11 @@ export class Examples {
   draw(all: boolean): void {
     this.drawTip();
     if (all) this.drawList();
-    else if (this.app.state.sort.match(/^(norm|alignment|loss|margin)$/)) this.later();
+    else this.later();
   }
 
   private timer = 0;
+  /** Draw the list for the iteration shown once that rests: what is right, and some orders, are of it. */
   private later(): void {
     clearTimeout(this.timer);
     this.timer = window.setTimeout(() => this.drawList(), 250);
@@ -49,7 +49,7 @@ export class Examples {
     const listed = app.listed;
     const key = this.key(sort);
     if (key) listed.sort((a, b) => compare(key(a), key(b)));
-    return this.backwards ? listed.reverse() : listed;
+    return app.state.backwards ? listed.reverse() : listed;
   }
 
   private key(sort: string): ((n: number) => number | string) | null {
@@ -62,18 +62,21 @@ export class Examples {
   }
 
   /** The picture or text of an example, if it has come; otherwise it is asked for. */
-  look(example: number, size: number): HTMLElement {
-    const { app } = this;
+  private known(example: number): Uint8Array | string | undefined {
     const known = this.looks.get(example);
-    const { picture } = app.about;
-    if (known === undefined) {
-      if (!this.asked.has(example)) {
-        this.asked.add(example);
-        if (!this.soon.size) setTimeout(() => this.fetch(), 0);
-        this.soon.add(example);
-      }
-      return element("span", { class: "blank" });
+    if (known === undefined && !this.asked.has(example)) {
+      this.asked.add(example);
+      if (!this.soon.size) setTimeout(() => this.fetch(), 0);
+      this.soon.add(example);
     }
+    return known;
+  }
+
+  /** An example as it is shown: a picture so large, or its text. */
+  look(example: number, size: number): HTMLElement {
+    const { picture } = this.app.about;
+    const known = this.known(example);
+    if (known === undefined) return element("span", { class: "blank" });
     if (typeof known === "string" || !picture) return element("pre", {}, String(known));
     return paint(known, picture, size);
   }
@@ -123,16 +126,17 @@ export class Examples {
     const { app } = this;
     const { about, state } = app;
     const order = this.order();
+    const right = app.right(app.front);
     const key = JSON.stringify([
       order.length,
       order.slice(0, MOST),
+      right && order.slice(0, MOST).map(right),
       state.pins,
       state.sort,
-      this.backwards,
+      state.backwards,
       app.front.title,
       about.scores.length,
     ]);
-    const right = app.right(app.front);
     this.drawSummary(right);
     if (key === this.shown) return;
     this.shown = key;
@@ -145,7 +149,8 @@ export class Examples {
         .map((name): [string, string] => [name, `${words(name)} now`]),
       ...about.scores.map(({ name }): [string, string] => [`score.${name}`, words(name)]),
     ];
-    this.bar.replaceChildren(
+    refill(
+      this.bar,
       element(
         "label",
         {},
@@ -154,21 +159,22 @@ export class Examples {
       ),
       element(
         "button",
-        { type: "button", "aria-pressed": this.backwards, title: "the other way round", onclick: () => this.turn() },
+        {
+          type: "button",
+          "aria-pressed": state.backwards,
+          title: "the other way round",
+          onclick: () => app.change({ backwards: !state.backwards }),
+        },
         "↓↑",
       ),
     );
     const found = order.slice(0, MOST).map((n) => this.item(n, right));
     const left = order.length - found.length;
-    this.list.replaceChildren(
+    refill(
+      this.list,
       ...found,
       ...(left > 0 ? [element("p", { class: "quiet" }, `and ${count(left, "more")}`.replace("mores", "more"))] : []),
     );
-  }
-
-  private turn(): void {
-    this.backwards = !this.backwards;
-    this.drawList();
   }
 
   private item(n: number, right: ((n: number) => boolean) | null): HTMLElement {
@@ -274,7 +280,7 @@ export class Examples {
           : []),
       ),
     );
-    this.summary.replaceChildren(...parts);
+    refill(this.summary, ...parts);
   }
 
   private bars(title: string, names: string[], values: number[], colour: (k: number) => string): HTMLElement {
@@ -324,10 +330,9 @@ export class Examples {
   private meanPicture(listed: number[]): HTMLElement | null {
     const { picture } = this.app.about;
     if (!picture) return null;
-    const step = Math.max(1, Math.floor(listed.length / 200));
-    const some = listed.filter((_, k) => k % step === 0).slice(0, 200);
-    const known = some.map((n) => this.looks.get(n)).filter((look): look is Uint8Array => look instanceof Uint8Array);
-    for (const n of some) this.look(n, 1);
+    const step = Math.ceil(listed.length / 200);
+    const some = listed.filter((_, k) => k % step === 0);
+    const known = some.map((n) => this.known(n)).filter((look): look is Uint8Array => look instanceof Uint8Array);
     if (!known.length) return null;
     const mean = new Uint8Array(known[0].length);
     for (let k = 0; k < mean.length; k++) mean[k] = known.reduce((sum, look) => sum + look[k], 0) / known.length;

@@ -1,7 +1,7 @@
 // Which examples are shown at all: by label, chunk, right or wrong, a score, and ids; together, and cleared at once.
 
 import type { App } from "./app";
-import { element, few, menu, switches } from "./dom";
+import { element, few, menu, refill, switches } from "./dom";
 import { words } from "./panel";
 import { NO_FILTER } from "./state";
 
@@ -130,8 +130,9 @@ export class Filters {
     if (this.ids.value !== filter.ids) this.ids.value = filter.ids;
     parts.push(element("label", {}, "id"), this.ids);
     const active = JSON.stringify(filter) !== JSON.stringify(NO_FILTER);
-    const hadFocus = document.activeElement === this.ids;
-    this.body.replaceChildren(
+    const hadFocus = document.activeElement === this.ids; // the field itself moves, and would lose it
+    refill(
+      this.body,
       element("div", { class: "fields" }, ...parts),
       ...(active
         ? [element("button", { type: "button", class: "clear", onclick: () => this.clear() }, "clear all filters (0)")]

@@ -5,6 +5,7 @@ import type { Numbers, Source } from "./data";
 const BUDGET = 192e6; // bytes of all series together
 const COARSE = 48; // frames of the whole run that are loaded first
 const AT_ONCE = 3; // requests under way
+export const RETRY = 3000; // milliseconds after a request that failed
 
 export interface Series {
   recording: number;
@@ -13,8 +14,7 @@ export interface Series {
 }
 
 interface Loaded {
-  series: Series;
-  length: number; // records known when it was begun; a live run has more later
+  length: number; // records that the coarse frames are of; a live run has more later
   stride: number;
   coarse: Map<number, Numbers>;
   ranges: Map<number, { rows: Numbers[]; used: number }>;
@@ -29,6 +29,8 @@ export class Frames {
   /** Of the ranges that are held. */
   bytes = 0;
   private clock = 0;
+  private budget = BUDGET;
+  private again = 0;
   failed = "";
 
   /**
@@ -74,9 +76,10 @@ export class Frames {
     return range?.rows[record % this.span] ?? null;
   }
 
-  /** The coarse frames of a series, from which axes are found. */
-  sample(series: Series): Numbers[] {
-    return [...(this.series.get(keyOf(series))?.coarse.values() ?? [])];
+  /** The coarse frames of a series, from which axes are found, and of how many records they are. */
+  sample(series: Series): { frames: Numbers[]; length: number } {
+    const { coarse, length } = this.known(series);
+    return { frames: [...coarse.values()], length };
   }
 
   /** Ask for what is shown now; what comes next is loaded after it. */
@@ -91,15 +94,19 @@ export class Frames {
   }
 
   private load(): void {
-    while (this.busy.size < AT_ONCE) {
+    while (this.busy.size < AT_ONCE && performance.now() >= this.again) {
       const next = this.next();
       if (!next) return;
       const [name, work] = next;
       this.busy.add(name);
       work()
+        .then(() => {
+          this.failed = "";
+        })
         .catch((error) => {
           this.failed = String(error.message ?? error);
-          this.wanted = null;
+          this.again = performance.now() + RETRY;
+          setTimeout(() => this.load(), RETRY + 10);
         })
         .finally(() => {
           this.busy.delete(name);
@@ -116,11 +123,13 @@ export class Frames {
     for (const one of series) {
       const known = this.known(one);
       const name = `${keyOf(one)}/coarse`;
-      if (!known.coarse.size && !this.busy.has(name)) return [name, () => this.loadCoarse(one, known)];
+      const grown = this.records(one.recording) >= 2 * known.length;
+      if ((!known.coarse.size || grown) && !this.busy.has(name)) return [name, () => this.loadCoarse(one, known)];
     }
     const here = Math.floor(record / this.span);
     const cost = series.length * this.span * this.n * 2;
-    const reach = Math.max(1, Math.floor(BUDGET / cost) - 1);
+    const reach = Math.max(0, Math.floor(BUDGET / cost) - 1);
+    this.budget = Math.max(BUDGET, cost); // or what is shown would be thrown away and loaded again, without end
     const ahead = [0, ...Array.from({ length: reach }, (_, k) => [k + 1, -(k + 1)]).flat()];
     for (const step of ahead.slice(0, reach + 1)) {
       const range = here + (forward ? step : -step);
@@ -141,24 +150,21 @@ export class Frames {
     const key = keyOf(one);
     let known = this.series.get(key);
     if (!known) {
-      const length = this.records(one.recording);
-      known = {
-        series: one,
-        length,
-        stride: Math.max(1, Math.ceil(length / COARSE)),
-        coarse: new Map(),
-        ranges: new Map(),
-      };
+      known = { length: 0, stride: 1, coarse: new Map(), ranges: new Map() };
       this.series.set(key, known);
     }
     return known;
   }
 
   private async loadCoarse(one: Series, known: Loaded): Promise<void> {
-    const values = await this.source.frames(one.recording, one.seed, one.measure, 0, known.length, known.stride);
-    for (let k = 0; k * known.stride < known.length; k++) {
-      known.coarse.set(k * known.stride, values.subarray(k * this.n, (k + 1) * this.n));
+    const length = this.records(one.recording);
+    const stride = Math.max(1, Math.ceil(length / COARSE));
+    const values = await this.source.frames(one.recording, one.seed, one.measure, 0, length, stride);
+    const coarse: Loaded["coarse"] = new Map();
+    for (let k = 0; k * stride < length; k++) {
+      coarse.set(k * stride, values.subarray(k * this.n, (k + 1) * this.n));
     }
+    Object.assign(known, { length, stride, coarse });
   }
 
   private async loadRange(one: Series, known: Loaded, range: number, length: number): Promise<void> {
@@ -172,7 +178,7 @@ export class Frames {
   }
 
   private evict(): void {
-    while (this.bytes > BUDGET) {
+    while (this.bytes > this.budget) {
       let oldest: { ranges: Loaded["ranges"]; range: number; used: number } | null = null;
       for (const { ranges } of this.series.values()) {
         for (const [range, { used }] of ranges) {

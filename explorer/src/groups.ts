@@ -2,7 +2,7 @@
 
 import type { App } from "./app";
 import type { Groups as Found } from "./data";
-import { element } from "./dom";
+import { element, refill } from "./dom";
 
 const MOST = 30;
 
@@ -11,6 +11,7 @@ export class Groups {
   private readonly body = element("div");
   private readonly find: HTMLButtonElement;
   private found: { key: string; groups: Found } | null = null;
+  private failed = "";
   private asked = "";
   private timer = 0;
 
@@ -29,15 +30,17 @@ export class Groups {
     );
   }
 
-  private on = false;
-  /** Begin or end to look for groups, which takes the server a moment at each iteration. */
+  /** Whether groups are looked for, which takes the server a moment at each iteration. */
+  private get on(): boolean {
+    return this.app.state.groups;
+  }
+
   toggle(): void {
-    this.on = !this.on;
-    this.app.refresh(true);
+    this.app.change({ groups: !this.on });
   }
 
   get settled(): boolean {
-    return !this.on || this.asked === this.found?.key;
+    return !this.on || Boolean(this.find.hidden) || [this.found?.key, this.failed].includes(this.asked);
   }
 
   draw(all: boolean): void {
@@ -79,20 +82,25 @@ export class Groups {
         this.found = { key, groups };
         app.refresh(true);
       },
-      (error) => app.say(error.message),
+      (error) => {
+        this.failed = key;
+        app.say(error.message);
+      },
     );
   }
 
   private list(): void {
     const { found } = this;
     if (!found) {
-      this.body.replaceChildren(element("p", { class: "quiet" }, "looking …"));
+      const words = this.failed === this.asked ? "They could not be found." : "looking …";
+      this.body.replaceChildren(element("p", { class: "quiet" }, words));
       return;
     }
     const { cones, pairs, iteration } = found.groups;
-    const moved = found.key !== this.asked ? " (looking anew …)" : "";
+    const moved = [found.key, this.failed].includes(this.asked) ? "" : " (looking anew …)";
     const at = `at iteration ${iteration.toLocaleString("en")}${moved}`;
-    this.body.replaceChildren(
+    refill(
+      this.body,
       element("h3", {}, `Cones ${at}`),
       cones.length
         ? this.rows(

@@ -4,12 +4,13 @@ import uPlot from "uplot";
 import type { App } from "./app";
 import { css, PINS, RIGHT, WRONG } from "./colours";
 import { type Band, HISTORY, type History, type HistoryName } from "./data";
-import { element } from "./dom";
+import { element, refill } from "./dom";
+import { RETRY } from "./frames";
 import { words } from "./panel";
 import { axis, gaps, SIDES } from "./time";
 
 const CHARTS = HISTORY.filter((name) => name !== "right");
-const SELECTED = "#555555";
+const SELECTED = "#888888"; // seen on light and on dark
 const STRIP = 9; // pixels of a row of the strip of right and wrong
 
 export class Histories {
@@ -21,6 +22,7 @@ export class Histories {
   private readonly plots = new Map<HistoryName, uPlot>();
   private readonly known = new Map<string, History>();
   private band: { key: string; band: Band } | null = null;
+  private readonly pending = new Set<string>();
   private asked = "";
   private drawn = "";
 
@@ -71,14 +73,19 @@ export class Histories {
     const { app } = this;
     for (const pin of app.state.pins) {
       const key = this.key(pin);
-      if (this.known.has(key)) continue;
+      if (this.known.has(key) || this.pending.has(key)) continue;
       if (this.known.size > 200) this.known.clear();
+      this.pending.add(key);
       app.source.history(app.front, pin).then(
         (history) => {
+          this.pending.delete(key);
           this.known.set(key, history);
           app.refresh(true);
         },
-        (error) => app.say(error.message),
+        (error) => {
+          setTimeout(() => this.pending.delete(key), RETRY);
+          app.say(error.message);
+        },
       );
     }
     const { selection } = app.state;
@@ -151,7 +158,8 @@ export class Histories {
   /** Which example each colour is; a click takes its pin out. */
   private drawPins(): void {
     const { app } = this;
-    this.pinned.replaceChildren(
+    refill(
+      this.pinned,
       ...app.state.pins.map((pin, k) => {
         const text = `id ${app.about.ids[pin]}${app.label(pin) && `, ${app.label(pin)}`}`;
         const button = element(

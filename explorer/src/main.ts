@@ -5,7 +5,7 @@ import "./page.css";
 import { App } from "./app";
 import { css } from "./colours";
 import { type About, File, Server, type Source } from "./data";
-import { element, menu, switches } from "./dom";
+import { element, menu, refill, switches } from "./dom";
 import { Examples } from "./examples";
 import { Filters } from "./filters";
 import { Groups } from "./groups";
@@ -81,6 +81,8 @@ class Page {
   private readonly note = element("p", { class: "note", role: "status", hidden: true });
   private readonly help = element("dialog", { class: "help" });
   private toolbarKey = "";
+  private pointer: [number, number] = [0, 0];
+  private tipped: number | null = null;
 
   constructor(root: HTMLElement, about: About, source: Source) {
     this.app = new App(about, source);
@@ -118,16 +120,19 @@ class Page {
     );
     app.onDraw((all) => this.draw(all));
     document.addEventListener("keydown", (event) => this.key(event));
-    document.addEventListener("pointermove", (event) => this.moveTip(event.clientX, event.clientY));
+    document.addEventListener("pointermove", (event) => {
+      this.pointer = [event.clientX, event.clientY];
+      this.moveTip(...this.pointer);
+    });
     Object.assign(window, { explorer: this });
     for (const { name } of about.scores) app.score(name);
     app.refresh(true);
-    if (!about.exported && about.recordings.some(({ live }) => live)) setTimeout(() => this.poll(), POLL);
+    if (!about.exported) this.pollLater();
   }
 
   /** Whether all that was asked for is there, for tests. */
   get settled(): boolean {
-    return this.app.frames.settled && this.panels.length > 0 && this.groups.settled;
+    return this.app.frames.settled && this.panels.length > 0 && this.groups.settled && this.app.told;
   }
 
   /** Go to a record as the slider does: milliseconds until all is handed to the renderer, and until that is done. */
@@ -147,7 +152,7 @@ class Page {
       const { theme } = app.state;
       document.documentElement.dataset.theme = theme;
       this.drawToolbar();
-      while (this.panels.length > views.length) this.panels.pop()!.root.remove();
+      while (this.panels.length > views.length) this.panels.pop()!.end();
       while (this.panels.length < views.length) {
         const panel = new Panel(app, this.panels.length);
         this.panels.push(panel);
@@ -168,6 +173,8 @@ class Page {
     this.time.draw(all);
     this.histories.draw(all);
     this.examples.draw(all);
+    if (app.pointed !== this.tipped) this.moveTip(...this.pointer); // it has been hidden, or of another size
+    this.tipped = app.pointed;
     this.groups.draw(all);
   }
 
@@ -201,9 +208,6 @@ class Page {
     ]);
     if (key === this.toolbarKey) return;
     this.toolbarKey = key;
-    const focused = this.toolbar.contains(document.activeElement)
-      ? document.activeElement?.getAttribute("aria-label")
-      : null;
     const { recordings } = about;
     const toggle = <T>(on: T[], value: T, more: boolean): T[] => {
       if (!more) return [value];
@@ -227,7 +231,8 @@ class Page {
     const first = recordings[0];
     const group = (name: string, control: HTMLElement) =>
       element("div", { class: "control" }, element("span", {}, name), control);
-    this.toolbar.replaceChildren(
+    refill(
+      this.toolbar,
       ...(recordings.length > 1
         ? [
             group(
@@ -299,13 +304,13 @@ class Page {
           ]
         : []),
     );
-    if (focused) this.toolbar.querySelector<HTMLElement>(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
 
   private drawLegend(): void {
     const { app } = this;
     const found = this.panels[Math.min(app.state.front, this.panels.length - 1)]?.legend() ?? [];
-    this.legend.replaceChildren(
+    refill(
+      this.legend,
       ...found.map(({ text, colour, cross, label }) => {
         const mark = element("i", { class: cross ? "cross" : "" }, cross ? "✕" : "");
         if (cross) mark.style.color = css(colour);
@@ -438,13 +443,12 @@ class Page {
   /** See whether a run has written more, and follow it if the last record is shown. */
   private async poll(): Promise<void> {
     const { app } = this;
-    let live = false;
     for (const [k, recording] of app.about.recordings.entries()) {
-      if (!recording.live) continue;
+      if (recording.finished) continue;
       try {
         const known = recording.iterations.length;
-        const atEnd = k === app.front.recording && app.record >= known - 1;
         const { iterations, ...status } = await app.source.status(k, known);
+        const atEnd = k === app.front.recording && app.record >= known - 1; // by now
         Object.assign(recording, status);
         recording.iterations.push(...iterations);
         if (iterations.length && atEnd && !this.time.playing) app.go(Number.MAX_SAFE_INTEGER);
@@ -452,9 +456,15 @@ class Page {
       } catch (error) {
         app.say((error as Error).message);
       }
-      live ||= recording.live;
     }
-    if (live) setTimeout(() => this.poll(), POLL);
+    this.pollLater();
+  }
+
+  /** Look again, more seldom while nobody writes: a run that was interrupted may be gone on with. */
+  private pollLater(): void {
+    const { recordings } = this.app.about;
+    if (recordings.every(({ finished }) => finished)) return;
+    setTimeout(() => this.poll(), recordings.some(({ live }) => live) ? POLL : 5 * POLL);
   }
 }
 

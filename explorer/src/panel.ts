@@ -5,6 +5,7 @@ import { GREY, ofClass, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours
 import { decoder, quantile } from "./data";
 import { element, few } from "./dom";
 import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, Points, placed, type Scale, valueAt } from "./points";
+import { isRange } from "./state";
 
 const [LEFT, BOTTOM, TOP, RIGHT_EDGE] = [46, 34, 10, 12]; // pixels around the plot
 const NEAR = 12; // pixels within which the pointer finds a point
@@ -29,6 +30,7 @@ export class Panel {
   private readonly over = element("canvas", { class: "over" });
   private readonly title = element("button", { type: "button", class: "title" });
   private readonly box: HTMLElement;
+  private readonly sizes = new ResizeObserver(() => this.app.refresh(true));
   private lasso: [number, number][] | null = null;
   private moved = false;
   private readonly colours: Uint8Array;
@@ -52,8 +54,14 @@ export class Panel {
     } catch (error) {
       this.box.replaceChildren(element("p", { class: "problem" }, String((error as Error).message)));
     }
-    new ResizeObserver(() => app.refresh(true)).observe(this.box);
+    this.sizes.observe(this.box);
     this.listen();
+  }
+
+  end(): void {
+    this.sizes.disconnect();
+    this.points?.end();
+    this.root.remove();
   }
 
   draw(all: boolean): void {
@@ -132,7 +140,8 @@ export class Panel {
     for (const axis of ["x", "y"] as const) {
       const name = app.state[axis];
       const scale = app.state[`${axis}Scale`];
-      const [low, high] = app.state[`${axis}Range`] ?? common(app, name, scale);
+      const zoomed = app.state[`${axis}Range`];
+      const [low, high] = zoomed && (scale !== "log" || zoomed[0] > 0) ? zoomed : common(app, name, scale);
       axes.push({ low, high, scale });
       if (name.startsWith("score.")) {
         const values = app.score(name.slice(6));
@@ -205,7 +214,12 @@ export class Panel {
       ];
     }
     if (["label", "prediction"].includes(state.colour) && about.classes.length && about.classes.length <= 12) {
-      return about.classes.map((text, k) => ({ text, colour: ofClass(k, about.classes.length), label: k }));
+      const filters = state.colour === "label"; // by what is predicted there is no filter
+      return about.classes.map((text, k) => ({
+        text,
+        colour: ofClass(k, about.classes.length),
+        label: filters ? k : undefined,
+      }));
     }
     const [low, high] = state.colour === "chunk" ? [0, 9] : common(this.app, state.colour, "linear");
     return [0, 0.25, 0.5, 0.75, 1].map((share) => ({
@@ -371,8 +385,10 @@ export class Panel {
   }
 }
 
+/** Zoom around a place; no further than the values, of 16 bits, and the URL can tell. */
 function zoom(axis: Axis, around: number, factor: number): [number, number] {
-  return [valueAt(around - around * factor, axis), valueAt(around + (1 - around) * factor, axis)];
+  const [low, high] = [valueAt(around - around * factor, axis), valueAt(around + (1 - around) * factor, axis)];
+  return isRange(low, high) && (axis.scale !== "log" || low > 0) ? [low, high] : [axis.low, axis.high];
 }
 
 const ranges = new Map<string, [number, number]>();
@@ -394,10 +410,11 @@ function ofScore(app: App, name: string, scale: Scale): [number, number] | null 
 
 function ofView(app: App, view: View, name: string, scale: Scale): [number, number] | null {
   const measure = app.measure(view, name);
-  const sample = measure ? app.frames.sample(app.series(view, measure)) : [];
-  if (!measure || !sample.length) return null;
-  const key = `${view.recording}/${view.seed}/${measure.name}/${scale}/${sample.length}`;
-  return remembered(key, () => reach(sample, decoder(measure.encoding), scale));
+  if (!measure) return null;
+  const { frames, length } = app.frames.sample(app.series(view, measure));
+  if (!frames.length) return null;
+  const key = `${view.recording}/${view.seed}/${measure.name}/${scale}/${length}`;
+  return remembered(key, () => reach(frames, decoder(measure.encoding), scale));
 }
 
 function remembered(key: string, find: () => [number, number]): [number, number] {

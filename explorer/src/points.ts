@@ -156,6 +156,11 @@ export class Points {
     this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4));
   }
 
+  /** Give the graphics memory back; a browser has only sixteen such contexts, and takes them from the oldest panel. */
+  end(): void {
+    this.gl.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+
   /** Read back what lies in the graphics memory, for tests. */
   stored(slot: Slot): { values: Numbers; encoding: Encoding } | null {
     const held = this.held.get(slot);

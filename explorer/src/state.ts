@@ -31,8 +31,12 @@ export interface State {
   filter: Filter;
   speed: number; // records a second
   sort: string;
+  backwards: boolean; // the order turned round
+  groups: boolean; // whether they are looked for
   theme: "" | "light" | "dark";
 }
+
+export const MOST_PINS = 8; // each has a colour of its own
 
 export const NO_FILTER: Filter = {
   labels: [],
@@ -59,12 +63,14 @@ export function initial(about: About): State {
     yScale: "linear",
     xRange: null,
     yRange: null,
-    colour: about.classes.length ? "right" : about.chunks ? "chunk" : "label",
+    colour: about.classes.length ? "right" : about.chunks ? "chunk" : "loss",
     pins: [],
     selection: [],
     filter: NO_FILTER,
     speed: 30,
     sort: about.scores[0] ? `score.${about.scores[0].name}` : "example",
+    backwards: false,
+    groups: false,
     theme: "",
   };
 }
@@ -87,6 +93,7 @@ export function toHash(state: State, about: About): string {
   put("pins", state.pins.join(","), "");
   put("selected", packed(state.selection), "");
   put("speed", String(state.speed), String(first.speed));
+  for (const name of ["backwards", "groups"] as const) put(name, state[name] ? "yes" : "", "");
   const { labels, chunks, right, score, low, high, ids } = state.filter;
   put("labels", labels.join(","), "");
   put("chunks", chunks.join(","), "");
@@ -101,21 +108,24 @@ export function fromHash(hash: string, about: About): State {
   const state = initial(about);
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const { seeds, layers } = about.recordings[0];
-  const whole = (name: string, below: number) =>
-    (given.get(name) ?? "")
-      .split(",")
-      .filter(Boolean)
-      .map(Number)
-      .filter((k) => Number.isInteger(k) && k >= 0 && k < below);
+  const whole = (name: string, below: number) => [
+    ...new Set(
+      (given.get(name) ?? "")
+        .split(",")
+        .filter(Boolean)
+        .map(Number)
+        .filter((k) => Number.isInteger(k) && k >= 0 && k < below),
+    ),
+  ];
   const iteration = Number(given.get("t") ?? Number.NaN);
   if (Number.isFinite(iteration)) state.iteration = iteration;
   const shown = (given.get("seeds") ?? "")
     .split(",")
     .filter(Boolean)
     .map((seed) => seeds.indexOf(Number(seed)));
-  if (shown.some((s) => s >= 0)) state.seeds = shown.filter((s) => s >= 0);
+  if (shown.some((s) => s >= 0)) state.seeds = [...new Set(shown.filter((s) => s >= 0))];
   const named = (given.get("layers") ?? "").split(",").filter((layer) => layers.includes(layer));
-  if (named.length) state.layers = named;
+  if (named.length) state.layers = [...new Set(named)];
   const recordings = whole("recordings", about.recordings.length);
   if (recordings.length) state.recordings = recordings;
   state.front = whole("front", 99)[0] ?? 0;
@@ -126,34 +136,44 @@ export function fromHash(hash: string, about: About): State {
   state.y = one("y", known, state.y);
   state.xScale = one("xScale", ["linear", "sqrt", "log"], state.xScale);
   state.yScale = one("yScale", ["linear", "sqrt", "log"], state.yScale);
-  state.colour = one("colour", ["right", "label", "prediction", "chunk", ...known], state.colour);
-  state.sort = one("sort", ["example", "id", "label", ...known], state.sort);
+  const ofClasses = about.classes.length ? ["right", "label", "prediction"] : [];
+  state.colour = one("colour", [...ofClasses, ...(about.chunks ? ["chunk"] : []), ...known], state.colour);
+  state.sort = one("sort", ["example", "id", ...(about.classes.length ? ["label"] : []), ...known], state.sort);
   state.theme = one("theme", ["", "light", "dark"], "");
+  for (const name of ["backwards", "groups"] as const) state[name] = given.get(name) === "yes";
   state.xRange = range(given.get("xRange"));
   state.yRange = range(given.get("yRange"));
-  state.pins = whole("pins", about.numExamples);
+  state.pins = whole("pins", about.numExamples).slice(-MOST_PINS);
   state.selection = unpacked(given.get("selected") ?? "", about.numExamples);
   const speed = Number(given.get("speed"));
-  if (speed > 0) state.speed = speed;
+  if (speed > 0 && Number.isFinite(speed)) state.speed = speed;
   const [score, low, high] = (given.get("range") ?? "").split(":");
   const scored = about.scores.some(({ name }) => name === score);
+  const bound = (text: string | undefined, none: number) =>
+    scored && text && Number.isFinite(Number(text)) ? Number(text) : none;
   state.filter = {
     labels: whole("labels", Math.max(1, about.classes.length)),
     chunks: whole("chunks", 10),
     right: one("show", ["", "right", "wrong"] as const, ""),
     score: scored ? score : "",
-    low: scored && low ? Number(low) : Number.NEGATIVE_INFINITY,
-    high: scored && high ? Number(high) : Number.POSITIVE_INFINITY,
+    low: bound(low, Number.NEGATIVE_INFINITY),
+    high: bound(high, Number.POSITIVE_INFINITY),
     ids: given.get("ids") ?? "",
   };
   return state;
 }
 
-const short = (value: number) => String(Number(value.toPrecision(5)));
+const short = (value: number) => String(Number(value.toPrecision(8)));
 
 function range(text: string | null): [number, number] | null {
   const [low, high] = (text ?? "").split("..").map(Number);
-  return Number.isFinite(low) && Number.isFinite(high) && low < high ? [low, high] : null;
+  return isRange(low, high) ? [low, high] : null;
+}
+
+/** Whether an axis can be of a range: not one so narrow that its numbers are all alike, nor one without an end. */
+export function isRange(low: number, high: number): boolean {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  return size < 1e30 && high - low > 1e-5 * size && high - low > 1e-30;
 }
 
 /** Ascending numbers in few letters: the steps between them, in base 36, a run of ones as one word. */

@@ -5,7 +5,8 @@ import type { App } from "./app";
 import { count, element } from "./dom";
 
 const SPEEDS = [1, 3, 10, 30, 60, 120, 300];
-export const INK = { accuracy: "#0072b2", loss: "#cc79a7" };
+const INK = { accuracy: "--accent", loss: "--loss" };
+const inked = (name: keyof typeof INK) => () => getComputedStyle(document.body).getPropertyValue(INK[name]);
 /** Room at both sides of every chart over the records, so that they stand below each other. */
 export const SIDES = { left: 52, right: 14 };
 
@@ -20,7 +21,6 @@ export class Time {
   private plot: uPlot | null = null;
   private shown = "";
   private last = 0;
-  follow = false;
 
   constructor(private readonly app: App) {
     this.slider = element("input", {
@@ -33,7 +33,9 @@ export class Time {
         app.go(Number(this.slider.value), false);
       },
       onchange: () => app.go(Number(this.slider.value)),
-      onkeydown: (event: Event) => event.preventDefault(), // the page has keys of its own, which step by records
+      onkeydown: (event: KeyboardEvent) => {
+        if (/^(Arrow|Page|Home|End)/.test(event.key)) event.preventDefault(); // the page's own keys step by records
+      },
     });
     this.play = element("button", {
       type: "button",
@@ -103,7 +105,7 @@ export class Time {
     this.last = now;
     const end = app.recording.iterations.length - 1;
     app.go(record, false);
-    if (record >= end && !this.follow) this.stop();
+    if (record >= end) this.stop();
     else requestAnimationFrame(this.tick);
   };
 
@@ -116,8 +118,7 @@ export class Time {
       this.curves();
       this.plot?.redraw(false, false); // the page may have become light or dark
     }
-    if (document.activeElement !== this.slider || this.playing || all) this.slider.value = String(app.record);
-    else if (Number(this.slider.value) !== app.record) this.slider.value = String(app.record);
+    if (all || Number(this.slider.value) !== app.record) this.slider.value = String(app.record);
     this.play.textContent = this.playing ? "❚❚" : "▶";
     this.play.setAttribute("aria-label", this.playing ? "pause" : "play");
     const { iteration } = app.state;
@@ -129,7 +130,7 @@ export class Time {
     this.text.textContent = `iteration ${iteration.toLocaleString("en")} of ${last.toLocaleString("en")}${epoch}`;
     const number = (name: "accuracy" | "loss", value: string) => {
       const text = element("b", {}, `${name} ${value}`);
-      text.style.color = INK[name];
+      text.style.color = `var(${INK[name]})`;
       this.text.append("  ", text);
     };
     if (Number.isFinite(accuracy)) number("accuracy", `${(100 * accuracy).toFixed(1)} %`);
@@ -162,19 +163,19 @@ export class Time {
     const line = (label: "accuracy" | "loss", scale: string): uPlot.Series => ({
       label,
       scale,
-      stroke: INK[label],
+      stroke: inked(label),
       width: 1.5,
       points: { show: false },
     });
     return {
       width: this.chart.clientWidth,
       height: 74,
-      padding: [4, SIDES.right, 0, 0],
+      padding: [7, SIDES.right, 7, 0],
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false }, share: { range: [0, 1] }, loss: { range: (_, __, high) => [0, high || 1] } },
       series: [{}, ...(classes ? [line("accuracy", "share")] : []), line("loss", "loss")],
-      axes: [{ show: false }, ...axis(classes ? "share" : "loss", INK[classes ? "accuracy" : "loss"])],
+      axes: [{ show: false }, ...axis(classes ? "share" : "loss", inked(classes ? "accuracy" : "loss"))],
     };
   }
 
@@ -184,7 +185,7 @@ export class Time {
 }
 
 /** A quiet axis at the left. */
-export function axis(scale: string, stroke?: string): uPlot.Axis[] {
+export function axis(scale: string, stroke?: () => string): uPlot.Axis[] {
   const quiet = () => getComputedStyle(document.body).getPropertyValue("--quiet");
   return [
     {

@@ -37,6 +37,7 @@ class Explored:
                 before = shown.recording
                 if before.finished:
                     continue
+                shown.live = before.being_written  # asked first, or its last records could be missed for good
                 now = before.reopened()
                 if now.num_records > before.num_records or now.finished:
                     shown.grow(now, made(now))

@@ -65,9 +65,10 @@ def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYT
     sample = records[np.unique(np.linspace(0, len(records) - 1, SAMPLED).astype(int))]
     each = sum(len(_packed(shown, s, measure, sample)["data"]) for measure in measures) / len(sample)
     count = min(len(records), int(room / each))
-    if count < min(2, len(records)):
-        raise InputError.flag("export", path, f"would be larger than {most_bytes / 1e6:.0f} MB with two records in it")
     while True:
+        if count < min(2, len(records)):
+            too_large = f"would be larger than {most_bytes / 1e6:.0f} MB with two records in it"
+            raise InputError.flag("export", path, too_large)
         chosen = np.unique(np.linspace(0, len(records) - 1, count).round().astype(int))
         text = page(_document(explored, name, shown, s, measures, chosen)).encode()
         if len(text) <= most_bytes:
@@ -82,15 +83,14 @@ def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYT
 
 
 def _measures(shown: ShownRecording) -> list[str]:
-    """Choose what goes into the file: all but the layers before the last two, which would leave few records."""
+    """Choose what goes into the file: of more than two layers, which would leave few records, that shown first."""
     layers = {kept.key: kept.name for kept in shown.recording.contents.layers.values()}
-    last = [*shown.recording.gradient_layers, *shown.recording.layers][-1:] or [""]
-    kept = [
+    first = (shown.recording.gradient_layers or shown.recording.layers)[-1:]
+    return [
         name
         for name in shown.histories.measures
-        if "." not in name or len(layers) <= 2 or layers[name.partition(".")[2]] in last
+        if "." not in name or len(layers) <= 2 or layers[name.partition(".")[2]] in first
     ]
-    return kept
 
 
 def _rest(explored: Explored, name: str, shown: ShownRecording, s: int) -> str:
@@ -114,7 +114,7 @@ def _document(
     here = [measure for measure in one["measures"] if measure["name"] in measures or not measures]
     layers = [layer for layer in one["layers"] if any(measure["layer"] == layer for measure in here)]
     one |= {
-        "path": recording.path.name,
+        "path": recording.path.name if len(recording.paths) == 1 else [path.name for path in recording.paths],
         "seeds": [int(recording.seeds[s])],
         "layers": layers,
         "gradientLayers": [layer for layer in one["gradientLayers"] if layer in layers],
@@ -146,11 +146,9 @@ def _document(
 
 
 def _groups(shown: ShownRecording, s: int, layers: list[str], iterations: list[int]) -> dict[str, Any]:
-    """Find the groups at a few records, of the layer that is shown first."""
-    if not layers:
-        return {}
+    """Find the groups at a few records, by layer."""
     at = np.unique(np.linspace(0, len(iterations) - 1, GROUPS_AT).round().astype(int))
-    return {str(iterations[k]): shown.groups(s, layers[-1], iterations[k]) for k in at}
+    return {layer: [shown.groups(s, layer, iterations[k]) for k in at] for layer in layers}
 
 
 def _packed(shown: ShownRecording, s: int, measure: str, records: Int[np.ndarray, " k"]) -> dict[str, str]:

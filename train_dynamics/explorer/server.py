@@ -1,5 +1,6 @@
 """Who may ask, and what is answered: the page, and arrays of the recordings that it shows, and nothing else."""
 
+import contextlib
 import errno
 import ipaddress
 import secrets
@@ -48,6 +49,8 @@ def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) 
     if path == "about":
         if explored.problem:
             raise RecordingError(explored.problem)
+        with contextlib.suppress(InputError):  # what was read before can be shown even so
+            explored.grow()
         return json_bytes(about(explored.recordings, explored.scored)), "json"
     if path == "score":
         return explored.scored.scores[ask("name")].astype("<f4").tobytes(), "float32"
@@ -101,16 +104,16 @@ def application(explored: Explored, token: str, framed: bool = False) -> ASGIApp
                 return PlainTextResponse("too long", 413)
             try:
                 body = await request.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return PlainTextResponse("not JSON", 400)
         return await run_in_threadpool(respond, request.path_params["path"], request.query_params, body)
 
     def respond(path: str, query: Any, body: Any) -> Response:
         try:
             content, encoding = answer(explored, path, query.__getitem__, body)
-        except RecordingError as error:
+        except InputError as error:
             return PlainTextResponse(str(error), 500)
-        except (KeyError, IndexError, ValueError, TypeError) as error:
+        except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
             return PlainTextResponse(f"there is no such thing: {error}", 404)
         kind = "application/json" if encoding == "json" else "application/octet-stream"
         return Response(content, media_type=kind, headers={"X-Encoding": encoding, "Cache-Control": "no-store"})
@@ -188,9 +191,8 @@ class Server:
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/?token={token}"
-        config = uvicorn.Config(application(explored, token, framed), log_level="error", lifespan="off")
+        config = uvicorn.Config(application(explored, token, framed), log_level="error", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None  # the command has its own
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
 

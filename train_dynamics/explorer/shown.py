@@ -54,12 +54,16 @@ class ShownRecording:
         recording: The recording, which has a record at least.
         histories: Its histories.
 
+    Attributes:
+        live: Whether something was writing to it when it was looked at last.
+
     Raises:
         RecordingError: If it is damaged; when it is read, too.
     """
 
     def __init__(self, recording: Recording, histories: Histories) -> None:
         self.recording, self.histories = recording, histories
+        self.live = recording.being_written
         self._tail: dict[int, dict[str, np.ndarray]] = {}  # by first record, of what no span holds yet
         self._lock = threading.Lock()
         self._curves: dict[int, tuple[int, np.ndarray]] = {}
@@ -123,7 +127,7 @@ class ShownRecording:
                 "name": name,
                 "layer": layers.get(key, ""),
                 "words": kind,
-                "unit": UNITS.get(kind, "") if self.recording.contents.classes or kind != "loss" else "",
+                "unit": UNITS.get(kind, "") if self.recording.contents.classes else "",  # no nats of any other loss
                 "encoding": self.encoding(name),
             }
             for name in self.histories.measures
@@ -142,7 +146,7 @@ class ShownRecording:
         batch = recording.batch_size
         return {
             "name": name,
-            "path": str(recording.path),
+            "path": str(recording.path) if len(recording.paths) == 1 else [str(path) for path in recording.paths],
             "seeds": recording.seeds.tolist(),
             "layers": list(recording.layers),
             "gradientLayers": list(recording.gradient_layers),
@@ -155,7 +159,7 @@ class ShownRecording:
     def status(self, known: int) -> dict[str, Any]:
         """Say what has come since so many records were known."""
         recording = self.recording
-        live = not recording.finished and recording.being_written
+        live = not recording.finished and self.live
         there = f"{recording.num_records:,} of {pluralise(recording.num_planned, 'record')}"
         return {
             "iterations": recording.iterations[known:].tolist(),
