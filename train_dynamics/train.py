@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,14 @@ from train_dynamics.commands import (
     run,
     stop_on_signals,
 )
-from train_dynamics.config import InputError, pluralise
+from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
 from train_dynamics.recording import parts
 from train_dynamics.recording.locks import check_writable, is_begun
 
 if TYPE_CHECKING:
+    from train_dynamics.data.arrays import Dataset
     from train_dynamics.training.hosts import Host
 
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
@@ -41,6 +43,12 @@ HOST_DEVICES = flags.DEFINE(
     "host_devices",
     None,
     "Devices to split the CPU into, with the seeds divided among them; one if not given, which two cores run as fast.",
+)
+PLAN = flags.DEFINE_boolean(
+    "plan",
+    False,
+    "Record nothing, but say what recording would take: bytes, memory and time, by a trial of the first records; and "
+    "what would make it fit where it does not.",
 )
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
@@ -61,6 +69,7 @@ PROCESS_ID = flags.DEFINE(NumberParser(int), "process_id", None, "Which of them 
 
 def main() -> None:
     """Run the command."""
+    began = time.monotonic() - time.process_time()  # what Python itself took to start counts too
     config, path = config_from_flags(), Path(RECORDING.value)
     host = which_host()
     if host is not None:
@@ -97,9 +106,22 @@ def main() -> None:
         jax.config.update("jax_cuda_visible_devices", host.visible_devices)
     if HOST_DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES.value)
+    if PLAN.value:
+        _plan(config, path, dataset, began)
+        return
     if not sweep.train(config, path, log=print_line, stop=lambda: bool(noted), dataset=dataset):
         print("train: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + noted[0])
+
+
+def _plan(config: StudyConfig, path: Path, dataset: "Dataset | None", began: float) -> None:
+    """Say what a run would take; ends the command with 1 if it does not fit."""
+    from train_dynamics.training import planning
+
+    dataset = load_dataset(config) if dataset is None else dataset
+    found = planning.forecast(config, dataset, path, began)
+    if not planning.told(found, config, dataset, path, print_line):
+        sys.exit(1)
 
 
 def which_host() -> "Host | None":

@@ -384,7 +384,7 @@ def _announce(
     )
     if dataset.num_classes == 1:
         log("All labels are of one class: the network has no choice, and every loss and gradient is 0")
-    _check_free(path, todo, done, log)
+    _check_free(config, dataset, path, todo, done, log)
     if done:
         log(f"Going on from iteration {todo.iterations[done]}")
 
@@ -538,15 +538,20 @@ def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
     return f"{layers} of a {'-'.join(map(str, (size, *config.hidden_sizes, outputs)))} network"
 
 
-def _check_free(path: Path, todo: Plan, done: int, log: Callable[[str], None]) -> None:
+def _check_free(
+    config: StudyConfig, dataset: Dataset, path: Path, todo: Plan, done: int, log: Callable[[str], None]
+) -> None:
     """Say how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
     log(f"It will take {bytes_in_words(needed)} in {path}, where {bytes_in_words(free)} are free")
     if needed > free:
+        from train_dynamics.training.planning import ways_to_fit  # which imports this
+
+        ways = [] if done else ways_to_fit(config, dataset, free)
+        less = "".join(f", or {way.flags} ({bytes_in_words(way.disk_bytes)})" for way in ways)
         raise InputError.flag(
             "recording",
             path,
-            f"needs {bytes_in_words(needed)}, but only {bytes_in_words(free)} are free; choose another disk, fewer "
-            "epochs, seeds, examples or layers",
+            f"needs {bytes_in_words(needed)}, but only {bytes_in_words(free)} are free; choose another disk{less}",
         )

@@ -1,0 +1,240 @@
+"""What a run will take, told before it starts: bytes, memory and time; and what would make it fit."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
+from train_dynamics.data.arrays import Dataset
+from train_dynamics.recording.locks import existing
+from train_dynamics.recording.writer import Writer
+from train_dynamics.training.setup import Prepared, check_examples_apart, prepare
+from train_dynamics.training.sweep import Plan, Sweep, enough_memory, local_devices, plan
+
+FEW = 3  # iterations that are timed first
+SECONDS = 6.0  # that a trial may take after that
+BLOCKS = 4
+WAYS = 3
+
+
+class Forecast(NamedTuple):
+    """What a run will take.
+
+    Attributes:
+        num_records: Records of each seed.
+        disk_bytes: Bytes of the recording.
+        memory_bytes: Bytes of memory at the peak, of this process and its libraries too.
+        seconds: Seconds of the whole command, from its start.
+        record_seconds: Seconds of one record of all seeds, and of the updates before the next, stored while the next
+            ones are computed.
+    """
+
+    num_records: int
+    disk_bytes: int
+    memory_bytes: int
+    seconds: float
+    record_seconds: float
+
+
+class Way(NamedTuple):
+    """A change that makes a run fit.
+
+    Attributes:
+        flags: The flags to add.
+        disk_bytes: Bytes of the recording with them.
+        cost: What is lost.
+    """
+
+    flags: str
+    disk_bytes: int
+    cost: str
+
+
+def forecast(
+    config: StudyConfig,
+    dataset: Dataset,
+    path: Path,
+    began: float,
+    devices: Sequence[jax.Device] | None = None,
+) -> Forecast:
+    """Record the first few blocks into a temporary directory beside the recording, and reckon the whole from them.
+
+    Three iterations are timed first; by these, the trial has whole blocks, or short ones where whole ones would take
+    too long.
+
+    Args:
+        config: The configuration.
+        dataset: Its examples.
+        path: Where the recording is to be.
+        began: When the command began, by `time.monotonic`.
+        devices: Devices to use; all local ones by default.
+
+    Raises:
+        InputError: If the configuration will not do, or a block has no room on the disk or in memory.
+    """
+    prepared = prepare(config, dataset)
+    check_examples_apart(config, prepared, dataset.labels)
+    todo = plan(config, dataset, prepared)
+    devices = list(devices or local_devices())
+    room = existing(path)
+    with enough_memory():
+        few = Sweep(config, dataset, min(FEW, todo.num_records), devices, prepared)
+        each = _timed(few)
+        started = time.monotonic() - began
+        del few
+        length = max(min(FEW, todo.num_records), min(todo.block_length, int(SECONDS / (BLOCKS * each))))
+        needed = BLOCKS * (length * todo.record_bytes + todo.state_bytes)
+        if needed <= shutil.disk_usage(room).free:
+            with tempfile.TemporaryDirectory(prefix=".plan_", dir=room) as place:
+                sweep = Sweep(config, dataset, length, devices, prepared)
+                each = _recorded(sweep, config, dataset, prepared, todo, Path(place) / "recording", each)
+    # Two blocks are in memory, one being computed and one being stored; those of the trial are in the peak already.
+    more = 2 * max(todo.block_length - length, 0) * todo.record_bytes
+    seconds = started + todo.num_records * each
+    return Forecast(todo.num_records, todo.bytes_from(0), peak_bytes() + more, seconds, each)
+
+
+def _timed(sweep: Sweep) -> float:
+    """Time the records of a short block, after one to warm up."""
+    state, records = sweep.run(sweep.initial_state(), sweep.empty_records(), 0)
+    jax.block_until_ready(records)
+    began = time.perf_counter()
+    jax.block_until_ready(sweep.run(state, records, 0))
+    return (time.perf_counter() - began) / sweep.block_length
+
+
+def _recorded(
+    sweep: Sweep,
+    config: StudyConfig,
+    dataset: Dataset,
+    prepared: Prepared,
+    todo: Plan,
+    path: Path,
+    each: float,
+) -> float:
+    """Record a few blocks and return seconds a record; as computed, if there are too few to tell."""
+    firsts = list(range(0, todo.num_records, sweep.block_length))[:BLOCKS]
+    if len(firsts) < 2 or len(firsts) * sweep.block_length > todo.num_records:
+        return each
+    writer = Writer(path, config, dataset, prepared.contents, sweep.block_length, 0, {})
+    with contextlib.closing(writer):
+        done, began = 0, 0.0
+        for first, record, ending in sweep.blocks(sweep.initial_state(), firsts, writer.wait):
+            iterations = todo.iterations[first : first + sweep.block_length]
+            if done == 1:  # the first block has no other stored beside it
+                began = time.perf_counter()
+            writer.save(int(iterations[0]), record, ending)
+            done += 1
+            del record
+        writer.wait()
+    return (time.perf_counter() - began) / ((done - 1) * sweep.block_length)
+
+
+def ways_to_fit(config: StudyConfig, dataset: Dataset, free: int) -> list[Way]:
+    """Find the cheapest changes with which a recording fits on its disk, at most three.
+
+    Args:
+        config: The configuration.
+        dataset: Its examples.
+        free: Bytes that are free.
+    """
+    return sorted(_ways(config, dataset, free), key=lambda way: -way.disk_bytes)[:WAYS]
+
+
+def _ways(config: StudyConfig, dataset: Dataset, free: int) -> Iterator[Way]:
+    prepared = prepare(config, dataset)
+    whole = plan(config, dataset, prepared)
+
+    def fits(**changes: object) -> int:
+        """Bytes with some changes, or 0 if that is too many."""
+        with contextlib.suppress(InputError):
+            needed = plan(dataclasses.replace(config, **changes), dataset).bytes_from(0)
+            return needed if needed <= free else 0
+        return 0
+
+    if config.record_every == 1 and config.records_per_doubling is None:
+        records = max((k for k in _halved(whole.num_records // 2) if fits(records_per_doubling=k)), default=0)
+        if records:
+            size = fits(records_per_doubling=records)
+            cost = f"every iteration up to {2 * records:,}, then ever more rarely"
+            yield Way(f"--records_per_doubling={records}", size, cost)
+    if config.records_per_doubling is None:
+        times = math.ceil(whole.bytes_from(0) / max(free, 1))
+        for k in (times, times + 1):
+            if size := fits(record_every=config.record_every * k):
+                yield Way(f"--record_every={config.record_every * k}", size, f"one record of {k} stays")
+                break
+    if "measures" not in config.gradient_layout and (size := fits(gradient_layout="measures")):
+        yield Way(
+            "--gradient_layout=measures", size, "norms and alignments stay, and no gradients to compare examples by"
+        )
+    seeds = max((k for k in range(1, config.num_seeds) if fits(num_seeds=k)), default=0)
+    if seeds:
+        yield Way(f"--seeds={seeds}", fits(num_seeds=seeds), f"{pluralise(config.num_seeds - seeds, 'seed')} fewer")
+
+
+def _halved(most: int) -> Iterator[int]:
+    while most > 0:
+        yield most
+        most //= 2
+
+
+def told(found: Forecast, config: StudyConfig, dataset: Dataset, path: Path, log: Callable[[str], None]) -> bool:
+    """Say what a run will take, and what would make it fit if it does not; returns whether it fits."""
+    free, memory = shutil.disk_usage(existing(path)).free, memory_of_machine()
+    log(f"Plan of {path}, by a trial of the first records:")
+    log(f"  {pluralise(found.num_records, 'record')} of {pluralise(config.num_seeds, 'seed')}")
+    log(f"  {bytes_in_words(found.disk_bytes)} of disk, where {bytes_in_words(free)} are free")
+    has = f", of which this machine has {bytes_in_words(memory)}" if memory else ""
+    log(f"  {bytes_in_words(found.memory_bytes)} of memory at the peak{has}")
+    log(f"  {time_in_words(found.seconds)}: {1000 * found.record_seconds:.3g} ms a record of all seeds, with the store")
+    if found.disk_bytes > free:
+        ways = ways_to_fit(config, dataset, free)
+        log("It does not fit on the disk. What would:" if ways else "It does not fit on the disk; choose another one")
+        for way in ways:
+            log(f"  {way.flags}: {bytes_in_words(way.disk_bytes)}; {way.cost}")
+    if memory and found.memory_bytes > memory:
+        log("It does not fit in memory. What needs less:")
+        log("  --eval_batch_size=1000: evaluates so many examples at a time, which takes half as long again")
+        if config.num_seeds > 1:
+            half = config.num_seeds // 2
+            log(
+                f"  --seeds={half}, and the others with --first_seed={config.first_seed + half}: read as one afterwards"
+            )
+    return found.disk_bytes <= free and not (memory and found.memory_bytes > memory)
+
+
+def time_in_words(seconds: float) -> str:
+    """Write a length of time.
+
+    Example:
+        >>> time_in_words(16.2), time_in_words(4000)
+        ('16 s', '67 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def peak_bytes() -> int:
+    """Tell the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_of_machine() -> int:
+    """Tell how much memory there is; 0 if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
