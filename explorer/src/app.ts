@@ -18,6 +18,9 @@ export interface View extends Place {
   title: string;
 }
 
+/** Browsers keep some sixteen drawings by WebGL at a time. */
+export const MOST_PANELS = 12;
+
 export class App {
   state: State;
   readonly frames: Frames;
@@ -86,7 +89,7 @@ export class App {
       const layer = about.layers.at(-1) ?? "";
       found.push({ recording: recordings[0], seed: 0, layer, title: titled(this.about, recordings[0], 0, layer) });
     }
-    return found.slice(0, 12);
+    return found.slice(0, MOST_PANELS);
   }
 
   get front(): View {

@@ -6,6 +6,7 @@ import { count, element, few, menu, refill } from "./dom";
 import { words } from "./panel";
 
 const MOST = 120; // examples shown in the list
+const TOLD = 14; // measures and scores of the example under the pointer, those in use first
 
 export class Examples {
   readonly root: HTMLElement;
@@ -110,7 +111,11 @@ export class Examples {
     const predicted = about.classes.length ? app.values(front, "prediction") : null;
     if (predicted) lines.push(["prediction", about.classes[predicted.values[pointed]]]);
     if (about.chunks) lines.push(["chunk", String(about.chunks[pointed])]);
-    const names = new Set([state.x, state.y, "loss", "margin", state.colour, state.sort]);
+    const scores = about.scores.map(({ name }) => `score.${name}`);
+    const names = [...new Set([state.x, state.y, "loss", "margin", state.colour, state.sort, ...scores])].slice(
+      0,
+      TOLD,
+    );
     for (const name of names) {
       if (["right", "label", "prediction", "chunk", "example", "id"].includes(name)) continue;
       const found = app.values(front, name);

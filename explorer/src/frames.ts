@@ -3,7 +3,8 @@
 import type { Numbers, Source } from "./data";
 
 const BUDGET = 192e6; // bytes of all series together
-const COARSE = 48; // frames of the whole run that are loaded first
+const COARSE = 48; // frames of the whole run that are loaded first, at most
+const COARSE_VALUES = 1.5e6; // in these frames of one measure
 const AT_ONCE = 3; // requests under way
 export const RETRY = 3000; // milliseconds after a request that failed
 
@@ -158,7 +159,8 @@ export class Frames {
 
   private async loadCoarse(one: Series, known: Loaded): Promise<void> {
     const length = this.records(one.recording);
-    const stride = Math.max(1, Math.ceil(length / COARSE));
+    const wanted = Math.max(8, Math.min(COARSE, Math.floor(COARSE_VALUES / this.n)));
+    const stride = Math.max(1, Math.ceil(length / wanted));
     const values = await this.source.frames(one.recording, one.seed, one.measure, 0, length, stride);
     const coarse: Loaded["coarse"] = new Map();
     for (let k = 0; k * stride < length; k++) {

@@ -2,7 +2,7 @@
 
 import "uplot/dist/uPlot.min.css";
 import "./page.css";
-import { App } from "./app";
+import { App, MOST_PANELS } from "./app";
 import { css } from "./colours";
 import { type About, File, Server, type Source } from "./data";
 import { element, menu, refill, switches } from "./dom";
@@ -159,8 +159,11 @@ class Page {
         this.grid.append(panel.root);
       }
       this.grid.style.setProperty("--columns", String(views.length === 1 ? 1 : views.length <= 4 ? 2 : 3));
-      this.note.hidden = !(app.message || app.frames.failed);
-      this.note.textContent = app.message || app.frames.failed;
+      const { recordings, seeds, layers } = app.state;
+      const wanted = recordings.length * seeds.length * Math.max(1, layers.length);
+      const most = wanted > MOST_PANELS ? `${MOST_PANELS} panels are shown at most; ${wanted} are chosen.` : "";
+      this.note.textContent = app.message || app.frames.failed || most;
+      this.note.hidden = !this.note.textContent;
       const { recording } = app;
       document.querySelector("header .state")!.textContent = recording.live
         ? `recording: ${recording.iterations.length.toLocaleString("en")} records so far`

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,18 +197,29 @@ class ShownRecording:
         Raises:
             IndexError: If there is no such seed or example.
         """
-        nothing = np.full((self.num_records, len(examples)), np.nan, np.float32)
-        found = [self.of_examples(name, s, examples) if name else nothing for name in self._kinds(layer)]
-        if self.recording.contents.classes:
-            found[-1] = found[-1] == self.recording.labels[list(examples)]
-        return np.stack([values[: self.num_records].astype(np.float32) for values in found])
+        rows = self._values(layer, list(examples), lambda name: self.of_examples(name, s, examples))
+        return rows[:, : self.num_records]
 
     def band(self, s: int, layer: str, examples: Sequence[int]) -> Float[np.ndarray, "kind 3 t"]:
         """Compute the lower quartile, the mean and the upper quartile over some examples at all records."""
-        many = 2**22 // max(self.num_records, 1) + 1  # so that a selection of all takes no more memory than a few
-        values = self.history(s, layer, examples if len(examples) <= many else examples[:: -(-len(examples) // many)])
-        low, high = np.quantile(values, [0.25, 0.75], axis=-1)
-        return np.stack([low, values.mean(axis=-1), high], axis=1).astype(np.float32)
+        found, chosen, span = [], list(examples), self.histories.span
+        for start in range(0, self.num_records, span):  # one span after the other in memory, however many are chosen
+            stop = min(start + span, self.num_records)
+            read = functools.partial(self.read, s=s, start=start, stop=stop)
+            values = self._values(layer, chosen, lambda name, read=read: read(name)[:, chosen])
+            low, high = np.quantile(values, [0.25, 0.75], axis=-1)
+            found.append(np.stack([low, values.mean(axis=-1, dtype=np.float64), high], axis=1))
+        return np.concatenate(found, axis=-1).astype(np.float32)
+
+    def _values(
+        self, layer: str, examples: Sequence[int], read: Callable[[str], Shaped[np.ndarray, "t m"]]
+    ) -> Float[np.ndarray, "kind t m"]:
+        """Read each of `HISTORY` of some examples; NaN where there is none."""
+        found = [read(name) if name else None for name in self._kinds(layer)]
+        nothing = np.full_like(next(values for values in found if values is not None), np.nan, np.float32)
+        if found[-1] is not None:
+            found[-1] = found[-1] == self.recording.labels[examples]
+        return np.stack([nothing if values is None else values.astype(np.float32) for values in found])
 
     def groups(self, s: int, layer: str, iteration: int) -> dict[str, Any]:
         """Find the cones and the pairs in contention of ten examples or more at the nearest record.
