@@ -37,7 +37,10 @@ def _difference(one: "Recording", other: "Recording") -> str:
     """Say in what two recordings differ, besides seeds; nothing if in nothing."""
     if one.of_loop != other.of_loop:
         return "one was written by train_dynamics.train, the other in a loop"
-    configs = [dataclasses.replace(of.config, first_seed=0, num_seeds=1) for of in (one, other)]
+    same = {"first_seed": 0, "num_seeds": 1}
+    if one.of_loop:
+        same["model"] = one.config.model  # the name of the loss, which is `__main__:loss` in a script; its text counts
+    configs = [dataclasses.replace(of.config, **same) for of in (one, other)]
     if differences := configs[0].differences(configs[1]):
         return "; ".join(differences)
     codes, others = ({name: code["sha256"] for name, code in of.code.items()} for of in (one, other))

@@ -306,7 +306,11 @@ class Recorder:
         except InputError:
             raise
         except Exception as error:  # of the user's own code
-            raise InputError(f"{self._config.model}: cannot be called with one example: {told(error)}") from error
+            names = [name.removeprefix("parameter ") for name in model.described if name.startswith("parameter ")]
+            held = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+            raise InputError(
+                f"{self._config.model}: cannot be called with one example: {told(error)}; its parameters are {held}"
+            ) from error
         dataset = self._given.dataset(outputs, self._log)
         num_classes = dataset.num_classes or None
         setup, contents = set_up_task(self._config, task, optax.identity(), example, num_classes)
