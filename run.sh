@@ -48,8 +48,8 @@ if [ "${1-}" = test ]; then
   .venv/bin/ruff format --check .
   # By file: what a file makes once for its tests is made in one process. In their order: by number of tests, the file that
   # takes longest for each would come last, with nothing beside it.
-  # One process more than processors: a third of the time, tests wait for commands that they started, and for the disk.
-  workers=$(.venv/bin/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+  # More processes than processors: a third of the time, tests wait for commands that they started, and for the disk.
+  workers=$(.venv/bin/python -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
   exec .venv/bin/python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
 fi
 recording=recordings/$(basename "$flagfile" .flags)

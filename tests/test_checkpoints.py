@@ -161,7 +161,7 @@ def test_the_command_records_the_network_of_the_readme(tmp_path):
     ("names", "pattern", "message"),
     [
         ((), None, "nothing is there; name files or directories"),
-        (("last",), None, "its path has no iteration that iteration_pattern="),
+        (("last",), None, "its name has no iteration that iteration_pattern="),
         (("a1", "b1"), None, "is of iteration 1, and so is"),
         (("a1",), "(", "is no regular expression"),
         (("a1",), "a", "must have one group"),

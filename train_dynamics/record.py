@@ -27,7 +27,7 @@ ITERATION_PATTERN = flags.DEFINE_string(
     "iteration_pattern",
     None,
     "Regular expression whose group is the iteration in a checkpoint's name, or else in its path, as in 'step_(\\d+)'; "
-    "the last number if not given.",
+    "the last number of the name if not given.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the run, which tells recordings of the same examples apart.")
 

@@ -224,10 +224,11 @@ def numbered(paths: Iterable[Path], iteration_pattern: str) -> list[tuple[int, P
 
 def _numbers(paths: Iterable[Path], pattern: re.Pattern) -> Iterator[tuple[int, Path]]:
     for path in paths:
-        # An item of a step, as `runs/3/100/params`, has its number further up.
-        told = pattern.search(path.stem if path.is_file() else path.name) or pattern.search(path.as_posix())
+        told = pattern.search(path.stem if path.is_file() else path.name)
+        if told is None and pattern.pattern != LAST_NUMBER:  # an item of a step: `runs/3/100/params`
+            told = pattern.search(path.as_posix())
         if told is None or not (told.group(1) or "").isdigit():
             raise InputError.flag(
-                "checkpoints", path, f"its path has no iteration that --iteration_pattern={pattern.pattern} finds"
+                "checkpoints", path, f"its name has no iteration that --iteration_pattern={pattern.pattern} finds"
             )
         yield int(told.group(1)), path
