@@ -18,7 +18,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -487,7 +487,7 @@ class Recording:
         mean = np.einsum("snc,sn->nc", probabilities, counted, dtype=np.float64)
         return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
 
-    def to_xarray(self) -> "xarray.Dataset":
+    def to_xarray(self, chunks: Any = None) -> "xarray.Dataset":
         """Give everything recorded as an `xarray.Dataset`, of which only what is asked for is read, at each access.
 
         Dimensions are `seed`, `iteration`, `example`, `class_name`, and for each axis of a parameter one: `in` and
@@ -502,19 +502,35 @@ class Recording:
 
         An unfinished recording gives what is there now; call it again for what has come since.
 
+        Args:
+            chunks: How to divide it into arrays of Dask's, a length or lengths by dimension; None for none of that. `{}`
+                takes each block alone, or as much of one as 128 MiB are. Each task opens the recording itself, wherever
+                it runs, reads the iterations of its chunk, and compares their checksums. Dividing by anything else than
+                `iteration` reads the same pieces several times.
+
         Raises:
-            InputError: If xarray is not installed, or there is no record yet.
+            InputError: If xarray is not installed, or for `chunks` Dask, if `chunks` names no dimension, or if there is
+                no record yet.
 
         Example:
             >>> data = Recording("recordings/mini_mnist").to_xarray()
             >>> data["gradient.fc2"].sel(seed=0, iteration=100).isel(example=42).shape  # reads one iteration
             (8, 10)
+            >>> data = Recording("recordings/mini_mnist").to_xarray(chunks={"iteration": 50})
+            >>> data.correct.mean("example").compute().shape  # by as many tasks at once as there are processors
+            (10, 1411)
         """
         if importlib.util.find_spec("xarray") is None:
             raise InputError("to_xarray() needs the package xarray, which is not installed: pip install xarray")
+        if chunks is not None and not isinstance(chunks, Mapping):
+            raise InputError(f"to_xarray(chunks={chunks!r}): must be lengths by dimension, as {{'iteration': 50}} or {{}}")
+        if chunks is not None and importlib.util.find_spec("dask") is None:
+            raise InputError(
+                'to_xarray(chunks=...) needs the package dask, which is not installed: pip install "dask[array]"'
+            )
         from train_dynamics.recording.to_xarray import to_xarray  # a second to import
 
-        return to_xarray(self)
+        return to_xarray(self, chunks)
 
     def each_error(
         self, block: Block, iterations: Int[np.ndarray, " some"] | None = None
