@@ -152,7 +152,9 @@ def test_chunks_that_cannot_be(small, chunks, message):
 
 def test_without_dask_a_line_says_so(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
-    message = re.escape('to_xarray(chunks=...) needs the package dask, which is not installed: pip install "dask[array]"')
+    message = re.escape(
+        'to_xarray(chunks=...) needs the package dask, which is not installed: pip install "dask[array]"'
+    )
     with pytest.raises(InputError, match=f"^{message}$"):
         small.to_xarray(chunks={})
     assert small.to_xarray().loss.shape == (3, 17, 50)

@@ -503,10 +503,10 @@ class Recording:
         An unfinished recording gives what is there now; call it again for what has come since.
 
         Args:
-            chunks: How to divide it into arrays of Dask's, a length or lengths by dimension; None for none of that. `{}`
-                takes each block alone, or as much of one as 128 MiB are. Each task opens the recording itself, wherever
-                it runs, reads the iterations of its chunk, and compares their checksums. Dividing by anything else than
-                `iteration` reads the same pieces several times.
+            chunks: How to divide it into arrays of Dask's, as Dask takes it, by dimension; no such arrays if None. `{}`
+                takes each block alone, or as many of its iterations as 128 MiB hold. A task opens the recording itself,
+                wherever it runs, reads the iterations of its chunk, and compares their checksums. What is divided by
+                anything else than `iteration` reads the same pieces several times.
 
         Raises:
             InputError: If xarray is not installed, or for `chunks` Dask, if `chunks` names no dimension, or if there is
@@ -523,7 +523,9 @@ class Recording:
         if importlib.util.find_spec("xarray") is None:
             raise InputError("to_xarray() needs the package xarray, which is not installed: pip install xarray")
         if chunks is not None and not isinstance(chunks, Mapping):
-            raise InputError(f"to_xarray(chunks={chunks!r}): must be lengths by dimension, as {{'iteration': 50}} or {{}}")
+            raise InputError(
+                f"to_xarray(chunks={chunks!r}): must be lengths by dimension, as {{'iteration': 50}} or {{}}"
+            )
         if chunks is not None and importlib.util.find_spec("dask") is None:
             raise InputError(
                 'to_xarray(chunks=...) needs the package dask, which is not installed: pip install "dask[array]"'

@@ -1,6 +1,5 @@
 """Recordings elsewhere: on an object store, a web server or whatever else fsspec knows, to be read and not written."""
 
-import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from jaxtyping import Shaped, UInt8
 from train_dynamics.config import InputError
 
 HIDDEN = (403, 410)  # what a server may say of a file that is not there, besides that it is not
+AHEAD = 2**23  # bytes that are asked for at once where one piece is read after the other
+BETWEEN = 4096  # that may lie between these, and be nothing
 
 
 class Url:
@@ -126,6 +127,7 @@ class RemoteFile:
     def __init__(self, file: Url) -> None:
         self._file = file
         self._whole: bytes | None = None  # from a server that gives no less, which is then asked once
+        self._begin, self._ahead = 0, b""  # what was read last
 
     def read(self, begin: int, size: int) -> UInt8[np.ndarray, " {size}"]:
         """Read so many bytes.
@@ -134,9 +136,13 @@ class RemoteFile:
             OSError: If they cannot be read.
             ValueError: If there are fewer.
         """
-        found = self._cut(begin, size) if self._whole else self._file.read_range(begin, size)
-        if len(found) > size:
-            self._whole = found
+        found = self._cut(begin, size)
+        if len(found) < size and not self._whole:
+            follows = self._ahead and 0 <= begin - self._begin - len(self._ahead) < BETWEEN
+            asked = max(size, AHEAD) if follows or found else size
+            self._begin, self._ahead = begin, self._file.read_range(begin, asked)
+            if len(self._ahead) > asked:
+                self._whole = self._ahead
             found = self._cut(begin, size)
         if len(found) < size:
             raise ValueError(f"the file ends at byte {begin + len(found)}, before it should")
@@ -155,7 +161,9 @@ class RemoteFile:
             flat[k] = np.frombuffer(stretch, np.uint8)
 
     def _cut(self, begin: int, size: int) -> bytes:
-        return self._whole[begin : begin + size]
+        """Take what is there already."""
+        first = begin if self._whole else begin - self._begin
+        return (self._whole or self._ahead)[first : first + size] if first >= 0 else b""
 
 
 def located(path: Any) -> AnyPath:
@@ -174,7 +182,7 @@ def located(path: Any) -> AnyPath:
         return Path(path)
     protocol = path.partition("://")[0]
     if importlib.util.find_spec("fsspec") is None:
-        raise InputError(f'{path}: URLs need the package fsspec, which is not installed: pip install "fsspec[{protocol}]"')
+        raise InputError(f"{path}: a URL needs the package fsspec, which is not installed: pip install fsspec")
     import fsspec
 
     if "::" in path:
@@ -182,7 +190,8 @@ def located(path: Any) -> AnyPath:
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:
-        raise InputError(f"{path}: fsspec knows no {protocol}://; it knows for example s3://, gs:// and https://") from error
+        known = "s3://, gs:// and https://"
+        raise InputError(f"{path}: fsspec knows no {protocol}://; it knows for example {known}") from error
     except ImportError as error:
         raise InputError(f"{path}: {protocol}:// needs a package that is not installed: {error}") from error
     return Url(path)

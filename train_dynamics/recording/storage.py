@@ -283,7 +283,6 @@ def _check_place(file: Path) -> None:
         raise ValueError(f"{file.name} is reached through a link, and a recording has none")
 
 
-
 class _LocalFile(NamedTuple):
     """An array's file on this machine, opened; reads as `RemoteFile` does.
 

@@ -69,7 +69,7 @@ def _divided(recording: "Recording", data: xarray.Dataset, chunks: Mapping[str, 
         own = {dim: length for dim, length in chunks.items() if dim in variable.dims}
         if "iteration" not in own:
             own["iteration"] = _within_blocks(recording, variable.nbytes // recording.num_records)
-        # Named after the recording and not after its path: another one that takes its place is another array.
+        # A name is a promise to Dask of the same values: of another recording in the same place it is another one.
         token = tokenize(name, list(map(str, of[0])), *of[1:], sorted(own.items()))
         try:
             divided[name] = variable.variable.chunk(own, name=f"{name}-{token}")
