@@ -342,3 +342,38 @@ def test_what_was_made_in_order_is_counted_by_asking_for_few(count):
         tried = []
         assert leading(count, lambda k, there=there, tried=tried: tried.append(k) or k < there) == there
         assert len(tried) <= 5
+
+
+def test_what_a_store_raises_of_its_own_is_one_line(small_path, memory, monkeypatch):
+    url = memory(small_path)
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_, **__):
+        raise NoCredentialsError("Unable to locate credentials\nand more")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", refuse)
+    message = f"^{url} cannot be read: NoCredentialsError: Unable to locate credentials$"
+    with pytest.raises(RecordingError, match=message):
+        Recording(url)
+
+
+def test_what_a_store_hides_is_not_there(small_path, memory, monkeypatch):
+    """As buckets do that may be read and not listed: of a file that is not there they say that it is forbidden."""
+    url = memory(small_path)
+    files = type(fsspec.filesystem("memory"))
+    cat_file = files.cat_file
+
+    class Forbidden(Exception):
+        status = 403
+
+    def hide(self, path, *rest, **named):
+        try:
+            return cat_file(self, path, *rest, **named)
+        except FileNotFoundError as error:
+            raise Forbidden("403, message='Forbidden'") from error
+
+    monkeypatch.setattr(files, "cat_file", hide)
+    remote = Recording(url)
+    assert remote.finished and remote.further is None

@@ -139,7 +139,11 @@ class Histories:
     def of_example(self, measure: str, example: SupportsIndex) -> Shaped[np.ndarray, "s t"]:
         """Read a measure of one example in every seed, at all records; raises as `read` does."""
         n = operator.index(example)
-        return np.stack([self.of_examples(measure, s, [n])[:, 0] for s in range(len(self._seeds))])
+        read, places = lambda s: self.of_examples(measure, s, [n])[:, 0], range(len(self._seeds))
+        if any(isinstance(part.directory, Url) for part in self._parts):
+            with ThreadPoolExecutor(8) as threads:  # which wait most of the time
+                return np.stack(list(threads.map(read, places)))
+        return np.stack([read(s) for s in places])
 
     def checksums(self, array: str, s: int, group: int) -> Shaped[np.ndarray, " t"]:
         """Read the checksums of a group of examples in an array of the blocks, one for each record; raises as `read`.

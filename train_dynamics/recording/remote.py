@@ -110,7 +110,8 @@ class Url:
         except Exception as error:
             if getattr(error, "status", None) in HIDDEN:
                 raise PermissionError(f"{self} is not to be had: {error}") from error
-            raise OSError(f"{type(error).__name__}: {error}") from error
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise OSError(f"{type(error).__name__}: {reason}") from error
 
 
 AnyPath = Path | Url
