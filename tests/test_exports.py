@@ -369,8 +369,8 @@ def test_what_cannot_be_exported_is_told_first(small_path, tmp_path, monkeypatch
 def test_the_programs_of_the_page_run(small_path, whole, tmp_path, monkeypatch):
     section = (DOCS / "RECORDING.md").read_text().partition("## Out of the recording")[2].partition("\n## ")[0]
     programs = re.findall(r"```python\n(.*?)```", section, re.S)
-    assert len(programs) == 3
-    for module in ("xarray", "pandas", "cleanlab"):
+    assert len(programs) == 4
+    for module in ("xarray", "dask.array", "pandas", "cleanlab"):
         pytest.importorskip(module, reason=f"{module} is not installed")
     (tmp_path / "recordings").mkdir()
     shutil.copytree(small_path, tmp_path / "recordings" / "mini_mnist")

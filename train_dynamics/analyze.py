@@ -12,6 +12,7 @@ from train_dynamics.commands import NumberParser, define_code_flags, print_line,
 from train_dynamics.config import InputError
 from train_dynamics.recording.code import may_run
 from train_dynamics.recording.reader import opened
+from train_dynamics.recording.remote import Url, check_local
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
@@ -98,8 +99,12 @@ MODEL, LOSS = define_code_flags(" for the scores that need it")
 def main() -> None:
     """Run the command."""
     recording = opened(RECORDING.value)
-    if not recording.path.is_dir() and not OUTPUT.value:
-        raise InputError.flag("output", "", "must name a directory for the results where several recordings are read")
+    remote = any(isinstance(path, Url) for path in recording.paths)
+    if not OUTPUT.value and (remote or not recording.path.is_dir()):
+        where = "a recording is read from a URL, where nothing is written" if remote else "several recordings are read"
+        raise InputError.flag("output", "", f"must name a directory for the results where {where}")
+    if OUTPUT.value:
+        check_local(OUTPUT.value, "output")
     output = Path(OUTPUT.value) if OUTPUT.value else recording.path / "analysis"
     parts, networks = [part for part in PARTS.value if part], None
     runs = may_run(recording, MODEL.value, LOSS.value) and not recording.replayable

@@ -14,6 +14,7 @@ from absl import flags
 from train_dynamics.commands import NumberParser, print_line, run, stop_on_signals
 from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import check_local
 
 RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Finished recording to train on from.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets; as recorded if not given.")
@@ -38,6 +39,7 @@ NOISE_MULTIPLIERS = flags.DEFINE_list(
 
 def main() -> None:
     """Run the command."""
+    check_local(RECORDING.value)
     recording = Recording(RECORDING.value)
     if not recording.finished:
         raise InputError.flag("recording", recording.path, "is unfinished; let train_dynamics.train finish it first")

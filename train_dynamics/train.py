@@ -28,6 +28,7 @@ from train_dynamics.data.datasets import load_dataset
 from train_dynamics.processes import Helpers
 from train_dynamics.recording import parts
 from train_dynamics.recording.locks import check_writable, is_begun
+from train_dynamics.recording.remote import check_local
 
 if TYPE_CHECKING:
     from train_dynamics.data.arrays import Dataset
@@ -70,6 +71,7 @@ PROCESS_ID = flags.DEFINE(NumberParser(int), "process_id", None, "Which of them 
 def main() -> None:
     """Run the command."""
     began = time.monotonic() - time.process_time()  # what Python itself took to start counts too
+    check_local(RECORDING.value)
     config, path = config_from_flags(), Path(RECORDING.value)
     host = which_host()
     if host is not None:

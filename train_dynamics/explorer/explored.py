@@ -66,12 +66,11 @@ def opened_for_showing(
     """
     if compared is not None and (different := _difference(recording, compared)):
         raise InputError.flag("compare", compared.path, f"has other {different} than {recording.path}")
-    usual = recording.path / "analysis"
     if analysis is not None and not (Path(analysis) / "scores.parquet").is_file():
         raise InputError.flag("analysis", analysis, "has no scores.parquet, which train_dynamics.analyze writes")
     shown: dict[str, ShownRecording] = {}
     try:
-        scored = read_scores(recording, Path(analysis) if analysis else usual)
+        scored = read_scores(recording, Path(analysis) if analysis else recording.path / "analysis")
         for one in (recording, compared):
             if one is None:
                 continue

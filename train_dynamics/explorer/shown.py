@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import AnyPath, Url
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
 from train_dynamics.study.contention import ContentionOptions, find_pairs
 from train_dynamics.study.histories import of_block
@@ -272,19 +273,19 @@ class Scored:
     scores: dict[str, Float[np.ndarray, " n"]] = dataclasses.field(default_factory=dict)
 
 
-def read_scores(recording: Recording, analysis: Path) -> Scored:
+def read_scores(recording: Recording, analysis: AnyPath) -> Scored:
     """Read the scores that an analysis of a recording has written; nothing if there is none.
 
     Raises:
         InputError: If it is that of other examples, or damaged.
     """
     path = analysis / "scores.parquet"
-    if not path.exists():
+    if (isinstance(path, Url) and len(recording.paths) > 1) or not path.exists():
         return Scored()
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(io.BytesIO(path.read_bytes()))
         columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("id", "label")}
         ids = table["id"].to_pylist()
     except (OSError, ValueError, KeyError) as error:

@@ -4,13 +4,13 @@ import contextlib
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from train_dynamics.recording.format import damaged, read_array
+from train_dynamics.recording.remote import AnyPath
 from train_dynamics.recording.storage import StoredArray
 
 
@@ -24,7 +24,7 @@ class Block:
     """
 
     def __init__(
-        self, path: Path, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
+        self, path: AnyPath, iterations: Int[np.ndarray, " t"], names: Sequence[str], num_seeds: int, place: str
     ) -> None:
         self.path = path
         self.iterations = iterations

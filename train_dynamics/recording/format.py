@@ -18,6 +18,7 @@ from train_dynamics import __version__
 from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.recording.contents import Contents, mlp_contents
 from train_dynamics.recording.examples import check_example_header
+from train_dynamics.recording.remote import AnyPath, Url, leading
 from train_dynamics.recording.storage import StoredArray, read_whole
 
 FORMAT = 6
@@ -31,13 +32,13 @@ class RecordingError(InputError):
     """A directory that is not the recording it should be."""
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: AnyPath) -> dict[str, Any]:
     """Read and check `config.json`.
 
     Raises:
         RecordingError: If it is not there, not readable or of a newer format.
     """
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         raise RecordingError(f"{path} is not a directory")
     try:
         header = json.loads(read_whole(path.resolve() / "config.json"))
@@ -96,22 +97,21 @@ def checksum_of(content: bytes) -> str:
     return f"{google_crc32c.value(content):08x}"
 
 
-def whole_blocks(path: Path, header: dict[str, Any]) -> dict[int, Int[np.ndarray, " t"]]:
+def whole_blocks(path: AnyPath, header: dict[str, Any]) -> dict[int, Int[np.ndarray, " t"]]:
     """List the blocks that are whole: the first iteration of each, in order, with all of its iterations.
+
+    Elsewhere than on this machine, where not everything can be listed, they are asked for by name.
 
     Raises:
         RecordingError: If one is missing before the last, or there is one that does not belong.
     """
     blocks = path / "blocks"
-    try:
-        found = {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()} if blocks.is_dir() else set()
-    except OSError as error:
-        raise RecordingError(f"{blocks} cannot be read: {error.strerror}") from error
     if "loop" in header:
-        return _blocks_of_loop(path, header, sorted(found))
+        return _blocks_of_loop(path, header, sorted(_listed(blocks)))
     iterations = StudyConfig.from_dict(header["config"]).iterations(header["num_examples"])
     length = header["block_length"]
     possible = iterations[::length].tolist()
+    found = set(possible[: _first_blocks(blocks, possible)]) if isinstance(blocks, Url) else _listed(blocks)
     if odd := found - set(possible):
         raise RecordingError(f"{path} is damaged: {blocks / str(min(odd))} does not belong to it; move it elsewhere")
     expected = possible[: len(found)]
@@ -123,7 +123,25 @@ def whole_blocks(path: Path, header: dict[str, Any]) -> dict[int, Int[np.ndarray
     return {start: iterations[k * length : (k + 1) * length] for k, start in enumerate(expected)}
 
 
-def _blocks_of_loop(path: Path, header: dict[str, Any], starts: list[int]) -> dict[int, Int[np.ndarray, " t"]]:
+def _listed(blocks: AnyPath) -> set[int]:
+    """List the blocks: the first iteration of each."""
+    try:
+        if isinstance(blocks, Path) and not blocks.is_dir():
+            return set()
+        return {int(entry.name) for entry in blocks.iterdir() if entry.name.isdigit()}
+    except OSError as error:
+        raise RecordingError(f"{blocks} cannot be listed: {error.strerror or error}") from error
+
+
+def _first_blocks(blocks: Url, possible: list[int]) -> int:
+    """Count the blocks that are there."""
+    try:
+        return leading(len(possible), lambda k: (blocks / f"{possible[k]}/record.loss/zarr.json").exists())
+    except OSError as error:
+        raise RecordingError(f"{blocks} cannot be read: {error}") from error
+
+
+def _blocks_of_loop(path: AnyPath, header: dict[str, Any], starts: list[int]) -> dict[int, Int[np.ndarray, " t"]]:
     """Do so where nobody knows before which iterations will be recorded: each block says which it has."""
     found, records = {}, 0
     for start in starts:
@@ -141,7 +159,7 @@ def _blocks_of_loop(path: Path, header: dict[str, Any], starts: list[int]) -> di
     return found
 
 
-def read_array(block: Path, name: str, place: str) -> Shaped[np.ndarray, "..."]:
+def read_array(block: AnyPath, name: str, place: str) -> Shaped[np.ndarray, "..."]:
     """Read an array of a block.
 
     Raises:
@@ -152,7 +170,7 @@ def read_array(block: Path, name: str, place: str) -> Shaped[np.ndarray, "..."]:
 
 
 @contextlib.contextmanager
-def damaged(path: Path) -> Iterator[None]:
+def damaged(path: AnyPath) -> Iterator[None]:
     """Say clearly where an array is damaged or missing."""
     try:
         yield

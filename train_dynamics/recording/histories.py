@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 from train_dynamics.config import InputError, pluralise
 from train_dynamics.recording.contents import Contents
 from train_dynamics.recording.format import RecordingError, sealed
+from train_dynamics.recording.remote import AnyPath, Url, leading
 from train_dynamics.recording.storage import StoredArray, read_whole
 
 if TYPE_CHECKING:
@@ -138,7 +139,11 @@ class Histories:
     def of_example(self, measure: str, example: SupportsIndex) -> Shaped[np.ndarray, "s t"]:
         """Read a measure of one example in every seed, at all records; raises as `read` does."""
         n = operator.index(example)
-        return np.stack([self.of_examples(measure, s, [n])[:, 0] for s in range(len(self._seeds))])
+        read, places = lambda s: self.of_examples(measure, s, [n])[:, 0], range(len(self._seeds))
+        if any(isinstance(part.directory, Url) for part in self._parts):
+            with ThreadPoolExecutor(8) as threads:  # which wait most of the time
+                return np.stack(list(threads.map(read, places)))
+        return np.stack([read(s) for s in places])
 
     def checksums(self, array: str, s: int, group: int) -> Shaped[np.ndarray, " t"]:
         """Read the checksums of a group of examples in an array of the blocks, one for each record; raises as `read`.
@@ -177,14 +182,18 @@ class OfOne:
         RecordingError: As `Histories` does.
     """
 
-    def __init__(self, recording: "Recording", directory: Path) -> None:
+    def __init__(self, recording: "Recording", directory: AnyPath) -> None:
         self.directory = directory
         self._checksum = recording.checksum
         self.seeds: list[int] = recording.seeds.tolist()
         header = read_header(recording, directory)
         self.span: int = header["span"]
         self.checked: tuple[str, ...] = tuple(header["checked"])
-        self._spans = spans_of(directory, self.span)
+        if isinstance(directory, Url):
+            with remade(directory):
+                self._spans = spans_of_url(directory, self.span, self.seeds[0], recording.num_records)
+        else:
+            self._spans = spans_of(directory, self.span)
         self.num_records = min(self._spans[-1][1] if self._spans else 0, recording.num_records)
         self._padded = padded(len(recording.labels))
         self._groups = padded(groups_of(len(recording.labels)))
@@ -239,7 +248,7 @@ def groups_of(num_examples: int) -> int:
     return math.ceil(num_examples / GROUP)
 
 
-def directory_of(recording: "Recording", path: Path | None = None) -> Path:
+def directory_of(recording: "Recording", path: Path | None = None) -> AnyPath:
     """Tell where the histories of one recording are: in it, or in another directory by its checksum."""
     return recording.root / "histories" if path is None else path.resolve() / recording.checksum
 
@@ -270,7 +279,14 @@ def spans_of(directory: Path, span: int) -> list[tuple[int, int]]:
     return spans
 
 
-def read_header(recording: "Recording", directory: Path) -> dict[str, Any]:
+def spans_of_url(directory: Url, span: int, seed: int, num_records: int) -> list[tuple[int, int]]:
+    """List the spans that are whole elsewhere, where they are asked for by name: those of a recording's records."""
+    spans = [(first, min(first + span, num_records)) for first in range(0, num_records, span)]
+    there = leading(len(spans), lambda k: (directory / f"{spans[k][0]}-{spans[k][1]}/{seed}/loss/zarr.json").exists())
+    return spans[:there]
+
+
+def read_header(recording: "Recording", directory: AnyPath) -> dict[str, Any]:
     """Read and check `histories.json`.
 
     Raises:
@@ -353,7 +369,7 @@ def checksum_of_rows(rows: Shaped[np.ndarray, "m ..."]) -> int:
 
 
 @contextlib.contextmanager
-def remade(directory: Path) -> Iterator[None]:
+def remade(directory: AnyPath) -> Iterator[None]:
     """Say what to do about histories that are damaged: nothing is lost, for they are made again."""
     try:
         yield

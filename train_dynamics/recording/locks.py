@@ -10,6 +10,7 @@ from pathlib import Path
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.recording.format import read_header
+from train_dynamics.recording.remote import check_local
 
 PATIENCE = 0.2
 
@@ -20,7 +21,8 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
     Raises:
         InputError: If something else is there, or a recording that another run is writing.
     """
-    if "\\" in str(path) or "gs:" in path.parts:
+    check_local(path)
+    if "\\" in str(path):
         raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
     try:
         found = {entry.name for entry in path.iterdir()} if path.is_dir() else None

@@ -17,6 +17,7 @@ import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.recording.format import RecordingError, sealed, written_whole
+from train_dynamics.recording.remote import AnyPath
 from train_dynamics.recording.storage import read_whole
 
 FORMAT = 1
@@ -79,7 +80,7 @@ def begin(path: Path, config: StudyConfig, num_processes: int) -> list[Part]:
     return parts
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: AnyPath) -> dict[str, Any]:
     """Read and check `parts.json`.
 
     Raises:
@@ -99,7 +100,7 @@ def read(path: Path) -> dict[str, Any]:
     return header
 
 
-def directories(path: Path) -> list[Path]:
+def directories(path: AnyPath) -> list[AnyPath]:
     """List the directories of all parts of a recording.
 
     Raises:

@@ -18,7 +18,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -51,6 +51,7 @@ from train_dynamics.recording.histories import Histories, History, gradients_of,
 from train_dynamics.recording.joining import check_alike
 from train_dynamics.recording.layers import rebuild
 from train_dynamics.recording.locks import PATIENCE, busy, is_being_written, locked
+from train_dynamics.recording.remote import AnyPath, Url, check_local, located
 from train_dynamics.recording.storage import read_whole
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class Recording:
 
     Args:
         path: The directory that `train_dynamics.train`, one process or several, or a `Recorder` wrote; or several of
-            them, of the same examples and different seeds, which are read as one.
+            them, of the same examples and different seeds, which are read as one. Or a URL, `s3://bucket/study`, which
+            fsspec reads.
 
     Attributes:
         path: The directory; of several, all of them, with commas.
@@ -115,22 +117,23 @@ class Recording:
     """
 
     def __init__(self, path: Any) -> None:
-        single = isinstance(path, str | os.PathLike)
+        single = isinstance(path, str | os.PathLike | Url)
         paths = [path] if single or not isinstance(path, Iterable) else list(path)
-        if not all(isinstance(one, str | os.PathLike) for one in paths):
+        if not all(isinstance(one, str | os.PathLike | Url) for one in paths):
             raise RecordingError(f"path={path!r}: must be the directory of a recording, or a list of such")
-        by_several = single and os.path.isfile(Path(path) / parts.NAME)
-        paths = parts.directories(Path(path)) if by_several else paths
+        paths = [located(one) for one in paths]
+        by_several = single and _is_by_several(paths[0])
+        paths = parts.directories(paths[0]) if by_several else paths
         self._parts = [] if single and not by_several else [Recording(one) for one in paths]
         if not self._parts and single:
-            self._open(Path(path))
+            self._open(paths[0])
         else:
             self._join()
-        self._opened: Path | list[Path] = Path(path) if single else [Path(one) for one in paths]
+        self._opened: AnyPath | list[AnyPath] = located(path) if single else paths
         if by_several:
             self.path = self._opened
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: AnyPath) -> None:
         self.path = path
         self._root = self.path.resolve()  # stays right if the process moves to another directory
         header = read_header(self.path)
@@ -162,14 +165,16 @@ class Recording:
         check_alike(self._parts)
         shortest = min(self._parts, key=lambda part: part.num_records)  # while they are written, one is behind
         self.__dict__.update({**shortest.__dict__, "_parts": self._parts})
-        self.path = Path(",".join(str(part.path) for part in self._parts))
+        together = ",".join(str(part.path) for part in self._parts)
+        self.path = Url(together) if "://" in together else Path(together)
         self.seeds = np.concatenate([part.seeds for part in self._parts])
         self.config = dataclasses.replace(self.config, first_seed=int(self.seeds.min()), num_seeds=len(self.seeds))
         of_parts = [part._blocks for part in self._parts]
         self._blocks = [JoinedBlock(block.iterations, block.names, of_parts) for block in self._blocks]
 
-    def __reduce__(self) -> tuple[type, tuple[Path | list[Path]]]:
-        return Recording, (self._opened,)  # another process opens it anew
+    def __reduce__(self) -> tuple[type, tuple[AnyPath | list[AnyPath]]]:
+        several = isinstance(self._opened, list)  # another process opens it anew, and may be in another directory
+        return Recording, ([one.absolute() for one in self._opened] if several else self._opened.absolute(),)
 
     def reopened(self) -> "Recording":
         """Open it anew: with the records that have come since."""
@@ -179,7 +184,7 @@ class Recording:
         return f"Recording({str(self.path)!r}): {self.num_records} of {self.num_planned} records"
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[AnyPath]:
         """The directories: one, or those that are read as one."""
         return [part.path for part in self._parts] or [self.path]
 
@@ -189,7 +194,7 @@ class Recording:
         return self._parts or [self]
 
     @property
-    def root(self) -> Path:
+    def root(self) -> AnyPath:
         """The directory, or the first of several, whatever becomes of the working directory."""
         return self._root
 
@@ -217,7 +222,7 @@ class Recording:
     @property
     def being_written(self) -> bool:
         """Whether a run is writing to it at the moment."""
-        return any(map(is_being_written, self.paths))
+        return any(is_being_written(path) for path in self.paths if isinstance(path, Path))
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
@@ -278,7 +283,7 @@ class Recording:
             RecordingError: If it is damaged, or belongs to another recording.
         """
         path = self._root / "further"
-        if self._parts or not path.exists():
+        if self._parts or not (path / "further.json" if isinstance(path, Url) else path).exists():
             return None
         again = f"move {path} elsewhere and run train_dynamics.further again"
         try:
@@ -349,6 +354,7 @@ class Recording:
         Raises:
             InputError: If another one does.
         """
+        check_local(self.path)
         with locked(self._root, busy(self.path), PATIENCE):
             yield
 
@@ -481,7 +487,7 @@ class Recording:
         mean = np.einsum("snc,sn->nc", probabilities, counted, dtype=np.float64)
         return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
 
-    def to_xarray(self) -> "xarray.Dataset":
+    def to_xarray(self, chunks: Any = None) -> "xarray.Dataset":
         """Give everything recorded as an `xarray.Dataset`, of which only what is asked for is read, at each access.
 
         Dimensions are `seed`, `iteration`, `example`, `class_name`, and for each axis of a parameter one: `in` and
@@ -496,19 +502,37 @@ class Recording:
 
         An unfinished recording gives what is there now; call it again for what has come since.
 
+        Args:
+            chunks: How to divide it into arrays of Dask's, as Dask takes it, by dimension; no such arrays if None. `{}`
+                takes each block alone, or as many of its iterations as 128 MiB hold. A task opens the recording itself,
+                wherever it runs, reads the iterations of its chunk, and compares their checksums. What is divided by
+                anything else than `iteration` reads the same pieces several times.
+
         Raises:
-            InputError: If xarray is not installed, or there is no record yet.
+            InputError: If xarray is not installed, or for `chunks` Dask, if `chunks` names no dimension, or if there is
+                no record yet.
 
         Example:
             >>> data = Recording("recordings/mini_mnist").to_xarray()
             >>> data["gradient.fc2"].sel(seed=0, iteration=100).isel(example=42).shape  # reads one iteration
             (8, 10)
+            >>> data = Recording("recordings/mini_mnist").to_xarray(chunks={"iteration": 50})
+            >>> data.correct.mean("example").compute().shape  # by as many tasks at once as there are processors
+            (10, 1411)
         """
         if importlib.util.find_spec("xarray") is None:
             raise InputError("to_xarray() needs the package xarray, which is not installed: pip install xarray")
+        if chunks is not None and not isinstance(chunks, Mapping):
+            raise InputError(
+                f"to_xarray(chunks={chunks!r}): must be lengths by dimension, as {{'iteration': 50}} or {{}}"
+            )
+        if chunks is not None and importlib.util.find_spec("dask") is None:
+            raise InputError(
+                'to_xarray(chunks=...) needs the package dask, which is not installed: pip install "dask[array]"'
+            )
         from train_dynamics.recording.to_xarray import to_xarray  # a second to import
 
-        return to_xarray(self)
+        return to_xarray(self, chunks)
 
     def each_error(
         self, block: Block, iterations: Int[np.ndarray, " some"] | None = None
@@ -641,6 +665,14 @@ def opened(paths: str) -> Recording:
     return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
 
 
+def _is_by_several(path: AnyPath) -> bool:
+    """Tell whether a directory holds the parts of several processes."""
+    try:
+        return (path / parts.NAME).is_file()
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c"]:
     """Turn logits into class probabilities.
 
@@ -660,7 +692,7 @@ def probabilities_of(
     return np.where(label, np.where(cotangent > -0.5, cotangent + 1, np.exp(-loss)[..., None]), cotangent)
 
 
-def _load(path: Path, checksum: str | None) -> np.ndarray:
+def _load(path: AnyPath, checksum: str | None) -> np.ndarray:
     """Read an array from a file of NumPy's whose checksum is known."""
     try:
         content = read_whole(path)

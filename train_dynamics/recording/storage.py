@@ -12,9 +12,12 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
+
+from train_dynamics.recording.remote import AnyPath, RemoteFile, Url
 
 PAGE = 4096  # where pieces begin, on every machine
 CHECKSUM = 4
@@ -71,7 +74,7 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: s
 
 
 class StoredArray:
-    """An array on disk.
+    """An array on disk, or elsewhere.
 
     Args:
         path: Directory of the array.
@@ -89,7 +92,7 @@ class StoredArray:
         ValueError: If it is not as `write_array` writes it, leads out of its directory, or belongs elsewhere.
     """
 
-    def __init__(self, path: Path, place: str = "", direct: bool = True) -> None:
+    def __init__(self, path: AnyPath, place: str = "", direct: bool = True) -> None:
         self._path = path
         self._direct = direct
         metadata = json.loads(read_whole(path / "zarr.json"))
@@ -125,17 +128,17 @@ class StoredArray:
 
     def row(self, t: int) -> np.ndarray:
         """Read one row of the second axis; raises as `read` does."""
-        with self._file() as fd:
-            return self._piece(fd, t // self.rows)[:, t % self.rows]
+        with self._file() as file:
+            return self._piece(file, t // self.rows)[:, t % self.rows]
 
     def take(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Read some rows of the second axis, ascending, each piece once and no others; raises as `read` does."""
         last, piece = -1, None
-        with self._file() as fd:
+        with self._file() as file:
             for t in rows:
                 if t // self.rows != last:
                     last = t // self.rows
-                    piece = self._piece(fd, last)
+                    piece = self._piece(file, last)
                 yield piece[:, t % self.rows]
 
     def columns(self, start: int, stop: int) -> np.ndarray:
@@ -150,13 +153,12 @@ class StoredArray:
         _, rows, columns, *rest = self._chunk
         each = math.prod(rest) * self.dtype.itemsize
         found = np.empty((self.shape[0], self.shape[1], stop - start, *rest), self.dtype)
-        with self._file() as fd:
-            for s, t in np.ndindex(*self.shape[:2]):
-                piece, row = divmod(t, rows)
-                begin = piece * _pages(self._size + CHECKSUM) + ((s * rows + row) * columns + start) * each
-                place = memoryview(found[s, t].reshape(-1).view(np.uint8))
-                if os.preadv(fd, [place], begin) != len(place):
-                    raise ValueError(f"the file ends at byte {begin}, before it should")
+        begins = []
+        for s, t in np.ndindex(*self.shape[:2]):
+            piece, row = divmod(t, rows)
+            begins.append(piece * _pages(self._size + CHECKSUM) + ((s * rows + row) * columns + start) * each)
+        with self._file() as file:
+            file.fill(found.reshape(len(begins), -1), begins)
         return found
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -166,25 +168,28 @@ class StoredArray:
 
     def _all(self) -> Iterator[np.ndarray]:
         index = _index(len(self._checksums), self._size)
-        with self._file() as fd:
+        with self._file() as file:
             for k in range(len(self._checksums)):
-                yield self._piece(fd, k)
-            if _read(fd, len(self._checksums) * _pages(self._size + CHECKSUM), len(index)).tobytes() != index:
+                yield self._piece(file, k)
+            if file.read(len(self._checksums) * _pages(self._size + CHECKSUM), len(index)).tobytes() != index:
                 raise ValueError("its index was changed after it was written")
 
     @contextlib.contextmanager
-    def _file(self) -> Iterator[int]:
-        """Open the file, which must have the right length."""
+    def _file(self) -> "Iterator[_LocalFile | RemoteFile]":
+        """Open the file, which must have the right length; elsewhere, to ask for it would take as long as to read."""
         file = _file(self._path, len(self.shape))
+        if isinstance(file, Url):
+            yield RemoteFile(file)
+            return
         _check_place(file)
         with _opened(file, os.O_RDONLY, self._direct) as fd:
             expected = _length(len(self._checksums), self._size)
             if (found := os.fstat(fd).st_size) != expected:
                 raise ValueError(f"{file.relative_to(self._path)} has {found} bytes and not {expected}")
-            yield fd
+            yield _LocalFile(fd)
 
-    def _piece(self, fd: int, k: int) -> np.ndarray:
-        memory = _read(fd, k * _pages(self._size + CHECKSUM), self._size + CHECKSUM)
+    def _piece(self, file: "_LocalFile | RemoteFile", k: int) -> np.ndarray:
+        memory = file.read(k * _pages(self._size + CHECKSUM), self._size + CHECKSUM)
         values = memory[: self._size].view(self.dtype).reshape(self._chunk)
         checksum = _checksum(values)
         if memory[self._size :].tobytes() != checksum or checksum.hex() != self._checksums[k]:
@@ -228,7 +233,7 @@ def _checksum(values: np.ndarray) -> bytes:
     return google_crc32c.value(values.reshape(-1).view(np.uint8)).to_bytes(CHECKSUM, "little")
 
 
-def _file(path: Path, ndim: int) -> Path:
+def _file(path: AnyPath, ndim: int) -> AnyPath:
     return path.joinpath("c", *("0" for _ in range(ndim)))
 
 
@@ -260,14 +265,15 @@ def _write(fd: int, memory: mmap.mmap) -> None:
             done += os.write(fd, view[done:])
 
 
-def read_whole(file: Path) -> bytes:
+def read_whole(file: AnyPath) -> bytes:
     """Read a small file.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If a link on the way leads elsewhere.
     """
-    _check_place(file)
+    if not isinstance(file, Url):
+        _check_place(file)
     return file.read_bytes()
 
 
@@ -277,14 +283,29 @@ def _check_place(file: Path) -> None:
         raise ValueError(f"{file.name} is reached through a link, and a recording has none")
 
 
-def _read(fd: int, begin: int, size: int) -> np.ndarray:
-    """Read so many bytes from a page's begin on."""
-    room = np.empty(_pages(size) + PAGE, np.uint8)
-    first = -room.ctypes.data % PAGE
-    memory, done = room[first : first + _pages(size)], 0
-    while done < size:
-        read = os.preadv(fd, [memory[done:]], begin + done)
-        if not read:
-            raise ValueError(f"the file ends at byte {begin + done}, before it should")
-        done += read
-    return memory[:size]
+class _LocalFile(NamedTuple):
+    """An array's file on this machine, opened; reads as `RemoteFile` does.
+
+    Attributes:
+        fd: Its file descriptor.
+    """
+
+    fd: int
+
+    def read(self, begin: int, size: int) -> np.ndarray:
+        """Read so many bytes from a page's begin on."""
+        room = np.empty(_pages(size) + PAGE, np.uint8)
+        first = -room.ctypes.data % PAGE
+        memory, done = room[first : first + _pages(size)], 0
+        while done < size:
+            read = os.preadv(self.fd, [memory[done:]], begin + done)
+            if not read:
+                raise ValueError(f"the file ends at byte {begin + done}, before it should")
+            done += read
+        return memory[:size]
+
+    def fill(self, stretches: np.ndarray, begins: Sequence[int]) -> None:
+        """Read as many bytes as each of some arrays has, into it."""
+        for stretch, begin in zip(stretches.view(np.uint8), begins, strict=True):
+            if os.preadv(self.fd, [memoryview(stretch)], begin) != len(stretch):
+                raise ValueError(f"the file ends at byte {begin}, before it should")

@@ -1,7 +1,7 @@
 """A recording as an `xarray.Dataset` that reads from disk only what is asked for. Imported when it is used."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from train_dynamics.config import InputError
 from train_dynamics.recording.contents import KeptLayer
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.layers import TOGETHER
@@ -23,10 +24,14 @@ Make = Callable[[Sequence[np.ndarray], Key], np.ndarray]
 """Makes the values at one iteration from arrays `[s, ...]` on disk: those of the seeds and other axes asked for."""
 
 
-def to_xarray(recording: "Recording") -> xarray.Dataset:
+MOST_BYTES = 2**27  # of a chunk that nobody asked for otherwise; as Dask's own
+
+
+def to_xarray(recording: "Recording", chunks: Mapping[str, Any] | None = None) -> xarray.Dataset:
     """Give everything recorded; `Recording.to_xarray` says what there is.
 
     Raises:
+        InputError: If there is no such dimension to divide.
         RecordingError: If there is no record yet.
     """
     if not recording.num_records:
@@ -47,7 +52,40 @@ def to_xarray(recording: "Recording") -> xarray.Dataset:
     for kept in recording.contents.layers.values():
         variables |= _of_layer(recording, dims, kept)
     attrs = {"recording": str(recording.path), "finished": int(recording.finished)}  # netCDF has no truth values
-    return xarray.Dataset(variables, _coordinates(recording), attrs)
+    data = xarray.Dataset(variables, _coordinates(recording), attrs)
+    return data if chunks is None else _divided(recording, data, chunks)
+
+
+def _divided(recording: "Recording", data: xarray.Dataset, chunks: Mapping[str, Any]) -> xarray.Dataset:
+    """Make arrays of Dask's, each of whose tasks reads a chunk, in whatever process it runs."""
+    from dask.base import tokenize
+
+    if unknown := [name for name in chunks if name not in data.dims]:
+        known = ", ".join(map(str, data.dims))
+        raise InputError(f"to_xarray(chunks=...): there is no dimension {unknown[0]!r}; there are: {known}")
+    of = [recording.paths, [part.checksum for part in recording.parts], recording.num_records]
+    divided = {}
+    for name, variable in data.data_vars.items():
+        own = {dim: length for dim, length in chunks.items() if dim in variable.dims}
+        if "iteration" not in own:
+            own["iteration"] = _within_blocks(recording, variable.nbytes // recording.num_records)
+        # A name is a promise to Dask of the same values: of another recording in the same place it is another one.
+        token = tokenize(name, list(map(str, of[0])), *of[1:], sorted(own.items()))
+        try:
+            divided[name] = variable.variable.chunk(own, name=f"{name}-{token}")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"to_xarray(chunks=...): Dask cannot divide {name} so: {error}") from error
+    return data.assign(divided)
+
+
+def _within_blocks(recording: "Recording", each: int) -> tuple[int, ...]:
+    """Divide the records into blocks, and blocks of which `MOST_BYTES` are less into as equal parts as can be."""
+    found = []
+    for block in recording.blocks():
+        records = len(block.iterations)
+        parts = min(records, -(-records * each // MOST_BYTES))
+        found += [len(part) for part in np.array_split(block.iterations, max(parts, 1))]
+    return tuple(found)
 
 
 class _Dims:

@@ -1,5 +1,6 @@
 """Does a recording hold what it should? Every checksum, and a sample computed again from weights and inputs."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -133,7 +134,10 @@ def verify(
 def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
     """Read everything in a block, which compares its checksums; training goes on from one that is not of a loop."""
     problems, size = [], 0
-    states = {path.name.removeprefix("state.") for path in block.path.glob("state.*")}
+    states = set()
+    with contextlib.suppress(OSError):  # not every server lists
+        names = [path.name for path in block.path.iterdir()]
+        states = {name.removeprefix("state.") for name in names if name.startswith("state.")}
     states |= {name for name in block.names if name.startswith("parameters.") and not of_loop}
     reads = [(block.each, name) for name in block.names]
     reads += [(block.state, name) for name in sorted(states)]

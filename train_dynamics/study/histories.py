@@ -1,6 +1,7 @@
 """Histories made: measures of every example at every record, computed once and stored in the recording."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from train_dynamics.recording.histories import (
     FORMAT,
     GROUP,
     Histories,
+    OfOne,
     checked_of,
     checksum_of_rows,
     directory_of,
@@ -36,6 +38,7 @@ from train_dynamics.recording.histories import (
 )
 from train_dynamics.recording.locks import PATIENCE, locked
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import AnyPath, Url
 from train_dynamics.recording.storage import write_array
 from train_dynamics.study.motion import each_alignment
 
@@ -168,8 +171,14 @@ def _missing(part: Recording, directory: Path, span: int) -> list[tuple[int, int
     return [(first, end) for first, end in spans if not (directory / f"{first}-{end}").exists()]
 
 
-def _make(part: Recording, directory: Path, advance: Callable[[int], object]) -> None:
+def _make(part: Recording, directory: AnyPath, advance: Callable[[int], object]) -> None:
     """Make what is missing of one recording's histories."""
+    if isinstance(directory, Url):
+        made = OfOne(part, directory) if (directory / "histories.json").exists() else None
+        if made is None or made.num_records < _planned(part, made.span):
+            raise OSError(errno.EROFS, "it is a URL, and those are only read")
+        advance(made.num_records)
+        return
     if (directory / "histories.json").exists():
         span = read_header(part, directory)["span"]
         if not _missing(part, directory, span):  # so that nobody needs to write there

@@ -29,6 +29,7 @@ from train_dynamics.recording.contents import Contents
 from train_dynamics.recording.format import RecordingError, read_header
 from train_dynamics.recording.locks import check_writable, is_begun
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import check_local
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
 from train_dynamics.training.arguments import check_kinds, layers_of, naming_arguments, seeds_of
@@ -128,6 +129,7 @@ class Recorder:
             raise InputError(f"on_error={on_error}: must be raise or warn")
         if when is not None and (every != 1 or records_per_doubling is not None):
             raise InputError("when is a schedule of its own; leave out every and records_per_doubling")
+        check_local(path)
         self.path = Path(path)
         self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
         self._seeds, self._several = seeds_of(seed), np.ndim(seed) > 0

@@ -25,6 +25,7 @@ from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import check_local
 from train_dynamics.recording.writer import Writer
 from train_dynamics.task.task import Task
 from train_dynamics.training import steps
@@ -326,6 +327,7 @@ def train(
         InputError: If the data cannot be read, or the directory or the room on its disk will not do.
         RecordingError: If a block cannot be stored, or what is stored is moved, removed or damaged meanwhile.
     """
+    check_local(path)
     began, path = time.monotonic(), Path(path)
     recording = Recording(path) if is_begun(path, config) else None
     code = code_of(config, task)
