@@ -365,14 +365,14 @@ def test_what_a_store_hides_is_not_there(small_path, memory, monkeypatch):
     files = type(fsspec.filesystem("memory"))
     cat_file = files.cat_file
 
-    class Forbidden(Exception):
+    class ForbiddenError(Exception):
         status = 403
 
     def hide(self, path, *rest, **named):
         try:
             return cat_file(self, path, *rest, **named)
         except FileNotFoundError as error:
-            raise Forbidden("403, message='Forbidden'") from error
+            raise ForbiddenError("403, message='Forbidden'") from error
 
     monkeypatch.setattr(files, "cat_file", hide)
     remote = Recording(url)
