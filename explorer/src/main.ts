@@ -2,7 +2,7 @@
 
 import "uplot/dist/uPlot.min.css";
 import "./page.css";
-import { App, MOST_PANELS } from "./app";
+import { App, MOST_PANELS, type View } from "./app";
 import { css } from "./colours";
 import { type About, File, Server, type Source } from "./data";
 import { element, menu, refill, switches } from "./dom";
@@ -185,12 +185,13 @@ class Page {
   private want(): void {
     const { app } = this;
     const names = new Set([app.state.x, app.state.y, "prediction", app.state.colour, app.state.sort]);
-    const series = app.views.flatMap((view) =>
-      [...names]
+    const of = (view: View, wanted: string[]) =>
+      wanted
         .map((name) => app.measure(view, name))
         .filter((measure) => measure !== null)
-        .map((measure) => app.series(view, measure)),
-    );
+        .map((measure) => app.series(view, measure));
+    const told = ["loss", "margin"].filter((name) => !names.has(name)); // of the example under the pointer
+    const series = [...app.views.flatMap((view) => of(view, [...names])), ...of(app.front, told)];
     app.frames.want(series, Math.floor(app.record), app.forward);
   }
 

@@ -21,7 +21,11 @@ export const WORDS: Record<string, string> = {
   prediction: "prediction",
   chunk: "chunk",
 };
-export const words = (name: string) => WORDS[name] ?? name.replace(/^score\./, "").replaceAll("_", " ");
+export function words(name: string): string {
+  const score = name.replace(/^score\./, "");
+  if (name in WORDS || score === name) return WORDS[name] ?? name;
+  return score in WORDS ? `${WORDS[score]} (score)` : score.replaceAll("_", " ");
+}
 
 export class Panel {
   readonly root: HTMLElement;
