@@ -66,7 +66,7 @@ def recorder(path, *arguments, **options):
     return td.Recorder(path, *arguments, log=silent, **options)
 
 
-def recorded(path, examples, iterations=range(5), params=None, **options):
+def recorded(path, examples, iterations=(0, 1, 2, 3, 4), params=None, **options):
     """Record the loop; give the recording and the parameters at each iteration."""
     params, seen = start() if params is None else params, {}
     with recorder(path, loss, examples, **options) as found:
