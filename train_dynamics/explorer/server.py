@@ -17,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from train_dynamics.config import InputError
 from train_dynamics.explorer.explored import Explored
@@ -80,11 +79,11 @@ def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) 
         band = one.band(s, layer, _places(body, len(one.recording.labels)))
         return band.reshape(3 * len(HISTORY), -1).astype("<f4").tobytes(), "float32"
     if path == "groups":
-        return json_bytes(one.groups(s, layer, int(ask("iteration")))), "json"
+        return json_bytes(one.groups(s, layer, _whole(ask("iteration"), 2**62))), "json"
     raise KeyError(path)
 
 
-def application(explored: Explored, token: str, framed: bool = False) -> ASGIApp:
+def application(explored: Explored, token: str, framed: bool = False) -> "Guard":
     """Make the server of a page.
 
     Args:
@@ -129,10 +128,10 @@ class Guard:
     `Host`, which is why that has to be this machine's.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: Starlette, token: str) -> None:
         self.app, self.token = app, token
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         """Let a request through, or answer it."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
