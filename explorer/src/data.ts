@@ -7,7 +7,6 @@ export type Numbers = Uint8Array | Uint16Array | Float32Array;
 export interface Measure {
   name: string;
   layer: string;
-  words: string;
   unit: string;
   encoding: Encoding;
 }
@@ -27,7 +26,6 @@ export interface RecordingAbout {
   gradientLayers: string[];
   measures: Measure[];
   iterations: number[];
-  planned: number;
   finished: boolean;
   live: boolean;
   problem: string;

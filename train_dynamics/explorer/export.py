@@ -120,7 +120,6 @@ def _document(
         "gradientLayers": [layer for layer in one["gradientLayers"] if layer in layers],
         "measures": here,
         "iterations": iterations,
-        "planned": len(iterations),
         "live": False,
         "problem": "",
     }

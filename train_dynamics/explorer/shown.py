@@ -127,7 +127,6 @@ class ShownRecording:
             {
                 "name": name,
                 "layer": layers.get(key, ""),
-                "words": kind,
                 "unit": UNITS.get(kind, "") if self.recording.contents.classes else "",  # no nats of any other loss
                 "encoding": self.encoding(name),
             }
@@ -152,7 +151,6 @@ class ShownRecording:
             "layers": list(recording.layers),
             "gradientLayers": list(recording.gradient_layers),
             "measures": self.measures(),
-            "planned": recording.num_planned,
             "perEpoch": batch and -(-len(recording.labels) // batch),
             **self.status(0),
         }
@@ -336,14 +334,8 @@ def looks(recording: Recording, examples: Sequence[int]) -> Shown:
     return found if isinstance(found, list) else _small(found)
 
 
-@functools.singledispatch
 def _text(one: Any) -> str:
-    return str(one)
-
-
-@_text.register
-def _(one: bytes) -> str:
-    return one.decode(errors="replace")
+    return one.decode(errors="replace") if isinstance(one, bytes) else str(one)
 
 
 def _small(pictures: Shaped[np.ndarray, "m h w channel"]) -> Shaped[np.ndarray, "m h w channel"]:
