@@ -67,6 +67,21 @@ def test_seeds_divide_over_devices_that_do_or_do_not_divide_them(small, tmp_path
     same_records(spread, small)
 
 
+@pytest.mark.parametrize(("num_seeds", "num_examples"), [(1, 57), (2, 60)])
+def test_examples_divide_over_devices_where_there_are_fewer_seeds(
+    tmp_path, device, monkeypatch, num_seeds, num_examples
+):
+    monkeypatch.setattr(sweep, "BLOCK_ITERATIONS", 2)
+    # 57 examples on four devices fill 60 places.
+    config = dataclasses.replace(SMALL, num_seeds=num_seeds, num_examples=num_examples)
+    whole = record(config, tmp_path / "whole", device)
+    asked = iter([False, True])
+    spread = tmp_path / "spread"
+    sweep.train(config, spread, jax.local_devices()[:4], log=lambda line: None, stop=lambda: next(asked))
+    assert not Recording(spread).finished
+    same_records(record(config, spread, jax.local_devices()[:4]), whole)  # goes on from where that stopped
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_step_compiles_once(small_dataset, device, resumed):
     swept = sweep.Sweep(SMALL, small_dataset, 3, device)

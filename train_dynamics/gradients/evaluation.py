@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from train_dynamics.config import InputError
 from train_dynamics.gradients.cut import cut
 from train_dynamics.gradients.examples import over_examples, shape_of_one
-from train_dynamics.gradients.measures import mean_gradient, measures_of
+from train_dynamics.gradients.measures import Share, mean_gradient, measures_of
 from train_dynamics.gradients.parameters import check_loss, in_float32, named
 from train_dynamics.gradients.products import Term, dense, join, layers_of
 from train_dynamics.recording.layers import TOGETHER, Layer
@@ -74,6 +74,7 @@ def evaluate(
     layouts: Mapping[str, str],
     batch_size: int | None = None,
     sketch_size: int = 256,
+    share: Share | None = None,
 ) -> Evaluation:
     """Evaluate every example, and keep its gradient at each chosen layer in the form that `layouts` says.
 
@@ -86,6 +87,7 @@ def evaluate(
         layouts: What to keep, by the name of a parameter.
         batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
         sketch_size: Length of sketches, at most; `sketch.sketch_error` tells what it is good for.
+        share: Where examples are divided over devices, how those here belong to all: measures are of all examples.
 
     Returns:
         Losses, outputs and, of a layer `NAME`,
@@ -123,7 +125,7 @@ def evaluate(
         return Evaluation(found.loss, found.outputs, kept)
 
     with jax.default_matmul_precision("highest"):
-        mean = mean_gradient(loss, params, examples, batch_size) if measured else {}
+        mean = mean_gradient(loss, params, examples, batch_size, share) if measured else {}
         return over_examples(one, examples, batch_size)
 
 

@@ -6,7 +6,7 @@ and Hashimoto, "Large Language Models Can Be Strong Differentially Private Learn
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,30 @@ from train_dynamics.gradients.products import Term, dense, join, layers_of
 from train_dynamics.recording.layers import TOGETHER, Layer
 
 
-def mean_gradient(loss: Callable, params: Any, examples: Any, batch_size: int | None) -> dict[str, Float[Array, "..."]]:
+class Share(NamedTuple):
+    """The examples of one device, where they are divided over several.
+
+    Attributes:
+        held: Which of them are, and do not only fill up an equal share.
+        add: Adds up what the devices have, as `jax.lax.psum` does.
+    """
+
+    held: Bool[Array, " n"]
+    add: Callable[[Any], Any]
+
+
+def mean_gradient(
+    loss: Callable, params: Any, examples: Any, batch_size: int | None, share: Share | None = None
+) -> dict[str, Float[Array, "..."]]:
     """Compute the gradient of the mean loss over all examples, by name, so many examples at a time.
 
     From the products too: on CPUs JAX takes longer for the gradient of a convolution's kernel over a batch.
     """
+    held = jnp.ones(count(examples), bool) if share is None else share.held
 
-    def total(batch: Any, new: Bool[Array, " b"]) -> dict[str, Array]:
-        layers = {}
+    def total(both: tuple[Any, Bool[Array, " b"]], new: Bool[Array, " b"]) -> dict[str, Array]:
+        batch, held = both
+        layers, counted = {}, new & held
 
         def parts(example: Any) -> dict[str, Any]:
             found = cut(loss, params, example)
@@ -35,7 +51,7 @@ def mean_gradient(loss: Callable, params: Any, examples: Any, batch_size: int | 
 
         def add(layer: Layer, found: Any) -> Array:
             *activation, last = found if layer.factors else (found,)
-            last = jnp.where(new.reshape(-1, *[1] * (last.ndim - 1)), last, 0)
+            last = jnp.where(counted.reshape(-1, *[1] * (last.ndim - 1)), last, 0)
             if not layer.factors:
                 return last.sum(0)
             return layer.factors.layout.apply(jnp.einsum("npi,npo->io", *activation, last))
@@ -43,8 +59,10 @@ def mean_gradient(loss: Callable, params: Any, examples: Any, batch_size: int | 
         found = jax.vmap(parts)(batch)
         return {name: add(layers[name], found[name]) for name in found}
 
-    totals = sum_over_examples(total, examples, batch_size)
-    return {name: leaf / count(examples) for name, leaf in totals.items()}
+    totals, number = sum_over_examples(total, (examples, held), batch_size), count(examples)
+    if share is not None:
+        totals, number = share.add((totals, held.sum()))
+    return {name: leaf / number for name, leaf in totals.items()}
 
 
 def squared_norm(layer: Layer, gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, ""]:

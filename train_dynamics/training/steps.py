@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from train_dynamics.config import StudyConfig
 from train_dynamics.data.batches import batch_indices as batch_indices  # part of training; the analysis needs it too
 from train_dynamics.gradients import per_example
+from train_dynamics.gradients.measures import Share
 from train_dynamics.gradients.per_example import Parameters
 from train_dynamics.task.mlp import MLP
 from train_dynamics.task.options import optimizer_of
@@ -85,8 +86,13 @@ class Setup(NamedTuple):
         """Take one optimizer step."""
         return update(self, state, batch, examples.images, examples.labels)
 
-    def recorded(self, state: State, examples: Examples) -> Record:
-        """Write down what every example does to the weights as they are."""
+    def divided(self, examples: Examples, index: Int[Array, " m"]) -> Examples:
+        """Take the examples that one device evaluates."""
+        images, labels, varying = (leaf[index] for leaf in examples[:3])
+        return examples._replace(images=images, labels=labels, varying=varying)
+
+    def recorded(self, state: State, examples: Examples, share: Share | None = None) -> Record:
+        """Write down what every example does to the weights as they are, the same whatever others there are."""
         return record(self, state.parameters, examples)
 
 
@@ -194,10 +200,11 @@ def step(
     batches: Int[Array, "gap b"],
     gap: Int[Array, ""],
     examples: Any,
+    share: tuple[Any, Share] | None = None,
 ) -> tuple[Any, Record]:
     """Record the state as it is, then update it `gap` times; neither uses anything of the other.
 
-    `setup` is a `Setup`, or a `TaskSetup` of any task.
+    `setup` is a `Setup`, or a `TaskSetup` of any task. Of a share, only its examples are recorded.
     """
 
     def update_once(k: Int[Array, ""] | int, state: Any) -> Any:
@@ -206,7 +213,7 @@ def step(
     after = update_once(0, state)
     if len(batches) > 1:  # a loop that only ever ran once would still cost a tenth
         after = jax.lax.fori_loop(1, gap, update_once, after)
-    return after, setup.recorded(state, examples)
+    return after, setup.recorded(state, *(share or (examples,)))
 
 
 def run_block(
@@ -216,6 +223,7 @@ def run_block(
     batches: Int[Array, "t gap b"],
     gaps: Int[Array, " t"],
     examples: Any,
+    share: tuple[Any, Share] | None = None,
 ) -> tuple[Any, Record]:
     """Record, write it into row `t` of `records`, and take `gaps[t]` updates with the first of `batches[t]`; and so on.
 
@@ -229,7 +237,7 @@ def run_block(
     def write(carry: tuple[Any, Record], x: tuple[Array, Array, Array]) -> tuple[tuple[Any, Record], None]:
         state, records = carry
         t, batch, gap = x
-        state, now = step(setup, state, batch, gap, examples)
+        state, now = step(setup, state, batch, gap, examples, share)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=0)
         return (state, jax.tree.map(put, records, now)), None
 

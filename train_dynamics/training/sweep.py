@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
+from train_dynamics.gradients.measures import Share
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
@@ -69,17 +70,37 @@ def assign_seeds(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "dev
     return np.array(padded, np.int32).reshape(num_devices, rows)
 
 
-def collect(tree: Any, num_seeds: int) -> Any:
+def collect(tree: Any, num_seeds: int | None, shares: int = 1) -> Any:
     """Bring `[device, s, ...]` arrays to the host as `[s, ...]`, without those that only filled a row.
 
-    One CPU device's memory is used as it is, without a copy.
+    One CPU device's memory is used as it is, without a copy. Of `shares` devices that have the same, one is asked.
     """
 
     def on_host(array: jax.Array) -> np.ndarray:
-        shards = [np.asarray(shard.data)[0] for shard in sorted(array.addressable_shards, key=lambda s: s.index)]
+        shards = _on_host(array)[::shares]
         return (shards[0] if len(shards) == 1 else np.concatenate(shards))[:num_seeds]
 
     return jax.tree.map(on_host, tree)
+
+
+def _on_host(array: jax.Array) -> list[np.ndarray]:
+    return [np.asarray(shard.data)[0] for shard in sorted(array.addressable_shards, key=lambda s: s.index)]
+
+
+def join_shares(record: steps.Record, shares: int, num_examples: int) -> steps.Record:
+    """Bring a record whose examples are divided over devices, so many to a seed, to the host as `[s, t, n, ...]`."""
+
+    def joined(array: jax.Array) -> np.ndarray:
+        parts = _on_host(array)  # [1, t, m, ...] each
+        of_seeds = [np.concatenate(parts[k : k + shares], axis=2) for k in range(0, len(parts), shares)]
+        return np.concatenate(of_seeds)[:, :, :num_examples]
+
+    def of_kind(kind: str, tree: Any) -> Any:
+        if kind in ("parameters", "variables"):  # which have no examples
+            return collect(tree, None, shares)
+        return jax.tree.map(joined, tree)
+
+    return {kind: of_kind(kind, tree) for kind, tree in record.items()}
 
 
 class Sweep:
@@ -91,7 +112,7 @@ class Sweep:
         config: The configuration.
         dataset: The examples.
         block_length: Records in a block.
-        devices: Devices to use, as far as there are seeds for them.
+        devices: Devices to use. If there are seeds for half of them or fewer, examples are divided over several.
         prepared: What `prepare` gives for this; made here if None.
     """
 
@@ -109,27 +130,34 @@ class Sweep:
         self._longest = int(np.diff(recorded).max())
         # A last, shorter block is filled up with iterations beyond the end.
         self._iterations = np.append(recorded, recorded[-1] + 1 + np.arange(block_length))
-        devices = list(devices)[: config.num_seeds]
-        self._devices = devices
+        self.shares = max(1, len(devices) // config.num_seeds)
+        self._devices = devices = list(devices)[: config.num_seeds * self.shares]
         self._on_cpu = devices[0].platform == "cpu"
-        self.seeds = assign_seeds(config.seeds, len(devices))
+        self.seeds = assign_seeds(config.seeds, len(devices) // self.shares).repeat(self.shares, axis=0)
         prepared = prepared or prepare(config, dataset)
         setup, inputs = prepared.setup, prepared.inputs
         # Copies, and not views, which would keep them all.
         self._example = jax.tree.map(lambda leaf: np.array(leaf[0]), (inputs, dataset.labels))
         self._num_examples = len(dataset.labels)
         self._examples = setup.place(inputs, dataset.labels)
-        pmap = functools.partial(jax.pmap, devices=devices)
+        pmap = functools.partial(jax.pmap, devices=devices, axis_name="device")
 
         def initial(seeds: jax.Array, example: Any) -> Any:
             # One seed after the other: random draws of all at once take three times as long to compile.
             return jax.lax.map(lambda seed: setup.initial_state(seed, example), seeds)
 
         self._place = pmap(lambda state: state)
-        block = functools.partial(steps.run_block, setup)
-        shared = (0, 0, 0, None, None)
-        run = pmap(over_seeds(block, shared, setup, self._on_cpu), in_axes=shared, donate_argnums=(1,))
-        state, record = shapes(setup, inputs, dataset.labels)
+
+        def run_block(state: Any, records: Any, batches: jax.Array, gaps: jax.Array, examples: Any, share: Any) -> Any:
+            share = share and (share[0], Share(share[1], self._add))
+            block = functools.partial(steps.run_block, setup, share=share)
+            of_seeds = over_seeds(block, (0, 0, 0, None, None), setup, self._on_cpu)
+            return of_seeds(state, records, batches, gaps, examples)
+
+        here = math.ceil(self._num_examples / self.shares)  # examples that a device evaluates
+        self._share = self._divided(pmap, setup, here) if self.shares > 1 else None
+        run = pmap(run_block, in_axes=(0, 0, 0, None, None, 0), donate_argnums=(1,))
+        state, record = shapes(setup, jax.tree.map(lambda leaf: leaf[:here], inputs), dataset.labels[:here])
         leading = (self.seeds.shape[1], block_length)
         empty = pmap(lambda _: jax.tree.map(lambda one: jnp.zeros(leading + one.shape, one.dtype), record))
         stack = functools.partial(_stacked, self.seeds.shape)
@@ -144,9 +172,26 @@ class Sweep:
             draw = pmap(initial, in_axes=(0, None)).lower(self.seeds, self._example)
             of_seeds = thread.submit(compile_here, draw, once=True)
             of_records = thread.submit(compile_here, empty.lower(np.zeros(len(self.seeds))), once=True)
-            arguments = (stack(state), stack(records), stack(batch), gaps, self._examples)
+            arguments = (stack(state), stack(records), stack(batch), gaps, self._examples, self._share)
             self._run = compile_here(run.lower(*arguments))
             self._initial, self._empty = of_seeds.result(), of_records.result()
+
+    def _divided(self, pmap: Callable, setup: Any, here: int) -> tuple[Any, jax.Array]:
+        """Give each device the examples that it evaluates, and which of them do not only fill up its share.
+
+        Updates are the same on all devices of a seed: a batch is too small to be worth sending gradients around.
+        """
+
+        def of_device(share: jax.Array, examples: Any) -> tuple[Any, jax.Array]:
+            index = share * here + jnp.arange(here)
+            return setup.divided(examples, jnp.minimum(index, self._num_examples - 1)), index < self._num_examples
+
+        return pmap(of_device, in_axes=(0, None))(np.arange(len(self._devices)) % self.shares, self._examples)
+
+    def _add(self, tree: Any) -> Any:
+        """Add up over the devices of a seed."""
+        groups = np.arange(len(self._devices)).reshape(-1, self.shares).tolist()
+        return jax.lax.psum(tree, "device", axis_index_groups=groups)
 
     def initial_state(self) -> Any:
         """Draw the weights of all seeds, or take those that `initial` names."""
@@ -177,7 +222,12 @@ class Sweep:
 
     def run(self, state: Any, records: steps.Record, first: int) -> tuple[Any, steps.Record]:
         """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
-        return self._run(state, records, *self.batches(first), self._examples)
+        return self._run(state, records, *self.batches(first), self._examples, self._share)
+
+    def _collected(self, records: steps.Record, state: Any) -> tuple[dict[str, Any], Any]:
+        if self.shares == 1:
+            return collect((records, state), self.config.num_seeds)
+        return join_shares(records, self.shares, self._num_examples), collect(state, None, self.shares)
 
     def blocks(
         self, state: Any, firsts: Sequence[int], wait: Callable[[], object]
@@ -204,7 +254,7 @@ class Sweep:
                 if self._on_cpu:
                     wait()
                 ahead = self.run(state, buffers.pop(0), following)
-            yield first, *collect((records, state), self.config.num_seeds)
+            yield first, *self._collected(records, state)
             buffers.append(records)
 
 
@@ -384,6 +434,8 @@ def _announce(
         f"{pluralise(len(dataset.labels), 'example')} of {config.dataset}, {pluralise(config.num_seeds, 'seed')}, "
         f"{pluralise(todo.num_records, 'record')} on {pluralise(len(devices), f'{devices[0].device_kind} device')}"
     )
+    if (shares := len(devices) // config.num_seeds) > 1:
+        log(f"The examples of each seed are evaluated on {shares} devices")
     if dataset.num_classes == 1:
         log("All labels are of one class: the network has no choice, and every loss and gradient is 0")
     _check_free(config, dataset, path, todo, done, log)
@@ -400,7 +452,7 @@ def _record(
     """
     state = sweep.initial_state()
     if done:
-        like = collect(state, sweep.config.num_seeds)
+        like = collect(state, sweep.config.num_seeds, sweep.shares)
         state = sweep.restored_state(writer.restore_state(int(todo.iterations[done - todo.block_length]), like))
     firsts = range(done, todo.num_records, todo.block_length)
     for first, record, ending in sweep.blocks(state, firsts, writer.wait):

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int
 
 from train_dynamics.gradients.evaluation import evaluate
+from train_dynamics.gradients.measures import Share
 from train_dynamics.gradients.parameters import in_float32, named
 from train_dynamics.recording.contents import KINDS, Contents
 from train_dynamics.recording.layers import TOGETHER
@@ -90,8 +91,17 @@ class TaskSetup(NamedTuple):
         parameters = optax.apply_updates(state.parameters, descent)
         return TaskState(parameters, optimizer, variables, state.seed, state.updates + 1)
 
-    def recorded(self, state: TaskState, examples: Any) -> Record:
+    def divided(self, examples: Any, index: Int[Array, " m"]) -> Any:
+        """Take the examples that one device evaluates."""
+        return jax.tree.map(lambda leaf: leaf[index], examples)
+
+    def recorded(self, state: TaskState, examples: Any, share: Share | None = None) -> Record:
         """Write down what every example does to the weights as they are.
+
+        Args:
+            state: The weights.
+            examples: The examples, or those of them that this device evaluates.
+            share: How these belong to all.
 
         Returns:
             A dict with `parameters` and `variables` by dotted names, `loss` [n], `outputs` [n, ...] if they are one
@@ -100,7 +110,8 @@ class TaskSetup(NamedTuple):
         layouts = {kept.layer.name: kept.layout for kept in self.contents.layers.values()}
         layouts.pop(TOGETHER, None)  # which comes with the measures of any layer
         loss = self.task.loss_with(state.variables)
-        found = evaluate(loss, state.parameters, examples, layouts, self.eval_batch_size, sketch_size=self.sketch_size)
+        arguments = loss, state.parameters, examples, layouts, self.eval_batch_size, self.sketch_size
+        found = evaluate(*arguments, share)
         record = {
             "parameters": by_dots(in_float32(state.parameters)),
             "variables": by_dots(state.variables) if jax.tree.leaves(state.variables) else {},
