@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from train_dynamics.gradients.convolution import Convolution
+from train_dynamics.gradients.convolution import Convolution, convolve
 from train_dynamics.gradients.products import Dot, Plain, Term
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "call", "checkpoint", "remat2", "remat")
@@ -88,6 +88,8 @@ def _evaluate(jaxpr: Any, consts: Sequence, arguments: list, known: list[Known])
                 if terms and isinstance(product := terms[0].product, Convolution):
                     # JAX vectorizes the gradient of a kernel once, over examples, and not over seeds again.
                     results = [terms[0].axes.layout(*product.sizes).apply(product.product())]
+                elif backward and name == "conv_general_dilated":
+                    results = [convolve(equation.primitive, equation.params, *operands)]
                 else:
                     params = equation.primitive.get_bind_params(equation.params)
                     results = equation.primitive.bind(*operands, **params)

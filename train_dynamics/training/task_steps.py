@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from train_dynamics.gradients.cut import cut
 from train_dynamics.gradients.evaluation import evaluate
 from train_dynamics.gradients.measures import Share
 from train_dynamics.gradients.parameters import in_float32, named
@@ -82,11 +83,17 @@ class TaskSetup(NamedTuple):
         weights = jnp.asarray(batch >= 0, jnp.float32)
         key = jax.random.fold_in(jax.random.key(state.seed), state.updates)
 
-        def of_parameters(parameters: Any) -> tuple[Any, Any]:
+        def of_parameters(parameters: Any, chosen: Any) -> tuple[Any, Any]:
             with jax.default_matmul_precision("highest"):
                 return self.task.mean_loss(parameters, state.variables, chosen, weights, key)
 
-        gradient, variables = jax.grad(of_parameters, has_aux=True)(state.parameters)
+        def by_products(parameters: Any, chosen: Any) -> tuple[Any, Any]:
+            found = cut(of_parameters, parameters, chosen)
+            return jax.tree.unflatten(jax.tree.structure(parameters), found.gradients), found.outputs
+
+        # In a loop, XLA takes ten times as long on CPUs for the backward pass of convolutions as JAX writes it.
+        as_jax_does = jax.grad(of_parameters, has_aux=True)
+        gradient, variables = jax.lax.platform_dependent(state.parameters, chosen, cpu=by_products, default=as_jax_does)
         descent, optimizer = self.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, descent)
         return TaskState(parameters, optimizer, variables, state.seed, state.updates + 1)
