@@ -81,6 +81,7 @@ def test_a_cluster_computes_our_scores(small, expected, cluster):
         np.testing.assert_allclose(values, scores.of_seeds[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")  # though there is a cluster
 def test_a_task_reads_its_iterations_once(small, monkeypatch):
     import dask
 
