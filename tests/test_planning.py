@@ -10,10 +10,10 @@ from collections import namedtuple
 import pytest
 
 from tests.conftest import SMALL, run, silent
-from train_dynamics.config import StudyConfig
+from train_dynamics.config import StudyConfig, time_in_words
 from train_dynamics.recording.reader import Recording
 from train_dynamics.training import planning, sweep
-from train_dynamics.training.planning import forecast, time_in_words, told, ways_to_fit
+from train_dynamics.training.planning import forecast, told, ways_to_fit
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -67,6 +67,13 @@ def test_what_does_not_fit_is_told_with_what_would(small_dataset, tmp_path, monk
     with pytest.raises(sweep.InputError, match=r"but only .* are free; choose another disk, or --\w+"):
         sweep.train(config, tmp_path / "out", log=silent, dataset=small_dataset)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_how_long_it_will_take_once_it_knows(tmp_path, small_dataset, device, monkeypatch):
+    monkeypatch.setattr(sweep, "BLOCK_ITERATIONS", 3)
+    said = []
+    sweep.train(SMALL, tmp_path / "out", device, log=said.append, dataset=small_dataset)
+    assert [line for line in said if re.fullmatch(r"About \d+ s to go, with [\d.]+ [MG]B of memory so far", line)]
 
 
 def test_a_run_that_fits_nowhere_has_no_ways(small_dataset):

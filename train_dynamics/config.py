@@ -48,6 +48,18 @@ def bytes_in_words(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{count / 1000 ** ' kMG'.index(unit[0]):.1f} {unit}"
 
 
+def time_in_words(seconds: float) -> str:
+    """Write a length of time.
+
+    Example:
+        >>> time_in_words(16.2), time_in_words(4000)
+        ('16 s', '67 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
     """Describe a field; recordings of a format older than `since` lack it, and were made with what is its default."""
     return dataclasses.field(default=default, metadata={"help": help, "since": since}, **kwargs)

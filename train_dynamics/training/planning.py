@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +13,12 @@ from typing import NamedTuple
 
 import jax
 
-from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise, time_in_words
 from train_dynamics.data.arrays import Dataset
 from train_dynamics.recording.locks import existing
 from train_dynamics.recording.writer import Writer
 from train_dynamics.training.setup import Prepared, check_examples_apart, prepare
-from train_dynamics.training.sweep import Plan, Sweep, enough_memory, local_devices, plan
+from train_dynamics.training.sweep import Plan, Sweep, enough_memory, local_devices, peak_bytes, plan
 
 FEW = 3  # iterations that are timed first
 SECONDS = 6.0  # that a trial may take after that
@@ -213,23 +211,6 @@ def told(found: Forecast, config: StudyConfig, dataset: Dataset, path: Path, log
                 f"  --seeds={half}, and the others with --first_seed={config.first_seed + half}: read as one afterwards"
             )
     return found.disk_bytes <= free and not (memory and found.memory_bytes > memory)
-
-
-def time_in_words(seconds: float) -> str:
-    """Write a length of time.
-
-    Example:
-        >>> time_in_words(16.2), time_in_words(4000)
-        ('16 s', '67 min')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def peak_bytes() -> int:
-    """Tell the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory_of_machine() -> int:

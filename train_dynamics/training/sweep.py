@@ -6,7 +6,9 @@ import functools
 import itertools
 import math
 import os
+import resource
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise
+from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise, time_in_words
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.gradients.measures import Share
 from train_dynamics.recording.format import RecordingError
@@ -402,7 +404,7 @@ def train(
     begun = contextlib.closing(Writer(path, config, dataset, prepared.contents, todo.block_length, num_blocks, code))
     with begun as writer, bar, enough_memory():
         sweep = Sweep(config, dataset, todo.block_length, devices, prepared)
-        done = _record(sweep, writer, dataset.labels, todo, done, bar, stop)
+        done = _record(sweep, writer, dataset.labels, todo, done, bar, stop, log)
     if done < todo.num_records:
         return False
     _check_whole(path)
@@ -444,17 +446,25 @@ def _announce(
 
 
 def _record(
-    sweep: Sweep, writer: Writer, labels: np.ndarray, todo: Plan, done: int, bar: tqdm, stop: Callable[[], bool]
+    sweep: Sweep,
+    writer: Writer,
+    labels: np.ndarray,
+    todo: Plan,
+    done: int,
+    bar: tqdm,
+    stop: Callable[[], bool],
+    log: Callable[[str], None],
 ) -> int:
     """Compute and store one block after the other, from record `done` on, and return how many records there are then.
 
-    Fewer than planned if it was to stop.
+    Fewer than planned if it was to stop. When two blocks are there it says how long the others will take.
     """
     state = sweep.initial_state()
     if done:
         like = collect(state, sweep.config.num_seeds, sweep.shares)
         state = sweep.restored_state(writer.restore_state(int(todo.iterations[done - todo.block_length]), like))
     firsts = range(done, todo.num_records, todo.block_length)
+    began: list[float] = []
     for first, record, ending in sweep.blocks(state, firsts, writer.wait):
         iterations = todo.iterations[first : first + todo.block_length]
         length = len(iterations)
@@ -463,6 +473,11 @@ def _record(
         writer.save(int(iterations[0]), record, ending)
         bar.set_postfix(_last_of(record, labels))
         bar.update(length)
+        began.append(time.monotonic())
+        if len(began) == 2 and len(firsts) > 3:
+            left = (began[1] - began[0]) * (todo.num_records - first - length) / todo.block_length
+            with bar.external_write_mode():
+                log(f"About {time_in_words(left)} to go, with {bytes_in_words(peak_bytes())} of memory so far")
         del record  # whose memory is used again
         if stop():
             break
@@ -518,6 +533,11 @@ def sweep(
     dataset.check_finite()
     train(config, path, devices, log, dataset=dataset, task=task)
     return Recording(path)
+
+
+def peak_bytes() -> int:
+    """Tell the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def local_devices() -> list[jax.Device]:
