@@ -217,6 +217,18 @@ def test_strength_is_what_the_smaller_group_adds_to_the_mean(rng, planted):
     assert fight.pair.strength == pytest.approx(min(lengths), rel=1e-5)
 
 
+def test_of_many_examples_some_are_compared(rng, planted):
+    recording = planted(rng.random((201, 300)).astype(np.float32), opposed_factors(rng))
+    options = ContentionOptions(checkpoints=1, examples=250)
+    (fight,) = find_contention(recording, options).fights
+    among = set(contention_study.drawn(300, 250).tolist())
+    assert len(among) == 250
+    assert {frozenset(fight.pair.left.tolist()), frozenset(fight.pair.right.tolist())} == {
+        frozenset(among & set(group)) for group in (range(20), range(150, 170))
+    }
+    assert 0 < contention_study.longest_search(recording, options) < 60
+
+
 def test_every_pair_that_can_be_is_tested_and_the_reason_said_where_not(rng, planted, monkeypatch):
     loss = rng.random((201, 300)).astype(np.float32)
     recording = planted(loss, opposed_factors(rng))
@@ -277,6 +289,7 @@ def test_a_recording_without_a_fight_says_so(small_path):
         ({"opposed_to": "all"}, "opposed_to=all"),
         ({"smallest": 1}, "smallest_group=1"),
         ({"checkpoints": -1}, "checkpoints=-1"),
+        ({"examples": 19}, "contention_examples=19"),
     ],
 )
 def test_what_cannot_be_is_said(options, words):

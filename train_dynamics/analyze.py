@@ -78,6 +78,13 @@ CONTENTION_CHECKPOINTS = flags.DEFINE(
     16,
     "At how many iterations of every seed to look for contention.",
 )
+CONTENTION_EXAMPLES = flags.DEFINE(
+    NumberParser(int),
+    "contention_examples",
+    None,
+    "Among how many examples, drawn at random, to look for contention; all if not given. Every two are compared, so "
+    "that half as many take a quarter of the time.",
+)
 flags.DEFINE_alias("contention_looks", "contention_checkpoints")  # as it was called
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
@@ -123,6 +130,7 @@ def main() -> None:
                 OPPOSED_TO.value,
                 SMALLEST_GROUP.value,
                 CONTENTION_CHECKPOINTS.value,
+                CONTENTION_EXAMPLES.value,
             ),
             ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
             parts,

@@ -8,6 +8,7 @@ The same command again goes on where an interrupted one ended.
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -101,7 +102,10 @@ def main() -> None:
         from train_dynamics.training import sweep
 
         dataset = None if reading is None else reading.result()
-    noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
+    if PLAN.value:  # which leaves nothing behind, however it ends
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    else:
+        noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
     sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if host is not None and host.visible_devices:

@@ -20,7 +20,7 @@ from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.remote import AnyPath, Url
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
-from train_dynamics.study.contention import ContentionOptions, find_pairs
+from train_dynamics.study.contention import ContentionOptions, drawn, find_pairs
 from train_dynamics.study.histories import of_block
 
 HISTORY = ("norm", "alignment", "loss", "margin", "right")
@@ -230,10 +230,8 @@ class ShownRecording:
         t = int(recording.iterations[np.abs(recording.iterations - iteration).argmin()])
         factors = read_factors(recording, layer, t)[s]
         count = len(recording.labels)
-        among = np.arange(count)
-        if count > MOST_COMPARED:
-            among = np.sort(np.random.default_rng(0).choice(count, MOST_COMPARED, replace=False))
-            factors = tuple(part[among] for part in factors)
+        among = drawn(count, MOST_COMPARED)
+        factors = tuple(part[among] for part in factors)
         options = ContentionOptions()
         cone, smallest = cover(cones.directions(*factors), ConeOptions())
         sizes = np.bincount(cone[cone >= 0], minlength=len(smallest))

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train_dynamics import __version__
-from train_dynamics.config import InputError, pluralise
+from train_dynamics.config import InputError, pluralise, time_in_words
 from train_dynamics.processes import Helpers
 from train_dynamics.recording.code import how_to_run
 from train_dynamics.recording.reader import Recording
@@ -18,7 +18,7 @@ from train_dynamics.report.directory import STUDY, check_output, cleared
 from train_dynamics.report.export import check_targets
 from train_dynamics.study import tables
 from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
-from train_dynamics.study.contention import Contention, ContentionOptions, find_contention
+from train_dynamics.study.contention import Contention, ContentionOptions, find_contention, longest_search
 from train_dynamics.study.histories import make_histories
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 OF_GRADIENTS = ("groups", "cones", "contention")
 OF_CLASSES = ("scores", "motion")
+MANY = 10_000  # examples of which all pairs take minutes
 
 
 def analyze(
@@ -70,6 +71,8 @@ def analyze(
         about = _about(recording, options, parts)
         check_finished(recording)
         check_options(recording, cone_options)
+        if "contention" in parts:
+            _say_cost(recording, contention_options, log)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
@@ -115,6 +118,19 @@ def _write_parts(
         writing.film(motion)  # while helpers save what was drawn
     if fighting:
         writing.contention(*_awaited(fighting, "looking for pairs in contention", log))
+
+
+def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[str], None]) -> None:
+    """Say how long it may take to compare every two of many examples, and what takes less."""
+    count = min(len(recording.labels), options.examples or len(recording.labels))
+    if count <= MANY:
+        return
+    most = time_in_words(longest_search(recording, options))
+    log(
+        f"Comparing every two of {count:,} examples, at {pluralise(options.checkpoints, 'iteration')} of "
+        f"{pluralise(len(recording.seeds), 'seed')}: at most {most}; --contention_examples={MANY} takes "
+        f"{(MANY / count) ** 2:.0%} of it"
+    )
 
 
 def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:

@@ -198,6 +198,8 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         f"Looked for at {pluralise(len(contention.checkpoints), 'iteration')} of "
         f"{pluralise(len(recording.seeds), 'seed')}, "
     )
+    if options.examples is not None and options.examples < len(recording.labels):
+        words += f"among {options.examples:,} of {pluralise(len(recording.labels), 'example')}, drawn at random, "
     if not fights:
         words += "no pair was found: at those iterations no cone of that size has that many examples against it."
     else:

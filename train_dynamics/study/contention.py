@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ FEWEST_CHANGES = 30
 BEFORE = 50
 SIGNIFICANT = 0.05
 MEMORY_BYTES = 1024**3
+FEW_EXAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ContentionOptions:
         opposed_to: Opponents oppose the `centre` of a cone, or every one of its `members`.
         smallest: Fewest examples on either side.
         checkpoints: At how many iterations to look for them.
+        examples: Among how many examples, drawn at random; all if None.
     """
 
     cosine: float = 0.95
@@ -43,6 +46,7 @@ class ContentionOptions:
     opposed_to: str = "centre"
     smallest: int = 10
     checkpoints: int = 16
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         if self.opposed_to not in ("centre", "members"):
@@ -51,6 +55,12 @@ class ContentionOptions:
             raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
         if self.checkpoints < 1:
             raise InputError.flag("contention_checkpoints", self.checkpoints, "must be 1 or more")
+        if self.examples is not None and self.examples < 2 * self.smallest:
+            raise InputError.flag(
+                "contention_examples",
+                self.examples,
+                f"must be at least {2 * self.smallest}, two groups of the smallest",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +121,18 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
     seen: dict[str, list[list[Pair]]] = {layer: [] for layer in layers}
     num_classes = len(recording.classes[1])
     opposition = {layer: np.zeros((num_classes, num_classes)) for layer in layers}
+    among = drawn(len(recording.labels), options.examples)
 
     def found_at(t: int) -> dict[str, list[tuple[list[Pair], np.ndarray]]]:
         return {
             layer: [
-                find_pairs(recording, options, s, layer, t, factors)
+                find_pairs(recording, options, s, layer, t, _of(factors, among), among)
                 for s, factors in enumerate(read_factors(recording, layer, t))
             ]
             for layer in layers
         }
 
-    at_once = max(1, min(4, os.cpu_count() or 1, MEMORY_BYTES // (len(recording.labels) ** 2 // 2)))
+    at_once = _at_once(len(among))
     # Our threads share the work already; BLAS threads on products this small only get in their way.
     with threadpool_limits(1), ThreadPoolExecutor(at_once) as threads:
         for found in threads.map(found_at, checkpoints.tolist()):
@@ -136,6 +147,40 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
         ]
     fights.sort(key=lambda fight: -fight.pair.strength)
     return Contention(options, checkpoints, _corrected(fights), opposition)
+
+
+def drawn(num_examples: int, count: int | None) -> Int[np.ndarray, " m"]:
+    """Draw examples at random, always the same; all if there are no more."""
+    if count is None or count >= num_examples:
+        return np.arange(num_examples)
+    return np.sort(np.random.default_rng(0).choice(num_examples, count, replace=False))
+
+
+def longest_search(recording: Recording, options: ContentionOptions) -> float:
+    """Reckon how many seconds looking for pairs will take at most, from those of a few examples.
+
+    All pairs of examples are compared where no bound rules any out. To follow and test what is found is not in it.
+    """
+    among = drawn(len(recording.labels), options.examples)
+    few = drawn(len(recording.labels), min(len(among), FEW_EXAMPLES))
+    checkpoints = spread_checkpoints(recording.iterations, options.checkpoints)
+    t, seconds = int(checkpoints[len(checkpoints) // 2]), 0.0
+    for layer in recording.gradient_layers:
+        factors = _of(read_factors(recording, layer, t)[0], few)
+        began = time.perf_counter()
+        with threadpool_limits(1):
+            find_pairs(recording, options, 0, layer, t, factors, few)
+        seconds += time.perf_counter() - began
+    networks = len(recording.seeds) * len(checkpoints)
+    return seconds * (len(among) / len(few)) ** 2 * networks / _at_once(len(among))
+
+
+def _at_once(num_examples: int) -> int:
+    return max(1, min(4, os.cpu_count() or 1, MEMORY_BYTES // max(num_examples**2 // 2, 1)))
+
+
+def _of(factors: tuple[np.ndarray, ...], among: Int[np.ndarray, " m"]) -> tuple[np.ndarray, ...]:
+    return factors if len(among) == len(factors[0]) else tuple(part[among] for part in factors)
 
 
 def spread_checkpoints(iterations: Int[np.ndarray, " t"], count: int) -> Int[np.ndarray, " checkpoint"]:

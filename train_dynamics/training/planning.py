@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise, time_in_words
 from train_dynamics.data.arrays import Dataset
@@ -20,8 +21,8 @@ from train_dynamics.recording.writer import Writer
 from train_dynamics.training.setup import Prepared, check_examples_apart, prepare
 from train_dynamics.training.sweep import Plan, Sweep, enough_memory, local_devices, peak_bytes, plan
 
-FEW = 3  # iterations that are timed first
-SECONDS = 6.0  # that a trial may take after that
+FEW = 3  # records that are timed first
+SECONDS = 6.0  # that a trial may take after that, or each of the first records, where they take longer
 BLOCKS = 4
 WAYS = 3
 
@@ -68,8 +69,8 @@ def forecast(
 ) -> Forecast:
     """Record the first few blocks into a temporary directory beside the recording, and reckon the whole from them.
 
-    Three iterations are timed first; by these, the trial has whole blocks, or short ones where whole ones would take
-    too long.
+    Three records are timed first; by these, the trial has whole blocks, or short ones where whole ones would take too
+    long. Where a single record takes seconds, there is no trial: storing it takes no time beside that.
 
     Args:
         config: The configuration.
@@ -87,29 +88,39 @@ def forecast(
     devices = list(devices or local_devices())
     room = existing(path)
     with enough_memory():
-        few = Sweep(config, dataset, min(FEW, todo.num_records), devices, prepared)
-        each = _timed(few)
+        few = Sweep(config, dataset, 1, devices, prepared)
         started = time.monotonic() - began
+        each, update = _timed(few, todo)
         del few
-        length = max(min(FEW, todo.num_records), min(todo.block_length, int(SECONDS / (BLOCKS * each))))
+        length = max(1, min(todo.block_length, int(SECONDS / (BLOCKS * each))))
+        in_memory = 1  # records, so far
         needed = BLOCKS * (length * todo.record_bytes + todo.state_bytes)
-        if needed <= shutil.disk_usage(room).free:
+        if each < SECONDS and needed <= shutil.disk_usage(room).free:
             with tempfile.TemporaryDirectory(prefix=".plan_", dir=room) as place:
                 sweep = Sweep(config, dataset, length, devices, prepared)
                 each = _recorded(sweep, config, dataset, prepared, todo, Path(place) / "recording", each)
+            in_memory = 2 * length
     # Two blocks are in memory, one being computed and one being stored; those of the trial are in the peak already.
-    more = 2 * max(todo.block_length - length, 0) * todo.record_bytes
-    seconds = started + todo.num_records * each
-    return Forecast(todo.num_records, todo.bytes_from(0), peak_bytes() + more, seconds, each)
+    more = max(2 * todo.block_length - in_memory, 0) * todo.record_bytes
+    # After each of the first records comes one update, or as many as after all others.
+    further = int(todo.iterations[-1]) - todo.num_records * int(np.ptp(todo.iterations[:2]))
+    each += update * max(further, 0) / todo.num_records
+    return Forecast(todo.num_records, todo.bytes_from(0), peak_bytes() + more, started + todo.num_records * each, each)
 
 
-def _timed(sweep: Sweep) -> float:
-    """Time the records of a short block, after one to warm up."""
+def _timed(sweep: Sweep, todo: Plan) -> tuple[float, float]:
+    """Time a record with the update after it, and an update, in seconds."""
     state, records = sweep.run(sweep.initial_state(), sweep.empty_records(), 0)
     jax.block_until_ready(records)
-    began = time.perf_counter()
-    jax.block_until_ready(sweep.run(state, records, 0))
-    return (time.perf_counter() - began) / sweep.block_length
+    gaps, times = np.diff(todo.iterations), []
+    longest = int(gaps.argmax()) if len(gaps) else 0
+    for first in (0, 0, longest)[: FEW if longest else 2]:
+        began = time.perf_counter()
+        state, records = jax.block_until_ready(sweep.run(state, records, first))
+        times.append(time.perf_counter() - began)
+    each = min(times[:2])
+    more = int(gaps[longest] - gaps[0]) if longest else 0
+    return each, max(times[-1] - each, 0) / more if more else 0.0
 
 
 def _recorded(
