@@ -18,12 +18,18 @@ def curve(of_group) -> np.ndarray:
     return np.repeat(of_group(t, g)[None], SEEDS, axis=0)
 
 
+def learned(t, g):
+    """The share of a group that is learned; of the last chunk much later than of the one before."""
+    return np.clip(0.11 + t / (10 + 4 * g + 60 * (g == 10)), 0, 1)
+
+
 def results(**changes) -> Results:
     """Curves in which every claim holds, but for the changes."""
     curves = {
-        "accuracy": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1)),
-        "first_correct": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1)),
-        "last_mistake": curve(lambda t, g: np.clip(0.11 + t / (10 + 4 * g), 0, 1) * (1 - 0.01 * np.maximum(g - 1, 0))),
+        "accuracy": curve(learned),
+        "first_correct": curve(learned),
+        "last_mistake": curve(lambda t, g: learned(t, g) * (1 - 0.01 * np.maximum(g - 1, 0))),
+        "mean_gradient_share": curve(lambda t, g: np.where(g == 0, 1, (11 - g) / 55)),
         "alignment": curve(lambda t, g: 1 - g / 20),
         "gradient_norm": curve(lambda t, g: 1 + g),
     } | changes
@@ -37,7 +43,7 @@ def verdicts(found: Results) -> dict[str, bool | None]:
 
 def test_all_hold_where_they_should():
     found = claims(results(), ("fc2",), 10)
-    assert [claim.holds for claim in found] == [True] * 8, found
+    assert [claim.holds for claim in found] == [True] * 10, found
     for claim in found:  # all seeds alike: no spread
         assert claim.low == pytest.approx(claim.value) == claim.high
         assert claim.support == 1
@@ -48,6 +54,8 @@ def test_all_hold_where_they_should():
     assert value["typical_most_aligned"] == pytest.approx(0.05)
     assert value["norm_rises_with_chunk"] == pytest.approx(1)
     assert value["typical_not_forgotten"] == pytest.approx(0)
+    assert value["atypical_learned_slowly"] == pytest.approx(43 / 14)  # 0.11 + 43 / 110 and + 14 / 34
+    assert value["typical_dominate"] == pytest.approx(40 / 55)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,8 @@ def test_all_hold_where_they_should():
         ("learns_fast", {"accuracy": curve(lambda t, g: 0.5 + 0 * t)}),
         ("typical_learned_early", {"accuracy": curve(lambda t, g: np.clip(t / 100, 0, 1))}),
         ("learned_in_order", {"accuracy": curve(lambda t, g: np.clip(t / (100 - 5 * g), 0, 1))}),
+        ("atypical_learned_slowly", {"accuracy": curve(lambda t, g: np.clip(t / (10 + g), 0, 1))}),
+        ("typical_dominate", {"mean_gradient_share": curve(lambda t, g: np.where(g == 0, 1, g / 55))}),
         ("typical_most_aligned", {"alignment": curve(lambda t, g: g / 20)}),
         ("norm_rises_with_chunk", {"gradient_norm": curve(lambda t, g: np.where(g == 4, 0, g))}),
         ("uncertainty_widens", {"last_mistake": curve(lambda t, g: 0 * t)}),
@@ -167,7 +177,7 @@ def test_dead_networks_agree_on_nothing(dead, decided):
 def test_layers_have_claims_of_their_own():
     found = results()
     for layer in ("fc2", "fc3"):
-        for metric in ("alignment", "gradient_norm"):
+        for metric in ("alignment", "gradient_norm", "mean_gradient_share"):
             found.curves[f"{layer}/{metric}"] = found.curves[metric]
     found.curves["fc3/alignment"] = -found.curves["fc3/alignment"]
     holds = {claim.name: claim.holds for claim in claims(found, ("fc2", "fc3"), 10)}

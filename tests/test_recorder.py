@@ -766,7 +766,7 @@ def test_the_report_of_a_regression_speaks_of_no_classes(tmp_path):
     ]
     text = page(recording, results, claims(results, recording.layers, 1), sections, parts=["groups"])
     assert "<title>Training dynamics: mine</title>" in text
-    before, open_claims, after = re.split(r"(\? open: 8 claims.*)", text)
+    before, open_claims, after = re.split(r"(\? open: 10 claims.*)", text)
     assert "is about classes, and the labels are targets" in open_claims and "? open" not in after
     told = re.sub("<[^>]*>", " ", before + after)
     for drawing in itertools.chain(

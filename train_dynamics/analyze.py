@@ -16,6 +16,7 @@ from train_dynamics.recording.remote import Url, check_local
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.ranking import read_ranking
 from train_dynamics.study.scores import ScoreOptions
 
 RECORDING = flags.DEFINE_string(
@@ -100,6 +101,12 @@ SCORE_CHECKPOINTS = flags.DEFINE(
     "all scores would be had recording stopped there.",
 )
 flags.DEFINE_alias("score_looks", "score_checkpoints")
+RANK_BY = flags.DEFINE_string(
+    "rank_by",
+    None,
+    "What to rank examples by instead of their agreement: FILE:COLUMN, a score in the scores.csv of another analysis "
+    "of the same examples. With that of other seeds, the ranking knows nothing of the networks whose curves are drawn.",
+)
 MODEL, LOSS = define_code_flags(" for the scores that need it")
 
 
@@ -137,6 +144,7 @@ def main() -> None:
             log=print_line,
             networks=networks,
             export=[target for target in EXPORT.value if target],
+            given=None if RANK_BY.value is None else read_ranking(recording, RANK_BY.value),
         )
     except KeyboardInterrupt:
         print(f"analyze: interrupted; {output} may be incomplete, and the same command makes it whole", file=sys.stderr)

@@ -74,10 +74,12 @@ def _chunks(results: Results, learned: str) -> Drawing:
         f"{learned.capitalize()} of each chunk over iterations",
         f"The examples are ranked by {results.ranked_by_words}, and divided into tenths. "
         + (
-            "Such a ranking knows how fast each was learned: the order is no finding."
-            if results.agr is None
-            else "The ranking knows only the end of training; look whether the tenths are nevertheless learned in its "
-            "order."
+            {
+                "cumulative_loss": "Such a ranking knows how fast each was learned: the order is no finding.",
+                "agr": "The ranking knows only the end of training; look whether the tenths are nevertheless learned "
+                "in its order.",
+                "given": "The ranking comes from elsewhere; look whether the tenths are learned in its order.",
+            }[results.ranked_by]
         ),
         curves.by_chunk(
             results.iterations,
@@ -159,23 +161,29 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
             "typical",
             "most typical examples",
             order[:count],
-            "Lowest AGR first: the trained networks say nearly the same of these."
-            if results.agr is not None
-            else "Lowest mean loss over all records first: what the network learned at once.",
+            {
+                "agr": "Lowest AGR first: the trained networks say nearly the same of these.",
+                "cumulative_loss": "Lowest mean loss over all records first: what the network learned at once.",
+                "given": f"First in the ranking by {results.ranked_by_words}.",
+            }[results.ranked_by],
         ),
         (
             "atypical",
             "most atypical examples",
             order[::-1][:count],
-            "Highest AGR first: the trained networks differ most on these. Look for odd ones and doubtful labels."
-            if results.agr is not None
-            else f"Highest mean loss over all records first. Look for odd ones and doubtful {label}s.",
+            {
+                "agr": "Highest AGR first: the trained networks differ most on these. Look for odd ones and doubtful "
+                "labels.",
+                "cumulative_loss": "Highest mean loss over all records first. Look for odd ones and doubtful "
+                f"{label}s.",
+                "given": f"Last in the ranking by {results.ranked_by_words}. Look for odd ones.",
+            }[results.ranked_by],
         ),
     ):
         labels = [label_text(recording, n) for n in chosen]
         ranked = results.ranking[chosen]
-        name_of_score = "mean loss" if results.agr is None else "AGR"
-        span = f"{ranked.min():.2g} to {ranked.max():.2g}{nats}"
+        name_of_score = {"cumulative_loss": "mean loss", "agr": "AGR", "given": "ranking"}[results.ranked_by]
+        span = f"{ranked.min():.2g} to {ranked.max():.2g}{'' if results.given else nats}"
         title = f"{count} {words}, each below its {label}; {name_of_score} {span}"
         figure = grids.example_grid(shown(recording.data, chosen), labels, title)
         yield Drawing(f"examples_{name}", f"{count} {words}", caption, figure)

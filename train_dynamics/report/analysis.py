@@ -20,6 +20,7 @@ from train_dynamics.study import tables
 from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention, longest_search
 from train_dynamics.study.histories import make_histories
+from train_dynamics.study.ranking import Ranking
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
 from train_dynamics.study.tables import PARTS
@@ -44,6 +45,7 @@ def analyze(
     log: Callable[[str], None] = print,
     networks: Networks | None = None,
     export: Collection[str] = (),
+    given: Ranking | None = None,
 ) -> None:
     """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
 
@@ -57,6 +59,7 @@ def analyze(
         log: Takes the lines to show the user.
         networks: Runs networks again, for the scores that need it; not needed of the default network.
         export: What to hand it on to when it is whole: some of `tensorboard`, `wandb` and `trackio`.
+        given: What to rank the examples by, if not their agreement.
 
     Raises:
         InputError: If a part or an export is unknown, if the recording is unfinished or damaged, if the options ask for
@@ -68,7 +71,7 @@ def analyze(
     options = (cone_options, contention_options, score_options)
     try:
         check_output(output)
-        about = _about(recording, options, parts)
+        about = _about(recording, options, parts, given)
         check_finished(recording)
         check_options(recording, cone_options)
         if "contention" in parts:
@@ -76,7 +79,7 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
-            results = _results(recording, score_options, parts, log, networks)
+            results = _results(recording, score_options, parts, log, networks, given)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             # Not before it is known that the options suit the recording: nothing is stored by mistake.
@@ -116,8 +119,12 @@ def _write_parts(
         writing.cones(options, cones)
     if motion:
         writing.film(motion)  # while helpers save what was drawn
+    contention = None
     if fighting:
-        writing.contention(*_awaited(fighting, "looking for pairs in contention", log))
+        contention, drawings = _awaited(fighting, "looking for pairs in contention", log)
+        writing.contention(contention, drawings)
+    if cones and writing.of_classes:
+        writing.group_claims(options, contention)
 
 
 def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[str], None]) -> None:
@@ -150,7 +157,10 @@ def _possible(recording: Recording, parts: Collection[str], log: Callable[[str],
 
 
 def _about(
-    recording: Recording, options: tuple[ConeOptions, ContentionOptions, ScoreOptions], parts: Collection[str]
+    recording: Recording,
+    options: tuple[ConeOptions, ContentionOptions, ScoreOptions],
+    parts: Collection[str],
+    given: Ranking | None,
 ) -> dict[str, Any]:
     """Say what `analysis.json` does: of which recording the analysis is, how it was made, and what files it has."""
     cones, contention, scores = map(dataclasses.asdict, options)
@@ -161,6 +171,7 @@ def _about(
         "cones": cones,
         "contention": contention,
         "scores": scores,
+        "ranked_by": given.words if given else "",
         "parts": [part for part in PARTS if part in parts],
         "files": [*STUDY, *tables.files_of_parts(recording, parts)],
     }
@@ -172,12 +183,15 @@ def _results(
     parts: Collection[str],
     log: Callable[[str], None],
     networks: Networks | None,
+    given: Ranking | None,
 ) -> Results:
     """Compute what one pass over the recording gives, and show how far it is."""
     records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     log(f"Reading {records} of {seeds} in {recording.path}")
     with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
-        results = compute(recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks)
+        results = compute(
+            recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks, given
+        )
     if results.scores and not results.scores.study.replayable:
         log(f"Left out: scores for which the network would be run again; {how_to_run(recording)}")
     if dead := np.count_nonzero(results.indifferent):

@@ -36,7 +36,7 @@ def scores_section(
             " The overview of the examples at the ends of all scores is left out, for it needs images; the files "
             "extremes_SCORE among the figures show them."
         )
-    if results.agr is None:
+    if results.ranked_by == "cumulative_loss":
         words += " With one seed there is no agreement, and the examples are ranked by cumulative_loss."
     if study.noisy.any():
         words += (

@@ -22,6 +22,7 @@ from train_dynamics.study import tables
 from train_dynamics.study.claims import Claim, claims
 from train_dynamics.study.cones import ConeOptions, Cones, half_learned, shown_seed
 from train_dynamics.study.contention import Contention, ContentionOptions
+from train_dynamics.study.group_claims import group_claims
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions
 
@@ -81,6 +82,11 @@ class Writing:
         self._claims: Sequence[Claim] = ()
         self._write_about()
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether the recording is of a classifier."""
+        return self._recording.contents.classes
+
     def study(self) -> None:
         """Write what every analysis has: curves and examples, and the claims, which are measured here."""
         recording, results, output = self._recording, self._results, self._output
@@ -90,7 +96,7 @@ class Writing:
         tables.write_scores_parquet(recording, results, output / "scores.parquet")
         tables.write_curves(results, output / "curves.csv")
         self._claims = claims(results, recording.layers, len(recording.classes[1]))
-        _write_json([claim.to_dict() for claim in self._claims], output / "claims.json")
+        self._write_claims()
 
     def scores(self, study: "ScoreStudy") -> None:
         """Write how the scores compare, and what is at their ends."""
@@ -146,6 +152,15 @@ class Writing:
         tables.write_contention(recording, contention, output / "contention.csv")
         tables.write_contention_members(recording, contention, output / "contention_members.csv")
         tables.write_label_opposition(recording, contention, output / "label_opposition.csv")
+
+    def group_claims(self, options: ConeOptions, contention: Contention | None) -> None:
+        """Measure the claims about groups, beside those of the study."""
+        found = group_claims(self._recording, self._results.progress, options, contention)
+        self._claims = [*self._claims, *found]
+        self._write_claims()
+
+    def _write_claims(self) -> None:
+        _write_json([claim.to_dict() for claim in self._claims], self._output / "claims.json")
 
     def page(self, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> None:
         """Write the page, when all figures are saved."""

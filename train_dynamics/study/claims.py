@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from train_dynamics.study.results import NUM_CHUNKS, Results, metric_name
+from train_dynamics.study.results import NUM_CHUNKS, SHARE, Results, metric_name
 
 ALL, TOP, MIDDLE, BOTTOM = 0, 1, 6, NUM_CHUNKS  # columns of a curve: all examples, chunk 0, chunk 5, chunk 9
 CHUNKS = slice(1, None)
@@ -33,7 +33,7 @@ class Claim:
         name: Short name.
         sentence: What is claimed.
         measured: How it was measured, and what value would hold.
-        unit: Of the value: `share`, `updates`, `cosine` or `nats per unit of weight`.
+        unit: Of the value: `share`, `updates`, `times`, `cosine`, `ratio`, `pairs` or `nats per unit of weight`.
         value: The measured value, of curves averaged over seeds; None if there is none.
         low: Lower end of the value's 95 % interval, from a bootstrap over seeds, of the resampled sets that decide the
             claim; None as above, and of a single seed.
@@ -105,30 +105,47 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
         return _undecided([*of_all, *of_chunks], "is about classes, and the labels are targets of a regression")
     if results.num_chunks < NUM_CHUNKS:
         return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
-    if results.agr is None:
+    if results.agr is None and not results.given:
         definitions, left = of_all, _undecided(of_chunks, "needs two seeds or more, whose agreement ranks the examples")
-    elif np.count_nonzero(~results.indifferent) < 2:
+    elif not results.given and np.count_nonzero(~results.indifferent) < 2:
         few = "needs two networks or more that tell examples apart, whose agreement ranks the examples"
         definitions, left = of_all, _undecided(of_chunks, few)
     else:
         definitions, left = [*of_all, *of_chunks], []
     curves = {metric: between(curve, results.iterations) for metric, curve in results.curves.items()}
-    num_seeds = len(results.curves["accuracy"])
+
+    def means(weights: Float[np.ndarray, " s"]) -> Means:
+        return {metric: np.tensordot(weights, curve, 1) for metric, curve in curves.items()}
+
+    return decided(definitions, means, len(results.curves["accuracy"]), seed) + left
+
+
+def decided(
+    definitions: Sequence[tuple], means: Callable[[Float[np.ndarray, " s"]], Any], num_seeds: int, seed: int = 0
+) -> list[Claim]:
+    """Decide claims, with intervals over resampled seeds.
+
+    Args:
+        definitions: Name, sentence, measure, unit, statistic and verdict of each: the statistic maps what `means`
+            gives to a number or raises `UndecidedError`, the verdict the number to whether the claim holds.
+        means: From the weight of each seed to what statistics are computed of.
+        num_seeds: How many seeds there are.
+        seed: Of the draws.
+    """
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
     # Few seeds have few distinct resamples: three have ten.
     for draw, count in zip(*np.unique(draws, axis=0, return_counts=True), strict=True):
-        means = {metric: np.tensordot(draw / num_seeds, curve, 1) for metric, curve in curves.items()}
+        drawn = means(draw / num_seeds)
         for values, (*_, statistic, _) in zip(resampled, definitions, strict=True):
             with contextlib.suppress(UndecidedError):
-                values += [round(float(statistic(means)), DECIMALS)] * count
-    means = {metric: curve.mean(axis=0) for metric, curve in curves.items()}
-    decided = [
+                values += [round(float(statistic(drawn)), DECIMALS)] * count
+    whole = means(np.full(num_seeds, 1 / num_seeds))
+    return [
         # A single seed resampled is itself, and says nothing of others.
-        _decide(*definition, means, values if num_seeds > 1 else None)
+        _decide(*definition, whole, values if num_seeds > 1 else None)
         for definition, values in zip(definitions, resampled, strict=True)
     ]
-    return decided + left
 
 
 def _undecided(definitions: Sequence[tuple], reason: str) -> list[Claim]:
@@ -142,7 +159,7 @@ def _decide(
     unit: str,
     statistic: Callable[[Means], float],
     holds: Callable[[float], bool],
-    means: Means,
+    means: Any,
     resampled: list[float] | None,
 ) -> Claim:
     try:
@@ -204,6 +221,7 @@ def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
     They need agreement to rank by: a ranking by how examples were learned says nothing of how they are.
     """
     yield from _of_learning(num_records)
+    yield from _of_the_slowest(num_records)
     for layer in layers:
         yield from _of_gradients(layers, layer, num_records)
     yield from _of_forgetting()
@@ -242,6 +260,25 @@ def _of_learning(num_records: int) -> Iterator[tuple]:
     )
 
 
+def _of_the_slowest(num_records: int) -> Iterator[tuple]:
+    """List that about the least typical tenth."""
+
+    def slower(means: Means) -> float:
+        middle, bottom = (reaches(means["accuracy"][:, chunk], 0.5) for chunk in (MIDDLE, BOTTOM))
+        if middle is None:
+            raise UndecidedError("chunk 5 never reaches 50 %")
+        return np.inf if bottom is None else bottom / max(middle, 1)
+
+    yield (
+        "atypical_learned_slowly",
+        "The least typical tenth is learned much more slowly.",
+        "iteration at which chunk 9 reaches 50 %, as a multiple of that of chunk 5; holds from 2",
+        "times",
+        slower,
+        lambda value: value >= 2,
+    )
+
+
 def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iterator[tuple]:
     """List those about the gradients of a layer."""
     of_layer = "" if len(layers) == 1 else f" in {layer}"
@@ -259,6 +296,19 @@ def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iter
         "cosine",
         lead,
         lambda value: value > 0,
+    )
+
+    def share(means: Means) -> float:
+        _need(EARLY, num_records)
+        return means[metric_name(layers, layer, SHARE)][:EARLY, TOP : TOP + NUM_CHUNKS // 2].mean(axis=0).sum()
+
+    yield (
+        f"typical_dominate{suffix}",
+        f"In the first 50 iterations the well-represented dominate the mean gradient{of_layer}.",
+        "share of the mean gradient that chunks 0 to 4 make up, mean over iterations 0 to 49; holds above 50 %",
+        "share",
+        share,
+        lambda value: value > 0.5,
     )
 
     def rise(means: Means) -> float:

@@ -23,9 +23,11 @@ from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.groups import GroupDynamics, GroupStudy, Measures
 from train_dynamics.study.motion import each_alignment
+from train_dynamics.study.ranking import Ranking
 from train_dynamics.study.scores import Networks, ScoreOptions, ScorePass, Scores, batches
 
 NUM_CHUNKS = 10
+SHARE = "mean_gradient_share"
 Curves = dict[str, Float[np.ndarray, "s t group"]]
 Item, Result = TypeVar("Item"), TypeVar("Result")
 LayerMeasures = dict[str, list[Measures]]
@@ -39,18 +41,21 @@ class Results:
         iterations: The recorded iterations.
         agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed,
             and of a regression.
-        ranking: What the examples are ranked by, in nats of classes: `agr`, or without one the mean loss over records.
+        ranking: What the examples are ranked by, in nats of classes: `agr`, or without one the mean loss over records;
+            or what was given.
         rank: Rank of each example; 0 is the most typical.
         chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
         indifferent: Which seeds' networks tell no example from another after the last update.
         forgetting: When each example was learned and forgotten, for each seed; None of a regression.
         curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
-            `first_correct`, `last_mistake`, or of a regression `loss`, and for each recorded layer `alignment` and
-            `gradient_norm`; these two are called `LAYER/alignment` and `LAYER/gradient_norm` if several layers were
-            recorded.
+            `first_correct`, `last_mistake`, or of a regression `loss`, and for each recorded layer `alignment`,
+            `gradient_norm` and, the sum of the group, `mean_gradient_share`: how much of the mean gradient's square an
+            example makes up, by its product with the mean. If several layers were recorded, these three are called
+            `LAYER/alignment` and so on.
         scores: All scores of each example; None if not asked for.
         group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration; None if
             not asked for.
+        given: What the ranking that was given is, in words; empty if none was.
     """
 
     iterations: Int[np.ndarray, " t"]
@@ -63,15 +68,18 @@ class Results:
     curves: Curves
     scores: Scores | None = None
     group_dynamics: GroupDynamics | None = None
+    given: str = ""
 
     @property
     def ranked_by(self) -> str:
-        """Name of the score that ranks the examples: `agr`, or without one `cumulative_loss`."""
-        return "cumulative_loss" if self.agr is None else "agr"
+        """What ranks the examples: `agr`, without one `cumulative_loss`, or `given`."""
+        return "given" if self.given else "cumulative_loss" if self.agr is None else "agr"
 
     @property
     def ranked_by_words(self) -> str:
-        """What that score is, in words."""
+        """What that is, in words."""
+        if self.given:
+            return self.given
         if self.agr is None:
             without = "a single seed has no other to agree with" if self.forgetting else "there are no classes"
             return f"their mean loss over all records, because {without}"
@@ -132,6 +140,7 @@ def compute(
     groups: bool = True,
     advance: Callable[[int], object] = lambda records: None,
     networks: Networks | None = None,
+    given: Ranking | None = None,
 ) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
@@ -144,6 +153,7 @@ def compute(
         groups: Whether to follow groups of examples.
         advance: Told the number of records after each block.
         networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
+        given: What to rank the examples by instead.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
@@ -153,7 +163,7 @@ def compute(
     score_pass = ScorePass(recording, options, networks=networks) if options is not None and classes else None
     probabilities = recording.probabilities(recording.num_iterations) if classes else None
     agr = agreement(probabilities) if classes and len(recording.seeds) > 1 else None
-    ranking = _mean_loss(recording) if agr is None else agr
+    ranking = given.values if given else _mean_loss(recording) if agr is None else agr
     rank = ranks(ranking)
     num_chunks = min(NUM_CHUNKS, len(rank))
     chunk = chunks(rank, num_chunks)
@@ -182,6 +192,7 @@ def compute(
         curves,
         score_pass and score_pass.finish(),
         gathered.group_dynamics(),
+        given.words if given else "",
     )
 
 
@@ -311,11 +322,12 @@ def _gradient_curves(
     lead = (len(recording.seeds), len(block.iterations))
     squares = np.zeros((*lead, len(weights)), np.float32) if scores else None
     for layer in recording.layers:
-        cosine, norm = np.empty((*lead, weights.shape[1])), np.empty((*lead, weights.shape[1]))
+        cosine, norm, along = (np.empty((*lead, weights.shape[1])) for _ in range(3))
         for t, of_seeds in enumerate(each_alignment(recording, block, layer)):
             sums = []
             for s, (parts, found) in enumerate(of_seeds):
                 cosine[s, t], norm[s, t] = found.cosine @ weights, found.norm @ weights
+                along[s, t] = (found.cosine * found.norm) @ weights
                 if scores and layer != TOGETHER:  # which the others are part of
                     squares[s, t] += np.square(found.norm)
                 if parts and block.iterations[t] in checkpoints:
@@ -324,6 +336,10 @@ def _gradient_curves(
                 measures[layer].append(study.measure(sums))
         curves[metric_name(recording.layers, layer, "alignment")] = cosine
         curves[metric_name(recording.layers, layer, "gradient_norm")] = norm
+        whole = along[..., :1]  # the norm of the mean gradient
+        sizes = np.count_nonzero(weights, axis=0) / len(weights)
+        shares = np.divide(along * sizes, whole, out=np.zeros_like(along), where=whole > 0)
+        curves[metric_name(recording.layers, layer, SHARE)] = shares
     if not scores:
         return curves, None, measures
     error_norm, largest_other = (np.zeros((*lead, len(weights)), np.float32) for _ in range(2))

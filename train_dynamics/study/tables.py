@@ -35,7 +35,8 @@ ABOUT = {
     "example": "position of the example in the recording",
     "id": "name of the example in its data set",
     "label": "class that the example was trained on",
-    "rank": "place among all examples, by agr, or of a single seed by cumulative_loss; 0 is the most typical",
+    "rank": "place among all examples, by agr, of a single seed by cumulative_loss, or by what --rank_by names; 0 is "
+    "the most typical",
     "chunk": "tenth of that ranking; 0 is the most typical",
     "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
     "forgotten": "times wrong at a record after right at the one before, averaged over seeds; 0 if never right",
@@ -65,7 +66,11 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
         )
     columns = dict.fromkeys((score.name for score in SCORES), nothing)
     columns |= results.scores.values if results.scores else {}
-    columns |= {results.ranked_by: results.ranking, "first_correct": first_correct}
+    if results.agr is not None:
+        columns["agr"] = results.agr
+    elif not results.given:
+        columns["cumulative_loss"] = results.ranking
+    columns["first_correct"] = first_correct
     columns |= {
         "example": np.arange(len(recording.labels)),
         "id": recording.ids,
@@ -99,7 +104,8 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
     else:
         study = study_of(recording, ScoreOptions())
         missing = {score.name: score.missing(study) or "scores were not asked for" for score in SCORES}
-        del missing[results.ranked_by], missing["first_correct"]
+        for there in ("agr" if results.agr is not None else results.ranked_by, "first_correct"):
+            missing.pop(there, None)
     about = {
         score.name: {
             "hard": score.hard,
