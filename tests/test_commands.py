@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from train_dynamics import commands
+from train_dynamics.__main__ import COMMANDS
 from train_dynamics.recording.reader import Recording
 
 TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
@@ -34,6 +35,21 @@ def test_closed_streams_do_no_harm(tmp_path):
 def test_to_help_is_no_mistake(tmp_path, name):
     done = shell(f"python -m train_dynamics.{name} --help", tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and "--recording" in done.stdout
+
+
+def test_all_commands_have_one_name(tmp_path):
+    done = shell("python -m train_dynamics", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    done = shell("python -m train_dynamics trian --recording=out", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"train-dynamics: 'trian' is no command; there are {', '.join(COMMANDS)}\n"
+    done = shell("python -m train_dynamics verify --recording=nowhere", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "verify: nowhere is not a directory\n")
+    done = shell(f"python -m train_dynamics train {TINY}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and Recording(tmp_path / "out").finished
+    done = shell("python -m train_dynamics verify --help", tmp_path)
+    assert done.stdout.startswith("Check that a recording is whole and right.")
 
 
 @pytest.mark.parametrize("buffered", ["env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"])

@@ -35,6 +35,7 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     target = tmp_path / "installed"
     install = [*pip, "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), str(built)]
     subprocess.run(install, check=True)
+    assert "train_dynamics.__main__" in (target / "bin" / "train-dynamics").read_text()
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target), "XLA_FLAGS": ""}  # so that its programs are optimised
     arguments = ["--recording=out", "--num_examples=64", "--batch_size=32", "--epochs=1", "--seeds=2"]
@@ -85,7 +86,7 @@ ANALYSIS_LANE = (
     "explore.py",
     "explorer",
 )
-SHARED = ("config.py", "commands.py", "processes.py", "data", "recording")
+SHARED = ("__main__.py", "config.py", "commands.py", "processes.py", "data", "recording")
 
 
 def files(names: tuple[str, ...]) -> dict[str, Path]:
