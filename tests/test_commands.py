@@ -1,6 +1,7 @@
 """What commands do with their standard streams, and with signals before there is anything to lose."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from train_dynamics import commands
 from train_dynamics.__main__ import COMMANDS
+from train_dynamics.config import FIELDS, flag_name
 from train_dynamics.recording.reader import Recording
 
 TINY = "--num_examples=20 --batch_size=20 --epochs=1 --seeds=1 --recording=out"
@@ -35,6 +37,18 @@ def test_closed_streams_do_no_harm(tmp_path):
 def test_to_help_is_no_mistake(tmp_path, name):
     done = shell(f"python -m train_dynamics.{name} --help", tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and "--recording" in done.stdout
+
+
+def test_help_begins_with_what_matters_and_fits_the_terminal(tmp_path):
+    text = shell("COLUMNS=60 python -m train_dynamics.train --help", tmp_path).stdout
+    body = text[text.index("Start with these:") :].splitlines()
+    assert all(len(line) <= 60 for line in body)
+    titles = [line.removesuffix(":") for line in body if line and line[0] != " "]
+    assert titles[:5] == ["Start with these", "Data", "Network", "Training", "What is recorded"]
+    assert titles[5:] == ["Before and while it runs", "Several processes"]
+    named = [re.match(r"  --(\[no\])?(\w+): ", line)[2] for line in body if line.startswith("  --")]
+    assert named[:3] == ["recording", "dataset", "model"]
+    assert {flag_name(name) for name in FIELDS} < set(named) and len(named) == len(set(named))
 
 
 def test_all_commands_have_one_name(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,6 +16,27 @@ from absl import app, flags, logging
 from train_dynamics.config import FIELDS, InputError, StudyConfig, flag_name
 
 flags.disclaim_key_flags()  # what is defined here is of the command that asks for it
+FIRST = {  # the flags that matter first, of the commands that have many
+    "train": ("recording", "dataset", "model"),
+    "analyze": ("recording", "output", "parts"),
+    "explore": ("recording", "compare", "export"),
+    "animate": ("recording", "output", "seed"),
+    "record": ("recording", "checkpoints", "loss"),
+}
+GROUPS = {  # the flag that each group of flags in `--help` begins with, in the order of their definition
+    "dataset": "Data",
+    "model": "Network",
+    "optimizer": "Training",
+    "layers": "What is recorded",
+    "host_devices": "Before and while it runs",
+    "distributed": "Several processes",
+    "cone_cosine": "Cones",
+    "opposed_to": "Contention",
+    "score_iteration": "Scores",
+    "rank_by": "Ranking",
+}
+OTHERS, QUOTE = "Other flags", "'"
+WIDEST = 100
 
 
 def run(name: str, main: Callable[[], None]) -> None:
@@ -93,8 +115,39 @@ def seldom_collect_garbage() -> None:
     gc.set_threshold(100_000)
 
 
+def help_of(name: str, module: str, about: str, width: int) -> str:
+    """Write what a command does, and its flags in groups: first those that matter first.
+
+    Args:
+        name: The command.
+        module: The module that defines its flags.
+        about: What it does.
+        width: Of the terminal, in columns.
+    """
+    known = [flag for flag in flags.FLAGS.get_key_flags_for_module(module) if not flag.help.startswith("Alias for")]
+    groups: dict[str, list[flags.Flag]] = {title: [] for title in ("Start with these", *GROUPS.values(), OTHERS)}
+    title = OTHERS
+    for flag in known:
+        title = GROUPS.get(flag.name, title)
+        groups["Start with these" if flag.name in FIRST.get(name, ()) else title].append(flag)
+    if not any(groups[title] for title in groups if title != OTHERS):
+        groups = {"Flags": known}
+    lines = [about.strip()]
+    for title, members in groups.items():
+        lines += ["", f"{title}:"] if members else []
+        for flag in members:
+            shown = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+            default = f" (default: {flag.default_as_str.strip(QUOTE)})" if flag.default not in (None, "", []) else ""
+            lines.append(flags.text_wrap(f"{shown}: {flag.help}{default}", width, "      ", "  "))
+    return "\n".join(lines)
+
+
 def parse(name: str, argv: Sequence[str]) -> list[str]:
     """Parse the flags of a command and return what is none."""
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        width = max(40, min(WIDEST, shutil.get_terminal_size().columns))
+        print_line(help_of(name, argv[0], sys.modules["__main__"].__doc__ or "", width))
+        sys.exit(0)
     for argument in argv:
         if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes that are no text
             sys.exit(f"{name}: {argument.encode(errors='backslashreplace').decode()!r}: must be text in UTF-8")
