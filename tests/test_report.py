@@ -48,6 +48,19 @@ def test_it_says_what_was_found(output, small):
     assert "jaxlib" in text and small.versions["jaxlib"] in text
 
 
+def test_it_begins_with_what_was_found_and_leads_to_all_else(output, small):
+    text = (output / "report.html").read_text()
+    accuracy = np.mean([small.correct(16)[s].mean() for s in range(3)])
+    assert f"The 3 networks classify {accuracy:.1%} of 50 examples correctly after 16 updates" in text
+    assert "No two groups of examples pulled against each other" in text
+    targets = re.findall(r'<a href="#([\w-]+)">', text)
+    assert len(targets) > 5 and all(text.count(f' id="{name}"') == 1 for name in targets)
+    places = [
+        text.index(words) for words in ("What was found", "Contents", "How the examples were learned", "What holds")
+    ]
+    assert places == sorted(places)
+
+
 def test_what_comes_from_the_data_is_escaped(small):
     recording = small
     recording.config = dataclasses.replace(small.config, split="<script>alert(1)</script>")

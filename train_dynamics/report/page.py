@@ -13,10 +13,11 @@ import numpy as np
 from train_dynamics import __version__
 from train_dynamics.config import flag_name, pluralise
 from train_dynamics.recording.reader import Recording
+from train_dynamics.report.found import found
 from train_dynamics.report.sections import Section
 from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
 from train_dynamics.study.cones import ConeOptions
-from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.contention import Contention, ContentionOptions
 from train_dynamics.study.results import Results, metric_name
 from train_dynamics.study.scores import ScoreOptions
 from train_dynamics.study.tables import PARTS, files_of_parts
@@ -28,6 +29,7 @@ FLAGS = {
         "opposed_to": "opposed_to",
         "smallest": "smallest_group",
         "checkpoints": "contention_checkpoints",
+        "examples": "contention_examples",
     },
     ScoreOptions: {"iteration": "score_iteration", "checkpoints": "score_checkpoints"},
 }
@@ -40,6 +42,7 @@ def page(
     sections: Sequence[Section],
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
     parts: Collection[str] = tuple(PARTS),
+    contention: Contention | None = None,
 ) -> str:
     """Lay everything out on one page that needs no other file and no network.
 
@@ -50,6 +53,7 @@ def page(
         sections: What to show.
         options: Options of the analysis, for the command that repeats it.
         parts: Parts of the analysis, likewise, and for its tables.
+        contention: The pairs that were found; None if they were not looked for.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
@@ -63,6 +67,7 @@ def page(
     return environment.get_template("page.html.j2").render(
         recording=recording,
         summary=_summary(recording, results),
+        found=found(recording, results, contention),
         chunks=(table := _chunk_table(recording, results)),
         rows=list(zip(*table.values(), strict=True)),
         name=own if recording.config.dataset == "arrays" else recording.config.dataset,
@@ -75,7 +80,7 @@ def page(
         ranked_by=results.ranked_by_words,
         number=_number,
         sections=sections,
-        commands=_commands(recording, options, parts),
+        commands=_commands(recording, options, parts, results.given),
         tables=[name for name in files_of_parts(recording, parts) if name.endswith(".csv")],
         settings=_settings(recording),
         versions={**recording.versions, "analysed with train-dynamics": __version__},
@@ -171,6 +176,7 @@ def _commands(
     recording: Recording,
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions],
     parts: Collection[str],
+    given: str,
 ) -> list[str]:
     """Give the shortest commands that record this again and make the page."""
     of_command = {} if recording.of_loop else {"train": _flags(recording.config, {})}
@@ -178,6 +184,9 @@ def _commands(
         settings = recording.further.settings.items()
         of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]
     chosen = [] if set(parts) == set(PARTS) else [f"--parts={_plain(tuple(parts))}"]
+    if given:
+        column, _, file = given.partition(" of ")
+        chosen.append(f"--rank_by={file}:{column}")
     of_command["analyze"] = [*chosen, *(flag for of in options for flag in _flags(of, FLAGS[type(of)]))]
     return [
         shlex.join(["python", "-m", f"train_dynamics.{name}", *given, "--recording=DIR"])

@@ -80,6 +80,7 @@ class Writing:
         self._saving: list[Future] = []
         self._sections: list[sections.Section] = []
         self._claims: Sequence[Claim] = ()
+        self._contention: Contention | None = None
         self._write_about()
 
     @property
@@ -91,7 +92,7 @@ class Writing:
         """Write what every analysis has: curves and examples, and the claims, which are measured here."""
         recording, results, output = self._recording, self._results, self._output
         shown = self._pictures(figures.study_drawings(recording, results))
-        self._sections.append(sections.Section("What was seen", pictures=shown))
+        self._sections.append(sections.Section("How the examples were learned", pictures=shown))
         tables.write_scores(recording, results, output / "scores.csv")
         tables.write_scores_parquet(recording, results, output / "scores.parquet")
         tables.write_curves(results, output / "curves.csv")
@@ -147,6 +148,7 @@ class Writing:
     def contention(self, contention: Contention, drawings: Iterable[figures.Drawing]) -> None:
         """Write the pairs in contention, drawn already, and which labels fight."""
         recording, output = self._recording, self._output
+        self._contention = contention
         shown = self._pictures(drawings)
         self._sections.append(sections.contention_section(recording, contention, shown))
         tables.write_contention(recording, contention, output / "contention.csv")
@@ -166,7 +168,8 @@ class Writing:
         """Write the page, when all figures are saved."""
         for saved in self._saving:
             saved.result()
-        text = page(self._recording, self._results, self._claims, self._sections, options, self._about["parts"])
+        parts = self._about["parts"]
+        text = page(self._recording, self._results, self._claims, self._sections, options, parts, self._contention)
         with written_whole(self._output / "report.html") as new:
             new.write_text(text)
 
