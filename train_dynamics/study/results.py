@@ -179,7 +179,7 @@ def compute(
         for found in _in_order(threads, of_block, recording.blocks(), workers):
             advance(len(found.iterations))
             gathered.add(found)
-    curves = gathered.curves() | _forgetting_curves(gathered.forgetting, recording.iterations, chunk, num_chunks)
+    curves = gathered.curves() | forgetting_curves(gathered.forgetting, recording.iterations, chunk, num_chunks)
     dead = indifferent(probabilities) if classes else np.zeros(len(recording.seeds), bool)
     return Results(
         recording.iterations,
@@ -274,7 +274,7 @@ class Gathered:
         return GroupDynamics(self._study.checkpoints, layers, self._opposing)
 
 
-def _forgetting_curves(
+def forgetting_curves(
     forgetting: Forgetting | None, iterations: Int[np.ndarray, " t"], chunk: Int[np.ndarray, " n"], num_chunks: int
 ) -> Curves:
     """Compute first correct and last mistake of all examples and of each chunk."""
