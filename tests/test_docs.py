@@ -68,6 +68,7 @@ def test_networks_of_your_own(tmp_path, device, monkeypatch):
     assert execute(program, "NETWORKS.md", names).splitlines()[-1] == "[]" and "networks=networks" in analysis
 
 
+@pytest.mark.slow
 def test_the_readme_is_short_and_its_commands_run(small_path, tmp_path):
     """All but `./run.sh`, which the next test runs, with what it starts replaced."""
     page = ROOT / "README.md"
@@ -77,10 +78,15 @@ def test_the_readme_is_short_and_its_commands_run(small_path, tmp_path):
     np.savez(tmp_path / "data.npz", inputs=rng.normal(size=(24, 6, 6, 1)).astype(np.float32), labels=np.arange(24) % 10)
     (program,) = (block for block in blocks(page, "python") if "net = " in block)
     (tmp_path / "nets.py").write_text(program)
-    shorter = {"train": ["--epochs=1", "--seeds=2"], "analyze": ["--parts="], "explore": ["--export=page.html"]}
+    shorter = {
+        "train": ["--epochs=1", "--seeds=2"],
+        "analyze": ["--parts="],
+        "explore": ["--export=page.html"],
+        "verify": ["--samples=2"],
+    }
     ran = []
     for name, arguments in commands(page):
-        done = run(name, *arguments, *shorter.get(name, []), cwd=tmp_path)
+        done = run(name, *arguments, *shorter[name], cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), (name, arguments)
         ran.append(name)
     assert sorted(ran) == ["analyze", "explore", "train", "verify"]
@@ -135,7 +141,7 @@ def test_commands_of_all_pages_have_flags_that_exist():
     known = {}
     for name in COMMANDS:
         said = ElementTree.fromstring(run(name, "--helpxml").stdout)
-        known[name] = {flag.findtext("name") for flag in said.iter("flag")}
+        known[name] = {"flagfile"} | {flag.findtext("name") for flag in said.iter("flag")}
     found = [(page.name, *command) for page in PAGES for command in commands(page)]
     assert len(found) > 30 and {name for _, name, _ in found} == set(COMMANDS)
     for page, name, arguments in found:
