@@ -248,7 +248,9 @@ def test_the_page_of_flags_has_every_command():
     assert MARK.findall(text) == list(COMMANDS)
     assert flags_of("animate")["fps"] == ("Frames a second: 1 to 120, in a .gif to 50.", "30")
     filled = on_page_markdown("## animate\n\n<!-- flags: animate -->\n")
-    assert "| `--fps` | Frames a second: 1 to 120, in a .gif to 50. | `30` |" in filled and "<!--" not in filled
+    assert (
+        "`--fps`, by default `30`\n:   Frames a second: 1 to 120, in a .gif to 50.\n" in filled and "<!--" not in filled
+    )
 
 
 @pytest.mark.slow

@@ -23,23 +23,18 @@ def flags_of(command: str) -> dict[str, tuple[str, str]]:
     return {flag.findtext("name", ""): (flag.findtext("meaning", ""), flag.findtext("default", "")) for flag in own}
 
 
-def table_of(flags: dict[str, tuple[str, str]]) -> str:
-    """Lay flags out as a table in Markdown."""
-    rows = [
-        f"| `--{name}` | {meaning.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} | {code(default)} |"
-        for name, (meaning, default) in flags.items()
-    ]
-    return "\n".join(["| flag | meaning | default |", "| --- | --- | --- |", *rows])
-
-
-def code(text: str) -> str:
-    """Print a default as code, if there is one."""
-    return f"`{text}`" if text not in ("", "None", "[]") else ""
+def listed(flags: dict[str, tuple[str, str]]) -> str:
+    """Lay flags out as a list of definitions in Markdown."""
+    found = []
+    for name, (meaning, default) in flags.items():
+        said = f", by default `{default}`" if default not in ("", "None", "[]") else ""
+        found.append(f"`--{name}`{said}\n:   {meaning.replace('*', chr(92) + '*')}\n")
+    return "\n".join(found)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put tables of flags where a page asks for them."""
+    """Put lists of flags where a page asks for them."""
     commands = MARK.findall(markdown)
     with ThreadPoolExecutor() as threads:
-        tables = dict(zip(commands, threads.map(lambda name: table_of(flags_of(name)), commands), strict=True))
-    return MARK.sub(lambda mark: tables[mark[1]], markdown)
+        lists = dict(zip(commands, threads.map(lambda name: listed(flags_of(name)), commands), strict=True))
+    return MARK.sub(lambda mark: lists[mark[1]], markdown)
