@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import doctest
 import importlib
 import io
+import pkgutil
 import re
 import shlex
 import shutil
@@ -241,6 +243,38 @@ def test_the_page_of_python_has_every_public_name():
     for path in named:
         module, _, name = path.rpartition(".")
         assert getattr(importlib.import_module(f"train_dynamics.{module}"), name).__doc__
+
+
+class Values(doctest.OutputChecker):
+    """Compares values, however NumPy lays them out: without white space, and `np.float64(1.5)` as 1.5."""
+
+    def check_output(self, want, got, optionflags):
+        want, got = ("".join(re.sub(r"np\.\w+\((.*?)\)", r"\1", text).split()) for text in (want, got))
+        return super().check_output(want, got, optionflags)
+
+
+NEEDING_MORE = ("study", "recordings/")  # examples that go on from something which is not there
+KNOWN = {
+    "train_dynamics.dynamics.agreement.entropy": "gives a number, where its annotation says an array",
+    "train_dynamics.dynamics.tiles.tiles": "shows narrower bounds than it gives",
+}
+
+
+def test_the_examples_of_pure_functions_give_what_they_show():
+    ran, failed = 0, {}
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(Values(), optionflags=doctest.ELLIPSIS)
+    for package in ("data", "dynamics"):
+        path = [str(ROOT / "train_dynamics" / package)]
+        for found in pkgutil.walk_packages(path, f"train_dynamics.{package}."):
+            for test in finder.find(importlib.import_module(found.name), extraglobs={"np": np}):
+                sources = "".join(example.source for example in test.examples)
+                if not any(word in sources for word in NEEDING_MORE) and test.name not in KNOWN:
+                    said: list[str] = []
+                    if runner.run(test, out=said.append).failed:
+                        failed[test.name] = "".join(said)
+                    ran += len(test.examples)
+    assert not failed, "\n".join(failed.values())
+    assert ran > 60
 
 
 def test_the_page_of_flags_has_every_command():
