@@ -184,6 +184,15 @@ def test_an_image_folder_is_recorded_as_the_page_says(tmp_path):
     assert recording.ids[0] == "cat/0.png" and len(recording.seeds) == 3
 
 
+def test_a_table_is_recorded_as_the_tutorial_says(tmp_path):
+    (arguments,) = (given for _, given in commands(DOCS / "TUTORIAL.md") if "--labels=diagnosis" in given)
+    place = tmp_path / "tumours"
+    done = run("train", *arguments, "--epochs=1", "--seeds=2", f"--recording={place}", cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    recording = train_dynamics.Recording(place)
+    assert recording.class_names == ("benign", "malignant") and np.bincount(recording.labels).tolist() == [357, 212]
+
+
 @pytest.mark.slow
 def test_the_tables_have_the_columns_of_the_page(analysed, tmp_path, monkeypatch):
     """And the programs that read them, and histories, run."""
