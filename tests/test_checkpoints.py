@@ -136,9 +136,9 @@ def test_the_command_records_what_training_recorded(tmp_path):
         np.testing.assert_allclose(recording.gradients("head/kernel", t), expected, rtol=1e-4, atol=1e-5 * size)
 
 
-def test_the_command_records_the_network_of_the_readme(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(from flax import linen as nn\n\ncnn = .*?)```", readme, re.S)
+def test_the_command_records_the_network_of_the_page(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "LOOPS.md").read_text()
+    (program,) = re.findall(r"```python\n(from flax import linen as nn\n\ncnn = .*?)```", page, re.S)
     (tmp_path / "nets.py").write_text(program)
     exec(program, names := {})
     inputs = np.random.default_rng(0).normal(size=(N, 6, 6, 1)).astype(np.float32)
@@ -147,8 +147,8 @@ def test_the_command_records_the_network_of_the_readme(tmp_path):
     (tmp_path / "runs/3").mkdir(parents=True)
     for t in (0, 10):
         np.savez(tmp_path / f"runs/3/step_{t}.npz", **{name: leaf * (1 + t) for name, leaf in named(params).items()})
-    (command,) = re.findall(r"-m train_dynamics\.record (.*)", readme)
-    done = run("record", *shlex.split(command), cwd=tmp_path)
+    (command,) = re.findall(r"-m train_dynamics\.record (.*?)```", page, re.S)
+    done = run("record", *shlex.split(command.replace("\\\n", "")), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     recording = td.Recording(tmp_path / "recordings/run3")
     assert recording.iterations.tolist() == [0, 10] and "layers_3/kernel" in recording.layers

@@ -367,7 +367,7 @@ def test_what_cannot_be_exported_is_told_first(small_path, tmp_path, monkeypatch
 
 
 def test_the_programs_of_the_page_run(small_path, whole, tmp_path, monkeypatch):
-    section = (DOCS / "RECORDING.md").read_text().partition("## Out of the recording")[2].partition("\n## ")[0]
+    section = (DOCS / "READING.md").read_text().partition("## Out of the recording")[2].partition("\n## ")[0]
     programs = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(programs) == 4
     for module in ("xarray", "dask.array", "pandas", "cleanlab"):
@@ -379,4 +379,4 @@ def test_the_programs_of_the_page_run(small_path, whole, tmp_path, monkeypatch):
     for program in programs:
         program = re.sub(r"\b(t|iteration)=\d+", r"\1=8", program)
         program = program.replace("_asdict()", "_asdict(), n_jobs=1")  # no forks of a process that has started JAX
-        exec(compile(program, "RECORDING.md", "exec"), {})
+        exec(compile(program, "READING.md", "exec"), {})

@@ -140,13 +140,6 @@ def test_the_readme_shows_what_there_is():
         assert command in text
 
 
-def test_the_readme_program_with_a_network_of_ones_own_runs(tmp_path):
-    program = program_of_readme("td.sweep(")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "(3, 500, 20, 16)"
-
-
 def test_the_readme_program_runs(small_path, tmp_path):
     program = program_of_readme("= Recording(")
     assert len(program.splitlines()) <= 5

@@ -371,7 +371,7 @@ def test_a_relative_path_stays_right(small_path, monkeypatch):
 
 
 def test_the_documented_way_to_read_it_needs_none_of_our_code(small, tmp_path):
-    page = (Path(__file__).parents[1] / "docs" / "RECORDING.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "READING.md").read_text()
     text = page.partition("## Reading it without train_dynamics")[2]
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "seed, t, example = 0, 100, 42" in program
