@@ -110,7 +110,7 @@ def record(seeds: int, processes: int, layout: str) -> dict:
     directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
     command = [sys.executable, "-m", "train_dynamics.train", f"--recording={directory / 'out'}", f"--seeds={seeds}"]
     command += ["--dataset=mnist", f"--data_dir={DATA_DIR.value}", "--num_examples=1000", "--batch_size=100"]
-    command += ["--model=benchmarks.growth:small", "--layers=*/kernel", f"--gradient_layout={layout}"]
+    command += ["--model=configs/networks.py:cnn", "--layers=*/kernel", f"--gradient_layout={layout}"]
     command += ["--epochs=3", "--eval_batch_size=250"]
     try:
         began = time.perf_counter()
