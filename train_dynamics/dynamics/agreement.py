@@ -81,8 +81,8 @@ def entropy(p: Float[np.ndarray, "... c"]) -> Float[np.ndarray, "..."]:
     """Compute the Shannon entropy of distributions over the last axis, in nats, with 0 ln 0 = 0.
 
     Example:
-        >>> entropy(np.array([0.5, 0.5]))
-        0.6931471805599453
+        >>> entropy(np.array([[0.5, 0.5]]))
+        array([0.69314718])
     """
     return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=-1)
 

@@ -35,7 +35,7 @@ def tiles(directions: Directions) -> Tiles:
 
     Example:
         >>> tiles((np.array([[1.0, 0.0], [0.0, 0.0], [-0.8, 0.6]]),))
-        Tiles(members=[array([2, 0])], least=array([[-0.8]]), most=array([[1.]]))
+        Tiles(members=[array([2, 0])], least=array([[-1.6]]), most=array([[1.64]]))
     """
     among = np.flatnonzero(nonzero(directions))
     if not len(among):
