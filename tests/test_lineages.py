@@ -1,0 +1,284 @@
+"""Lineages: by hand, against slow twins, and on planted groups."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from train_dynamics.config import InputError
+from train_dynamics.dynamics import cones, lineages
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study import lineages as study
+from train_dynamics.study.lineages import LineageOptions, find_lineages
+
+
+def cover(*groups, count=12):
+    """A cover whose cones are these, numbered as `clique_cover` does: the largest first."""
+    cone = np.full(count, -1)
+    for k, members in enumerate(groups):
+        cone[list(members)] = k
+    return cone
+
+
+def random_cover(rng, count, groups):
+    """Groups of very different sizes, some examples in none."""
+    share = rng.dirichlet(np.full(groups + 1, 0.5))
+    cone = rng.choice(groups + 1, count, p=share) - 1
+    return cones._largest_first(cone)
+
+
+def drifted(rng, cone, share):
+    """The same cover with a share of the examples in other cones."""
+    moved = cone.copy()
+    chosen = rng.random(len(cone)) < share
+    moved[chosen] = rng.permutation(cone[chosen])
+    return cones._largest_first(moved)
+
+
+def jaccards(before, after):
+    """Of every two cones."""
+    sets = [[set(np.flatnonzero(one == k)) for k in range(one.max() + 1)] for one in (before, after)]
+    return np.array([[len(a & b) / len(a | b) for b in sets[1]] for a in sets[0]]).reshape(len(sets[0]), len(sets[1]))
+
+
+def matched_weight(before, after):
+    found = lineages.link(before, after)
+    linked = np.flatnonzero(found >= 0)
+    assert len(set(found[linked].tolist())) == len(linked)  # one successor each
+    jaccard = jaccards(before, after)[found[linked], linked]
+    assert (jaccard >= 1 / 3).all()
+    return jaccard.sum()
+
+
+def test_overlaps_are_those_of_sets(rng):
+    before, after = random_cover(rng, 200, 9), random_cover(rng, 200, 7)
+    found = {
+        (a, b): shared for a, b, shared in zip(*map(np.ndarray.tolist, lineages.overlaps(before, after)), strict=True)
+    }
+    for a, b in itertools.product(range(before.max() + 1), range(after.max() + 1)):
+        assert found.get((a, b), 0) == np.count_nonzero((before == a) & (after == b))
+
+
+def test_the_best_for_all_is_not_the_best_for_each():
+    before = cover(range(7), range(7, 12))
+    after = cover([0, 1, 2, 3, 7, 8, 9], [4, 5, 6])
+    np.testing.assert_allclose(jaccards(before, after), [[4 / 10, 3 / 7], [3 / 9, 0]])
+    np.testing.assert_array_equal(lineages.link(before, after), [1, 0])
+    before = cover(range(6), range(6, 10))
+    after = cover([0, 1, 2, 3, 6, 7, 8], [4, 5])
+    # 4/9 is the best for either of the two first, and leaves none for the others; 2/6 and 3/8 are more together.
+    np.testing.assert_allclose(jaccards(before, after), [[4 / 9, 2 / 6], [3 / 8, 0]])
+    np.testing.assert_array_equal(lineages.link(before, after), [1, 0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_links_are_those_of_the_hungarian_method(seed):
+    rng = np.random.default_rng(seed)
+    before = random_cover(rng, 400, 30)
+    after = drifted(rng, before, 0.5)
+    allowed = jaccards(before, after)
+    allowed[allowed < 1 / 3] = 0
+    rows, columns = linear_sum_assignment(allowed, maximize=True)
+    assert matched_weight(before, after) == pytest.approx(allowed[rows, columns].sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_links_are_those_of_exhaustive_search(seed):
+    rng = np.random.default_rng(seed)
+    before = random_cover(rng, 20, 4)
+    after = drifted(rng, before, 0.5)
+    allowed = jaccards(before, after)
+    allowed[allowed < 1 / 3] = 0
+    padded = np.zeros((6, 6))
+    padded[: allowed.shape[0], : allowed.shape[1]] = allowed
+    best = max(padded[range(6), order].sum() for order in itertools.permutations(range(6)))
+    assert matched_weight(before, after) == pytest.approx(best)
+
+
+def test_links_do_not_depend_on_numbers_or_order(rng):
+    before = random_cover(rng, 300, 12)
+    after = drifted(rng, before, 0.3)
+    order = rng.permutation(300)
+    np.testing.assert_array_equal(lineages.link(before[order], after[order]), lineages.link(before, after))
+    np.testing.assert_array_equal(lineages.link(before, before), np.arange(before.max() + 1))
+
+
+def test_nothing_is_linked_to_nothing():
+    nobody, all_alike = cover(), cover(range(12))
+    assert lineages.link(nobody, nobody).tolist() == []
+    assert lineages.link(nobody, all_alike).tolist() == [-1]
+    assert lineages.link(all_alike, nobody).tolist() == []
+
+
+def test_a_life_by_hand():
+    """Two are born; one splits; the smaller grows and takes the piece in; one dies, with the other still there."""
+    found = lineages.follow(
+        [
+            cover([0, 1, 2, 3, 4, 5], [8, 9]),
+            cover([0, 1, 2, 3], [4, 5], [8, 9]),  # 0, 4 of 6 members stay; a new one is made of the other two
+            cover([4, 5, 8, 9, 10], [0, 1, 2, 3]),  # 8 and 9, joined by 4 and 5, 2/5 with each: one of them ends
+            cover([4, 5, 8, 9, 10]),
+        ]
+    )
+    first, other = 0, found.lineage[2, 8]
+    assert found.lineage[:, 0].tolist() == [first, first, first, -1]
+    said = [(event.step, event.kind, event.before, event.after, event.shared) for event in found.events]
+    assert said == [
+        (0, "birth", 0, 6, 0),
+        (0, "birth", 0, 2, 0),
+        (1, "shrinkage", 6, 4, 4),
+        (1, "split", 6, 2, 2),
+        (2, "growth", 2, 5, 2),
+        (2, "merge", 2, 5, 2),
+        (3, "death", 4, 0, 0),
+    ]
+    split, merge = found.events[3], found.events[5]
+    assert split.other == first and merge.other == other == found.events[4].lineage
+    assert {merge.lineage, other} == {split.lineage, found.lineage[0, 8]}
+
+
+def test_who_goes_apart_dies_and_who_comes_from_everywhere_is_born():
+    before = cover(range(0, 4), range(4, 8), range(8, 12))
+    after = cover([0, 4, 8, 1], [5, 9, 2, 6], [10, 3, 7, 11])  # two of four of one cone at most: shared by a third
+    found = lineages.follow([before, after])
+    assert lineages.link(before, after).tolist().count(-1) == 0  # 2 / 6 is enough
+    apart = cover([0, 4, 8], [1, 5, 9], [2, 6, 10])
+    found = lineages.follow([before, apart])
+    assert [event.kind for event in found.events] == ["birth"] * 3 + ["birth"] * 3 + ["death"] * 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_life_has_one_beginning_and_at_most_one_end(seed):
+    rng = np.random.default_rng(seed)
+    covers = [random_cover(rng, 150, 12)]
+    for _ in range(9):
+        covers.append(drifted(rng, covers[-1], rng.choice([0.1, 0.5, 0.9])))
+    lineage, events = lineages.follow(covers)
+    assert (np.diff(np.bincount(lineage[lineage >= 0])) <= 0).all()  # the largest first
+    for name in range(lineage.max() + 1):
+        there = np.flatnonzero((lineage == name).any(axis=1))
+        assert (np.diff(there) == 1).all()
+        begun = [event.step for event in events if event.lineage == name and event.kind in ("birth", "split")]
+        ended = [event.step for event in events if event.lineage == name and event.kind in ("merge", "death")]
+        assert begun == [there[0]]
+        assert ended == ([there[-1] + 1] if there[-1] < 9 else [])
+    for event in events:
+        before = lineage[event.step - 1] if event.step else np.full(150, -1)
+        now = lineage[event.step]
+        old = event.other if event.kind == "split" else event.lineage
+        new = event.other if event.kind == "merge" else event.lineage
+        assert event.before == (0 if event.kind == "birth" else np.count_nonzero(before == old))
+        assert event.after == (0 if event.kind == "death" else np.count_nonzero(now == new))
+        if event.kind not in ("birth", "death"):
+            assert event.shared == np.count_nonzero((before == old) & (now == new))
+    for row, one in zip(lineage, covers, strict=True):  # the same division under other names
+        np.testing.assert_array_equal(row < 0, one < 0)
+        assert len({*zip(row.tolist(), one.tolist(), strict=True)}) == len({*row.tolist()}) == len({*one.tolist()})
+
+
+def test_groups_drawn_have_sizes_and_labels_of_the_cones(rng):
+    labels, cone = rng.integers(0, 3, 120), random_cover(rng, 120, 6)
+    drawn = lineages.shuffled(cone, labels, rng)
+    assert (drawn != cone).any()
+    np.testing.assert_array_equal(drawn < 0, cone < 0)
+    for k in range(cone.max() + 1):
+        assert sorted(labels[drawn == k]) == sorted(labels[cone == k])
+    alone = cones._largest_first(np.where(labels == 0, 0, -1))  # one cone that is a whole label has no other
+    np.testing.assert_array_equal(lineages.shuffled(alone, labels, rng), alone)
+
+
+def test_together_is_the_share_in_the_fullest_cone(rng):
+    groups, one = random_cover(rng, 200, 8), random_cover(rng, 200, 5)
+    expected = [
+        max(np.count_nonzero(one[groups == k] == c) for c in range(one.max() + 1)) / np.count_nonzero(groups == k)
+        for k in range(groups.max() + 1)
+    ]
+    np.testing.assert_allclose(lineages.together(groups, one), expected)
+    np.testing.assert_allclose(lineages.together(groups, groups), 1)
+
+
+def test_half_life_by_hand():
+    everyone = np.ones(4, bool)
+    assert lineages.half_life(np.array([1.0, 2.0, 3.0, 4.0]), everyone) == 2
+    # At 1 one of 4 ends, 3/4; one is lost sight of at 2; at 3 one of two ends, 3/8.
+    assert lineages.half_life(np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, False, True, True])) == 3
+    assert lineages.half_life(np.array([1.0, 2.0]), np.zeros(2, bool)) == np.inf
+    assert np.isnan(lineages.half_life(np.empty(0), np.empty(0, bool)))
+
+
+def test_planted_groups_live_and_groups_by_chance_do_not(rng):
+    """Six groups of one label keep nine tenths of their members from cover to cover; shuffled ones were never one."""
+    covers = [np.repeat(np.arange(6), 50)]
+    for _ in range(11):
+        covers.append(drifted(rng, covers[-1], 0.1))
+    found = study.followed(3, "fc2", np.arange(0, 120, 10), covers, np.zeros(300, int))
+    assert found.count == 6 and found.born.tolist() == [0] * 6
+    assert (found.continued == 1).all() and (found.continued_by_chance < 0.2).all()
+    assert (found.together[:, 0] == 1).all() and (found.by_chance[:, :12] < 0.5).all()
+    assert np.isnan(found.together[:, 12:]).all()
+    lifetime, ended = found.lifetimes()
+    assert lifetime.tolist() == [110] * 6 and not ended.any()
+    assert (found.stayed(found.by_chance)[0] == 0).all() and found.stayed(found.by_chance)[1].all()
+    lived, ended = found.stayed(found.together)
+    first = found.together < 0.5
+    assert lived.tolist() == [10 * (row.argmax() if row.any() else 11) for row in first]
+    assert study.half_life([found.lifetimes()]) == (np.inf, None, None)
+
+
+def test_groups_that_dissolve_are_gone_at_once(rng):
+    first, labels = np.repeat(np.arange(20), 15), np.zeros(300, int)
+    covers = [first, *(lineages.shuffled(first, labels, rng) for _ in range(5))]
+    found = study.followed(0, "fc2", np.arange(6), covers, labels)
+    assert np.nanmax(found.continued) == 0
+    assert found.count == 120 and len(found.born) == 120
+    real, chance = (found.stayed(share)[0] for share in (found.together, found.by_chance))
+    assert set(real[:100].tolist()) == {1} and set(chance.tolist()) == {0}
+
+
+def test_means_over_seeds_and_their_intervals():
+    mean, (low, high) = study.mean_over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]]))
+    np.testing.assert_array_equal(mean, [2, 5, np.nan])
+    np.testing.assert_array_equal(low, [1, 5, np.nan])
+    np.testing.assert_array_equal(high, [3, 5, np.nan])
+
+
+@pytest.fixture
+def found(small_path):
+    return find_lineages(Recording(small_path), LineageOptions(cosine=0.6, smallest=3, covers=6))
+
+
+def test_lineages_of_a_recording(small_path, found):
+    recording = Recording(small_path)
+    assert [(one.seed, one.layer) for one in found] == [(0, "fc2"), (1, "fc2"), (2, "fc2")]
+    assert found[0].iterations.tolist() == [0, 3, 6, 9, 12, 15]  # every third of 17 records
+    for s, one in enumerate(found):
+        for row, t in zip(one.lineage, one.iterations, strict=True):
+            directions = cones.directions(*(part[s % len(part)] for part in recording.vectors("fc2", t)))
+            cone = cones.clique_cover(cones.near(directions, 0.6), cones.nonzero(directions))
+            sizes = np.bincount(cone[cone >= 0])
+            expected = {frozenset(np.flatnonzero(cone == k)) for k in np.flatnonzero(sizes >= 3)}
+            assert {frozenset(np.flatnonzero(row == k)) for k in np.unique(row[row >= 0])} == expected
+    again = find_lineages(recording, LineageOptions(cosine=0.6, smallest=3, covers=6))
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one.by_chance, other.by_chance)
+
+
+def test_a_recording_without_cones(small_path):
+    for one in find_lineages(Recording(small_path), LineageOptions(smallest=51, covers=4)):
+        assert one.count == 0 and one.events == [] and one.sizes.shape == (4, 0)
+        assert np.isnan(one.continued).all() and one.together.shape == (0, study.LAGS + 1)
+
+
+def test_of_many_examples_some_are_followed(small_path, monkeypatch):
+    monkeypatch.setattr(study, "MOST_FOLLOWED", 30)
+    one, *_ = find_lineages(Recording(small_path), LineageOptions(cosine=0.5, smallest=2, covers=3))
+    assert 0 < np.count_nonzero((one.lineage >= 0).any(axis=0)) <= 30
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"smallest": 1}, "--smallest_group=1"), ({"covers": 1}, "--lineage_covers=1")]
+)
+def test_what_cannot_be_is_said(options, words):
+    with pytest.raises(InputError, match=words):
+        LineageOptions(**options)
