@@ -1,9 +1,9 @@
 """Lineages: cones followed from one cover to the next, with what befalls them, and how far that is no chance.
 
-A cover divides the examples of one moment into cones; lineages are those of the next moment recognised by their
-members. Step by step matching with a least Jaccard index, and the events, are those of Greene, Doyle and Cunningham,
-"Tracking the Evolution of Communities in Dynamic Social Networks" (2010); ours is that a cone has at most one
-successor, chosen for all cones at once.
+A cover divides the examples of one moment into cones; a lineage is a cone that is recognised in later covers by its
+members. Matching with a least Jaccard index, against where each lineage was seen last, and the events are those of
+Greene, Doyle and Cunningham, "Tracking the Evolution of Communities in Dynamic Social Networks" (2010); ours is that
+all cones of a cover are matched at once, one to one.
 
 Covers are arrays as `cones.clique_cover` gives them: the cone of each example, -1 for none, without gaps in numbers.
 """
@@ -17,15 +17,22 @@ from jaxtyping import Bool, Float, Int
 LEAST_SHARED = 1 / 3  # Jaccard index of two cones of one lineage: of two of one size, half of the members
 MOST = 0.5  # share of the members that makes a cone come out of another, or go into it
 CHANGED = 1.5  # times as large, or as small, makes an event
+PATIENCE = (
+    2  # covers in a row that a lineage may be missing: greedy covers give up a cone at one moment and find it again
+)
 
-KINDS = ("birth", "split", "growth", "shrinkage", "merge", "death")
+ENDS = ("merge", "death")
+
+Cones = Int[np.ndarray, " cone"]
+Pairs = tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]
+"""The groups of two divisions that share members: the one, the other, and how many they share."""
 
 
 class Event(NamedTuple):
-    """What befell a lineage between two covers.
+    """What befell a lineage from one cover to another.
 
     Attributes:
-        step: Place of the later cover.
+        step: Place of the later cover; the earlier one is that in which the lineage was seen last.
         kind: `birth`; `split`, a birth of a cone at least half of which comes out of one cone; `growth` or `shrinkage`
             by half or more; `merge`, an end of a cone at least half of which goes into one cone; `death`.
         lineage: The lineage.
@@ -50,8 +57,8 @@ class Followed(NamedTuple):
     Attributes:
         lineage: The lineage of each example in each cover, the one with most members over all covers being 0; -1 for
             examples without a cone.
-        events: What befell them, in the order of covers; every lineage begins with a birth or a split, and ends with a
-            merge or a death unless it is there at the end.
+        events: What befell them, in the order of covers. Every lineage begins with a birth or a split, and ends with a
+            merge or a death, at the first cover that it is missing from for good, unless it is there at the end.
     """
 
     lineage: Int[np.ndarray, "t n"]
@@ -69,9 +76,7 @@ def at_least(cone: Int[np.ndarray, " n"], smallest: int) -> Int[np.ndarray, " n"
     return np.where((cone >= 0) & (sizes[cone] >= smallest), cone, -1)
 
 
-def overlaps(
-    before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]
-) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+def overlaps(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Pairs:
     """Count the members that groups of one division share with those of another, for the pairs that share any.
 
     Returns:
@@ -88,7 +93,7 @@ def overlaps(
     return one, other, shared
 
 
-def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cone"]:
+def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Cones:
     """Find which cone of the cover before each cone of a cover continues.
 
     Of all ways to give every cone at most one predecessor and one successor, with a Jaccard index of at least
@@ -106,12 +111,16 @@ def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Int[np.
         >>> link(np.array([0, 0, 0, 1, 1]), np.array([1, 1, 0, 0, 0]))
         array([1, 0])
     """
+    return _match(overlaps(before, after), _sizes(before), _sizes(after))
+
+
+def _match(pairs: Pairs, sizes_before: Int[np.ndarray, " group"], sizes: Int[np.ndarray, " cone"]) -> Cones:
+    """Link cones with earlier groups, which may overlap, as `link` does."""
     # A third of a second to import, which few need.
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-    sizes, sizes_before = _sizes(after), _sizes(before)
-    one, other, shared = overlaps(before, after)
+    one, other, shared = pairs
     jaccard = shared / (sizes_before[one] + sizes[other] - shared)
     near = jaccard >= LEAST_SHARED
     one, other, jaccard = one[near], other[near], jaccard[near]
@@ -130,8 +139,14 @@ def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Int[np.
     return found
 
 
-def follow(covers: Iterable[Int[np.ndarray, " n"]]) -> Followed:
+def follow(covers: Iterable[Int[np.ndarray, " n"]], patience: int = PATIENCE) -> Followed:
     """Follow cones through covers of the same examples, one after the other; linear in their number.
+
+    Each cover is linked, as by `link`, with the cones at which the lineages were seen last.
+
+    Args:
+        covers: The covers.
+        patience: In how many covers in a row a lineage may be missing without having ended.
 
     Example:
         >>> found = follow([np.array([0, 0, 0, 0, 0]), np.array([0, 0, 0, 1, 1]), np.array([-1, -1, -1, 0, 0])])
@@ -142,19 +157,31 @@ def follow(covers: Iterable[Int[np.ndarray, " n"]]) -> Followed:
         >>> [(event.step, event.kind, event.lineage) for event in found.events]
         [(0, 'birth', 0), (1, 'shrinkage', 0), (1, 'split', 1), (2, 'death', 0)]
     """
-    count, events, rows = 0, [], []
-    cover, ids = None, np.empty(0, int)
-    for step, now in enumerate(covers):
-        before, old = (np.full_like(now, -1), ids) if cover is None else (cover, ids)
-        parent = link(before, now)
-        ids = np.full(len(parent), -1)
-        ids[parent >= 0] = old[parent[parent >= 0]]
+    count, rows = 0, []
+    events: list[Event] = []
+    missing: dict[int, Event] = {}  # how each lineage ended that was not seen again so far
+    fronts: dict[int, Int[np.ndarray, " _"]] = {}  # members of each lineage where it was seen last
+    for step, cover in enumerate(covers):
+        fronts = {
+            name: members
+            for name, members in fronts.items()
+            if name not in missing or step - missing[name].step <= patience
+        }
+        names, members = np.array([*fronts], int), np.concatenate([*fronts.values(), np.empty(0, int)])
+        sizes = np.array([*map(len, fronts.values())], int), _sizes(cover)
+        pairs = overlaps(np.repeat(np.arange(len(names)), sizes[0]), cover[members])
+        parent = _match(pairs, *sizes)
+        of_cone = np.where(parent >= 0, np.append(names, -1)[parent], -1)
         born = np.flatnonzero(parent < 0)
-        ids[born] = count + np.arange(len(born))
+        of_cone[born] = count + np.arange(len(born))
         count += len(born)
-        events += _events(step, before, now, old, ids, parent)
-        rows.append(_named(ids, now))
-        cover = now
+        here = _events(step, names, of_cone, parent, pairs, *sizes)
+        events += [event for event in here if event.kind not in ENDS]
+        ends = {event.lineage: event for event in here if event.kind in ENDS}
+        missing = {name: event for name, event in (ends | missing).items() if name not in of_cone}
+        fronts |= {name: np.flatnonzero(cover == cone) for cone, name in enumerate(of_cone.tolist())}
+        rows.append(np.append(of_cone, -1)[cover])
+    events = sorted([*events, *missing.values()], key=lambda event: (event.step, event.kind in ENDS, event.lineage))
     return _largest_first(np.array(rows), events, count)
 
 
@@ -162,24 +189,19 @@ def _sizes(cover: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cone"]:
     return np.bincount(cover[cover >= 0])
 
 
-def _named(names: Int[np.ndarray, " cone"], cover: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Give each example the name of its cone; -1 for none."""
-    return np.append(names, -1)[cover]
-
-
 def _events(
     step: int,
-    before: Int[np.ndarray, " n"],
-    after: Int[np.ndarray, " n"],
-    old: Int[np.ndarray, " cone_before"],
-    new: Int[np.ndarray, " cone"],
-    parent: Int[np.ndarray, " cone"],
+    old: Int[np.ndarray, " group"],
+    new: Cones,
+    parent: Cones,
+    pairs: Pairs,
+    sizes_before: Int[np.ndarray, " group"],
+    sizes: Cones,
 ) -> list[Event]:
-    """Tell what befell the lineages between two covers, whose cones are of the lineages `old` and `new`."""
-    sizes_before, sizes = _sizes(before), _sizes(after)
-    one, other, shared = overlaps(before, after)
+    """Tell what befell lineages `old`, as they were seen last, in a cover whose cones are of the lineages `new`."""
+    one, other, shared = pairs
     in_common = dict(zip(zip(one.tolist(), other.tolist(), strict=True), shared.tolist(), strict=True))
-    source, sink = _largest(other, one, shared, len(sizes)), _largest(one, other, shared, len(sizes_before))
+    source, sink = _largest(other, one, shared, len(sizes)), _largest(one, other, shared, len(old))
     events = []
     for cone, (size, lineage, came) in enumerate(zip(sizes.tolist(), new.tolist(), parent.tolist(), strict=True)):
         origin = came if came >= 0 else int(source[cone])
@@ -190,7 +212,7 @@ def _events(
             events.append(Event(step, "split", lineage, int(old[origin]), was, size, both))
         elif max(size / was, was / size) >= CHANGED:
             events.append(Event(step, "growth" if size > was else "shrinkage", lineage, -1, was, size, both))
-    for cone in np.setdiff1d(np.arange(len(sizes_before)), parent).tolist():
+    for cone in np.setdiff1d(np.arange(len(old)), parent).tolist():
         went, was = int(sink[cone]), int(sizes_before[cone])
         both = in_common[cone, went] if went >= 0 else 0
         if both >= MOST * was:

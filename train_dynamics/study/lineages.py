@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, lineages
-from train_dynamics.dynamics.lineages import Event
+from train_dynamics.dynamics.lineages import PATIENCE, Event
 from train_dynamics.dynamics.tiles import apart, tiles
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.claims import RESAMPLES
@@ -59,10 +59,9 @@ class Lineages:
         lineage: The lineage of each example there, the one with most members over all being 0; -1 for those in no cone
             that is followed.
         events: What befell them; `step` is a place in `iterations`.
-        together: Of each group that was born, in the order of birth, the share of its first members that are in one
-            cone at its birth and `LAGS` covers after; NaN after the last cover.
-        by_chance: The same of groups drawn at random at its birth, as `shuffled` does.
-        born: At which of `iterations` each of these was.
+        together: The share of the first members of each lineage that are in one cone, whichever it is, at its birth and
+            the `LAGS` covers after; NaN after the last cover.
+        by_chance: The same of a group drawn at random at the birth of each, as `shuffled` does.
         continued: Share of the cones of each cover but the last that the next one continues.
         continued_by_chance: Share of groups drawn at random at that cover that the next one would continue.
     """
@@ -72,9 +71,8 @@ class Lineages:
     iterations: Int[np.ndarray, " t"]
     lineage: Int[np.ndarray, "t n"]
     events: Sequence[Event]
-    together: Float[np.ndarray, "group lag"]
-    by_chance: Float[np.ndarray, "group lag"]
-    born: Int[np.ndarray, " group"]
+    together: Float[np.ndarray, "lineage lag"]
+    by_chance: Float[np.ndarray, "lineage lag"]
     continued: Float[np.ndarray, " step"]
     continued_by_chance: Float[np.ndarray, " step"]
 
@@ -89,31 +87,34 @@ class Lineages:
         return np.stack([np.bincount(row[row >= 0], minlength=self.count) for row in self.lineage])
 
     def span(self) -> tuple[Int[np.ndarray, " lineage"], Int[np.ndarray, " lineage"]]:
-        """Find the first and the last cover of each lineage; between them it is in all."""
+        """Find the first and the last cover of each lineage; it may be missing from some between them."""
         there = self.sizes > 0
         return there.argmax(axis=0), len(there) - 1 - there[::-1].argmax(axis=0)
 
     def lifetimes(self) -> tuple[Float[np.ndarray, " lineage"], Bool[np.ndarray, " lineage"]]:
         """Tell how many updates after its first cover each lineage was gone, and whether it was.
 
-        Of those that are there at the end: how many updates it has been there.
+        Of those that may come back, or are there at the end: how many updates later they were seen last.
         """
         first, last = self.span()
-        ended = last < len(self.iterations) - 1
-        gone = np.minimum(last + 1, len(self.iterations) - 1)
-        return (self.iterations[gone] - self.iterations[first]).astype(float), ended
+        ended = last + PATIENCE < len(self.iterations) - 1
+        return (self.iterations[last + ended] - self.iterations[first]).astype(float), ended
 
-    def stayed(self, share: Float[np.ndarray, "group lag"]) -> tuple[np.ndarray, np.ndarray]:
+    def stayed(self, share: Float[np.ndarray, "lineage lag"]) -> tuple[np.ndarray, np.ndarray]:
         """Tell how many updates after its birth fewer than half of each group are in one cone, and whether that came.
+
+        As a lineage may be missing, so may the half: it is gone when it is for `PATIENCE` covers more.
 
         Args:
             share: `together` or `by_chance`.
         """
-        below = share < HALF
-        ended = below.any(axis=1)
-        seen = np.count_nonzero(~np.isnan(share), axis=1) - 1
-        step = self.born + np.where(ended, below.argmax(axis=1), seen)
-        return (self.iterations[step] - self.iterations[self.born]).astype(float), ended
+        below, last = share < HALF, share.shape[1] - PATIENCE
+        gone = np.logical_and.reduce([below[:, k : last + k] for k in range(PATIENCE + 1)])
+        lags = np.arange(share.shape[1])
+        ended, seen = gone.any(axis=1), np.where(share >= HALF, lags, 0).max(axis=1)
+        born = self.span()[0]
+        step = born + np.where(ended, gone.argmax(axis=1), seen)
+        return (self.iterations[step] - self.iterations[born]).astype(float), ended
 
 
 class Estimate(NamedTuple):
@@ -200,38 +201,20 @@ def followed(
     rng = np.random.default_rng(seed)
     lineage, events = lineages.follow(covers)
     drawn_groups = [lineages.shuffled(cover, labels, rng) for cover in covers]
-    together, by_chance, born = [], [], []
+    together, by_chance = np.full((2, int(lineage.max(initial=-1)) + 1, LAGS + 1), np.nan)
     for step, (cover, random) in enumerate(zip(covers, drawn_groups, strict=True)):
-        newborn = _newborn(cover, lineage[step], lineage[step - 1] if step else None)
-        born += [step] * len(newborn)
-        for groups, shares in ((cover, together), (random, by_chance)):
-            rows = np.full((len(newborn), LAGS + 1), np.nan)
-            for lag, later in enumerate(covers[step : step + LAGS + 1]):
-                rows[:, lag] = lineages.together(groups, later)[newborn]
-            shares.append(rows)
+        names = np.full(int(cover.max(initial=-1)) + 1, -1)
+        names[cover[cover >= 0]] = lineage[step][cover >= 0]
+        newborn = ~np.isin(names, lineage[:step])
+        for lag, later in enumerate(covers[step : step + LAGS + 1]):
+            for groups, share in ((cover, together), (random, by_chance)):
+                share[names[newborn], lag] = lineages.together(groups, later)[newborn]
     continued = [_continued(one, other) for one, other in itertools.pairwise(covers)]
     by_chance_continued = [_continued(one, other) for one, other in zip(drawn_groups, covers[1:], strict=False)]
     return Lineages(
-        seed,
-        layer,
-        iterations,
-        lineage,
-        events,
-        np.concatenate(together),
-        np.concatenate(by_chance),
-        np.array(born, int),
-        np.array(continued, float),
-        np.array(by_chance_continued, float),
+        *(seed, layer, iterations, lineage, events, together, by_chance),
+        *(np.array(shares, float) for shares in (continued, by_chance_continued)),
     )
-
-
-def _newborn(
-    cover: Int[np.ndarray, " n"], now: Int[np.ndarray, " n"], before: Int[np.ndarray, " n"] | None
-) -> Int[np.ndarray, " cone"]:
-    """List the cones of a cover whose lineages are not in the one before."""
-    names = np.full(int(cover.max(initial=-1)) + 1, -1)
-    names[cover[cover >= 0]] = now[cover >= 0]
-    return np.arange(len(names)) if before is None else np.flatnonzero(~np.isin(names, before))
 
 
 def _continued(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> float:
