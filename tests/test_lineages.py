@@ -239,14 +239,14 @@ def test_planted_groups_live_and_groups_by_chance_do_not(rng):
     found = study.followed(3, "fc2", np.arange(0, 120, 10), covers, np.zeros(300, int))
     assert found.count == 6
     assert (found.continued == 1).all() and (found.continued_by_chance < 0.2).all()
-    assert (found.together[:, 0] == 1).all() and (found.by_chance[:, :12] < 0.5).all()
-    assert np.isnan(found.together[:, 12:]).all()
+    assert (found.together[:, 0] == 1).all() and (found.by_chance[:, 0] < 0.5).all()
+    assert (np.count_nonzero(~np.isnan(found.together), axis=1) == 12 - found.step).all()
     lifetime, ended = found.lifetimes()
     assert lifetime.tolist() == [110] * 6 and not ended.any()
-    assert (found.stayed(found.by_chance)[0] == 0).all() and found.stayed(found.by_chance)[1].all()
+    assert (found.stayed(found.by_chance)[0] == 0).all()
     lived, ended = found.stayed(found.together)
-    for share, time, over in zip(found.together[:, :12], lived, ended, strict=True):
-        gone = [lag for lag in range(10) if (share[lag : lag + 3] < 0.5).all()]
+    for step, share, time, over in zip(found.step, found.together, lived, ended, strict=True):
+        gone = [lag for lag in range(10 - step) if (share[lag : lag + 3] < 0.5).all()]
         assert (time, over) == ((10 * gone[0], True) if gone else (10 * np.flatnonzero(share >= 0.5).max(), False))
     assert study.half_life([found.lifetimes()]) == (np.inf, None, None)
 
@@ -257,10 +257,11 @@ def test_groups_that_dissolve_are_gone_at_once(rng):
     found = study.followed(7, "fc2", np.arange(6), covers, labels)  # a seed of chance other than the covers'
     assert np.nanmax(found.continued) == 0
     assert found.count == 120 == len(found.together)
+    assert found.step.tolist() == [step for step in range(6) for _ in range(20)]
     real, chance = (found.stayed(share) for share in (found.together, found.by_chance))
-    first = found.span()[0]
-    assert set(real[0][first < 3].tolist()) == {1} and real[1].tolist() == (first < 3).tolist()  # then two covers more
-    assert set(chance[0].tolist()) == {0} and chance[1].tolist() == (first < 4).tolist()
+    early = found.step < 3  # then two covers more
+    assert set(real[0][early].tolist()) == {1} and real[1].tolist() == early.tolist()
+    assert set(chance[0].tolist()) == {0} and chance[1].tolist() == (found.step < 4).tolist()
 
 
 def test_means_over_seeds_and_their_intervals():

@@ -17,6 +17,7 @@ from train_dynamics.report.sections import Section
 from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.lineages import LineageOptions
 from train_dynamics.study.results import Results, metric_name
 from train_dynamics.study.scores import ScoreOptions
 from train_dynamics.study.tables import PARTS, files_of_parts
@@ -29,6 +30,7 @@ FLAGS = {
         "smallest": "smallest_group",
         "checkpoints": "contention_checkpoints",
     },
+    LineageOptions: {"covers": "lineage_covers"},
     ScoreOptions: {"iteration": "score_iteration", "checkpoints": "score_checkpoints"},
 }
 
@@ -38,7 +40,7 @@ def page(
     results: Results,
     claims: Sequence[Claim],
     sections: Sequence[Section],
-    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions] = (),
     parts: Collection[str] = tuple(PARTS),
 ) -> str:
     """Lay everything out on one page that needs no other file and no network.
@@ -169,7 +171,7 @@ def _plain(value: Any) -> str:
 
 def _commands(
     recording: Recording,
-    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions],
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions],
     parts: Collection[str],
 ) -> list[str]:
     """Give the shortest commands that record this again and make the page."""

@@ -59,9 +59,11 @@ class Lineages:
         lineage: The lineage of each example there, the one with most members over all being 0; -1 for those in no cone
             that is followed.
         events: What befell them; `step` is a place in `iterations`.
-        together: The share of the first members of each lineage that are in one cone, whichever it is, at its birth and
-            the `LAGS` covers after; NaN after the last cover.
-        by_chance: The same of a group drawn at random at the birth of each, as `shuffled` does.
+        step: At which of the covers each cone was found, of all cones of all covers.
+        together: Which share of the members of each of these are in one cone, whichever it is, there and at the `LAGS`
+            covers after; NaN after the last cover.
+        by_chance: The same of groups drawn at random at that cover, as `shuffled` does, each of the size and labels of
+            a cone.
         continued: Share of the cones of each cover but the last that the next one continues.
         continued_by_chance: Share of groups drawn at random at that cover that the next one would continue.
     """
@@ -71,8 +73,9 @@ class Lineages:
     iterations: Int[np.ndarray, " t"]
     lineage: Int[np.ndarray, "t n"]
     events: Sequence[Event]
-    together: Float[np.ndarray, "lineage lag"]
-    by_chance: Float[np.ndarray, "lineage lag"]
+    step: Int[np.ndarray, " group"]
+    together: Float[np.ndarray, "group lag"]
+    by_chance: Float[np.ndarray, "group lag"]
     continued: Float[np.ndarray, " step"]
     continued_by_chance: Float[np.ndarray, " step"]
 
@@ -100,8 +103,8 @@ class Lineages:
         ended = last + PATIENCE < len(self.iterations) - 1
         return (self.iterations[last + ended] - self.iterations[first]).astype(float), ended
 
-    def stayed(self, share: Float[np.ndarray, "lineage lag"]) -> tuple[np.ndarray, np.ndarray]:
-        """Tell how many updates after its birth fewer than half of each group are in one cone, and whether that came.
+    def stayed(self, share: Float[np.ndarray, "group lag"]) -> tuple[np.ndarray, np.ndarray]:
+        """Tell how many updates later fewer than half of each group are in one cone, and whether that came.
 
         As a lineage may be missing, so may the half: it is gone when it is for `PATIENCE` covers more.
 
@@ -112,9 +115,8 @@ class Lineages:
         gone = np.logical_and.reduce([below[:, k : last + k] for k in range(PATIENCE + 1)])
         lags = np.arange(share.shape[1])
         ended, seen = gone.any(axis=1), np.where(share >= HALF, lags, 0).max(axis=1)
-        born = self.span()[0]
-        step = born + np.where(ended, gone.argmax(axis=1), seen)
-        return (self.iterations[step] - self.iterations[born]).astype(float), ended
+        then = self.step + np.where(ended, gone.argmax(axis=1), seen)
+        return (self.iterations[then] - self.iterations[self.step]).astype(float), ended
 
 
 class Estimate(NamedTuple):
@@ -127,18 +129,19 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Persistence:
-    """How long the groups of one layer stay together, in all seeds, beside groups drawn at random at their births.
+    """How long the cones of one layer stay together, in all seeds, beside groups drawn at random.
 
     Attributes:
         layer: The layer.
-        updates: Updates between a birth and each lag, if they are as many at all covers.
-        groups: Groups that were watched so long.
-        together: Mean share of the first members that are in one cone, over the groups of a seed and then over seeds.
+        updates: Updates to each lag, if they are as many at all covers.
+        groups: Cones that were watched so long, those of all covers.
+        together: Mean share of the members that are in one cone, over all cones of a seed and then over seeds.
         interval: The ends of its 95 % interval, by a percentile bootstrap over seeds; of one seed the mean itself.
         by_chance: The same of groups drawn at random.
         chance_interval: Likewise.
         lifetime: Median number of updates that lineages live, whoever their members are by then.
-        stayed: Median number of updates until fewer than half of a group's first members are in one cone.
+        lifetime_of_cones: The same of the lineages that the cones of all covers are of: those that live long have more.
+        stayed: Median number of updates until fewer than half of a cone's members are in one cone.
         stayed_by_chance: The same of groups drawn at random.
     """
 
@@ -150,6 +153,7 @@ class Persistence:
     by_chance: Float[np.ndarray, " lag"]
     chance_interval: Float[np.ndarray, "2 lag"]
     lifetime: Estimate
+    lifetime_of_cones: Estimate
     stayed: Estimate
     stayed_by_chance: Estimate
 
@@ -201,19 +205,19 @@ def followed(
     rng = np.random.default_rng(seed)
     lineage, events = lineages.follow(covers)
     drawn_groups = [lineages.shuffled(cover, labels, rng) for cover in covers]
-    together, by_chance = np.full((2, int(lineage.max(initial=-1)) + 1, LAGS + 1), np.nan)
-    for step, (cover, random) in enumerate(zip(covers, drawn_groups, strict=True)):
-        names = np.full(int(cover.max(initial=-1)) + 1, -1)
-        names[cover[cover >= 0]] = lineage[step][cover >= 0]
-        newborn = ~np.isin(names, lineage[:step])
-        for lag, later in enumerate(covers[step : step + LAGS + 1]):
-            for groups, share in ((cover, together), (random, by_chance)):
-                share[names[newborn], lag] = lineages.together(groups, later)[newborn]
+    shares: list[list[np.ndarray]] = [[], []]
+    for step, divisions in enumerate(zip(covers, drawn_groups, strict=True)):
+        for groups, found in zip(divisions, shares, strict=True):
+            rows = np.full((int(groups.max(initial=-1)) + 1, LAGS + 1), np.nan)
+            for lag, later in enumerate(covers[step : step + LAGS + 1]):
+                rows[:, lag] = lineages.together(groups, later)
+            found.append(rows)
+    step = np.repeat(np.arange(len(covers)), [*map(len, shares[0])])
     continued = [_continued(one, other) for one, other in itertools.pairwise(covers)]
     by_chance_continued = [_continued(one, other) for one, other in zip(drawn_groups, covers[1:], strict=False)]
     return Lineages(
-        *(seed, layer, iterations, lineage, events, together, by_chance),
-        *(np.array(shares, float) for shares in (continued, by_chance_continued)),
+        *(seed, layer, iterations, lineage, events, step, *map(np.concatenate, shares)),
+        *(np.array(share, float) for share in (continued, by_chance_continued)),
     )
 
 
@@ -248,9 +252,16 @@ def _persistence(found: Sequence[Lineages]) -> Persistence:
         sum(np.count_nonzero(~np.isnan(one.together[:, : len(lags)]), axis=0) for one in found),
         *shares,
         half_life([one.lifetimes() for one in found]),
+        half_life([_of_cones(one) for one in found]),
         half_life([one.stayed(one.together) for one in found]),
         half_life([one.stayed(one.by_chance) for one in found]),
     )
+
+
+def _of_cones(one: Lineages) -> tuple[np.ndarray, np.ndarray]:
+    """Give the lifetime of a lineage, and whether it ended, once for each cover at which it is there."""
+    times = np.count_nonzero(one.sizes, axis=0)
+    return tuple(np.repeat(values, times) for values in one.lifetimes())
 
 
 def _mean(values: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " k"]:

@@ -314,7 +314,7 @@ def write_events(found: Sequence[Lineages], path: Path) -> None:
 
 
 def write_persistence(found: Sequence[Persistence], path: Path) -> None:
-    """Write how far groups are together some covers after their birth, beside groups drawn at random.
+    """Write how far the members of cones are together some covers later, beside groups drawn at random.
 
     One row a layer and lag; `updates` is the lag in updates, empty where records are not evenly spaced.
     """
