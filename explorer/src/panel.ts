@@ -1,7 +1,7 @@
 // One seed and layer: all examples as points, with axes, pointer, lasso and zoom.
 
 import type { App, View } from "./app";
-import { GREY, ofClass, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours";
+import { GREY, ofClass, ofLineage, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours";
 import { decoder, quantile } from "./data";
 import { element, few } from "./dom";
 import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, Points, placed, type Scale, valueAt } from "./points";
@@ -20,6 +20,7 @@ export const WORDS: Record<string, string> = {
   label: "label",
   prediction: "prediction",
   chunk: "chunk",
+  lineage: "lineage of its cone",
 };
 export function words(name: string): string {
   const score = name.replace(/^score\./, "");
@@ -202,6 +203,10 @@ export class Panel {
     }
     const { chunks } = about;
     if (state.colour === "chunk") return (n) => (chunks ? sequence(chunks[n] / 9) : GREY);
+    if (state.colour === "lineage") {
+      const { panel, of } = app.lineages;
+      return (n) => (panel === view.title ? ofLineage(of.get(n) ?? null) : GREY);
+    }
     const found = app.values(view, state.colour);
     if (!found) return () => GREY;
     const [low, high] = common(app, state.colour, "linear");
@@ -224,6 +229,14 @@ export class Panel {
         colour: ofClass(k, about.classes.length),
         label: filters ? k : undefined,
       }));
+    }
+    if (state.colour === "lineage") {
+      const known = [...new Set(this.app.lineages.of.values())].sort((a, b) => a - b);
+      const coloured = known.filter((lineage) => ofLineage(lineage) !== GREY);
+      return [
+        ...coloured.map((lineage) => ({ text: String(lineage), colour: ofLineage(lineage) })),
+        { text: "smaller, or none", colour: GREY },
+      ];
     }
     const [low, high] = state.colour === "chunk" ? [0, 9] : common(this.app, state.colour, "linear");
     return [0, 0.25, 0.5, 0.75, 1].map((share) => ({

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from train_dynamics.config import InputError
+from train_dynamics.explorer.lineages import read_lineages
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
@@ -70,7 +71,8 @@ def opened_for_showing(
         raise InputError.flag("analysis", analysis, "has no scores.parquet, which train_dynamics.analyze writes")
     shown: dict[str, ShownRecording] = {}
     try:
-        scored = read_scores(recording, Path(analysis) if analysis else recording.path / "analysis")
+        analysed = Path(analysis) if analysis else recording.path / "analysis"
+        scored, lineages = read_scores(recording, analysed), read_lineages(recording, analysed)
         for one in (recording, compared):
             if one is None:
                 continue
@@ -80,7 +82,9 @@ def opened_for_showing(
             with tqdm(total=one.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
                 bar.set_description("reading once")
                 histories = made(one, log, bar.update)
-            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(one, histories)
+            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(
+                one, histories, lineages if one is recording else None
+            )
     except RecordingError as error:
         log(f"Damaged or not there yet: {error}")
         return Explored({}, Scored(), str(error))

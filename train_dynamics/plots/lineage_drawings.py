@@ -1,5 +1,6 @@
 """Figures of lineages, each with the words that go with it."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,11 +8,14 @@ from jaxtyping import Int
 
 from train_dynamics.config import pluralise
 from train_dynamics.data.showing import has_pictures, shown
+from train_dynamics.dynamics.lineages import overlaps
 from train_dynamics.plots import lineages as plots
 from train_dynamics.plots.figures import Drawing
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.lineages import Lineages, Persistence, mean_over_seeds
 from train_dynamics.study.results import metric_name
+
+FEWEST = 5  # examples that are drawn on their way from one lineage to another
 
 
 def lineage_drawings(
@@ -50,9 +54,9 @@ def _alluvial(recording: Recording, one: Lineages) -> Drawing:
         "A band is a lineage: a cone that is found again, cover after cover, by its members. It is as thick as it has "
         f"members, and {'some of these are shown' if has_pictures(recording.data) else 'one of these is shown'} where "
         "it is born, on its left, and where it is seen last, on its right; they need not be the same ones. It is pale "
-        "where it is missing from a cover. Paler ones between bands are splits, where most of a new cone comes out of "
-        "another, and merges, where most of one that ends goes into another. Look what the members at both ends have "
-        "in common, and when most are born and end.",
+        f"where it is missing from a cover. Threads are members that go from one to another, {FEWEST} or more; most that "
+        "leave go to smaller cones, or to none. Look what the members at both ends have in common, and when "
+        "most are born and end.",
         plots.alluvial(
             one.iterations, bands, _flows(one, lanes), f"The {len(bands)} largest lineages of cones of {where}"
         ),
@@ -60,15 +64,13 @@ def _alluvial(recording: Recording, one: Lineages) -> Drawing:
 
 
 def _flows(one: Lineages, lanes: dict[int, int]) -> list[plots.Flow]:
-    """List the splits and merges between lineages that have a lane."""
-    there, found = one.sizes > 0, []
-    for event in one.events:
-        if event.lineage in lanes and event.other in lanes:
-            source, target = event.lineage, event.other
-            if event.kind == "split":
-                source, target = target, source
-            before = int(np.flatnonzero(there[: event.step, source]).max())
-            found.append(plots.Flow(lanes[source], lanes[target], before, event.step, event.shared))
+    """List who goes from one lineage that has a lane to another, from a cover to the next."""
+    lane, found = np.full(one.count + 1, -1), []
+    lane[list(lanes)] = list(lanes.values())
+    for step, (before, after) in enumerate(itertools.pairwise(lane[one.lineage])):
+        for source, target, shared in zip(*overlaps(before, after), strict=True):
+            if source != target and shared >= FEWEST:
+                found.append(plots.Flow(int(source), int(target), step, step + 1, int(shared)))
     return found
 
 

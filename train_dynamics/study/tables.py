@@ -335,20 +335,18 @@ def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
     import pyarrow as pa  # a third of a second, which no other table but that of scores needs
     from pyarrow import parquet
 
-    parts = []
-    for one in found:
-        t, example = np.nonzero(one.lineage >= 0)
-        count = len(t)
-        columns = {
-            "seed": np.full(count, one.seed, np.int32),
-            "layer": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [one.layer]),
-            "iteration": one.iterations[t].astype(np.int32),
-            "lineage": one.lineage[t, example].astype(np.int32),
-            "example": example.astype(np.int32),
-        }
-        parts.append(pa.table(columns))
-    with written_whole(path) as new:
-        parquet.write_table(pa.concat_tables(parts).unify_dictionaries(), new, compression="zstd")
+    kinds = {"seed": pa.int32(), "layer": pa.string(), "iteration": pa.int32(), "lineage": pa.int32()}
+    schema = pa.schema({**kinds, "example": pa.int32()})
+    with written_whole(path) as new, parquet.ParquetWriter(new, schema, compression="zstd") as writer:
+        for one in found:  # a row group each, so that those of one seed and layer are found without the others
+            t, example = np.nonzero(one.lineage >= 0)
+            columns = [
+                np.full(len(t), one.seed),
+                np.repeat([one.layer], len(t)),
+                *(one.iterations[t], one.lineage[t, example], example),
+            ]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema))
 
 
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
