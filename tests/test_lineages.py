@@ -1,15 +1,23 @@
 """Lineages: by hand, against slow twins, and on planted groups."""
 
+import csv
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from scipy.optimize import linear_sum_assignment
 
+from train_dynamics import animate
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, lineages
+from train_dynamics.plots import scatter
+from train_dynamics.plots.lineages import COLORS
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study import lineages as study
+from train_dynamics.study import motion, stored_lineages, tables
 from train_dynamics.study.lineages import LineageOptions, find_lineages
 
 
@@ -310,3 +318,108 @@ def test_of_many_examples_some_are_followed(small_path, monkeypatch):
 def test_what_cannot_be_is_said(options, words):
     with pytest.raises(InputError, match=words):
         LineageOptions(**options)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_of_lineages(small, found, tmp_path):
+    tables.write_lineages(small, found, tmp_path / "lineages.csv")
+    table = rows(tmp_path / "lineages.csv")
+    names = ["seed", "layer", "lineage", "iteration", "size", "labels", "joined", "left", "founders"]
+    assert list(table[0]) == names
+    known = {(int(row["seed"]), int(row["lineage"]), int(row["iteration"])): row for row in table}
+    assert len(known) == len(table) == sum(np.count_nonzero(one.sizes) for one in found)
+    for one in found:
+        for t, k in zip(*np.nonzero(one.sizes), strict=True):
+            row = known[one.seed, k, one.iterations[t]]
+            members = set(np.flatnonzero(one.lineage[t] == k))
+            before = set(np.flatnonzero(one.lineage[t - 1] == k)) if t else set()
+            first = set(np.flatnonzero(one.lineage[one.span()[0][k]] == k))
+            counts = [len(members), len(members - before), len(before - members), len(members & first)]
+            assert [int(row[name]) for name in ("size", "joined", "left", "founders")] == counts
+            assert row["labels"] == tables.label_counts(small, np.array(sorted(members)))
+
+
+def test_tables_of_events_and_persistence(found, tmp_path):
+    tables.write_events(found, tmp_path / "events.csv")
+    table = rows(tmp_path / "events.csv")
+    assert len(table) == sum(len(one.events) for one in found)
+    event, row = found[0].events[-1], table[len(found[0].events) - 1]
+    assert (row["iteration"], row["event"], row["lineage"]) == (
+        str(found[0].iterations[event.step]),
+        event.kind,
+        str(event.lineage),
+    )
+    assert {row["other"] == "" for row in table if row["event"] in ("split", "merge")} <= {False}
+    (of_layer,) = study.persistence(found)
+    tables.write_persistence([of_layer], tmp_path / "persistence.csv")
+    table = rows(tmp_path / "persistence.csv")
+    assert [int(row["updates"]) for row in table] == [0, 3, 6, 9, 12, 15]
+    for lag, row in enumerate(table):
+        of_seeds = [np.mean([x for x in one.together[:, lag] if not np.isnan(x)]) for one in found]
+        assert float(row["together"]) == pytest.approx(np.mean(of_seeds), rel=1e-8)  # tables hold nine digits
+        assert float(row["together_low"]) <= float(row["together"]) <= float(row["together_high"])
+        assert int(row["groups"]) == sum(np.count_nonzero(one.step + lag < 6) for one in found)
+    assert table[0]["together"] == "1"
+
+
+def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_path):
+    assert stored_lineages.read_lineages(small, tmp_path) is None
+    tables.write_lineage_members(found, tmp_path / "cone_lineage_members.parquet")
+    stored = stored_lineages.read_lineages(small, tmp_path)
+    for one in found:
+        for step, t in enumerate(one.iterations):
+            cover = one.lineage[step]
+            if (cover < 0).all():
+                continue
+            np.testing.assert_array_equal(stored.at(one.seed, one.layer, int(t) + 1), cover)  # the nearest
+            names, cone = np.unique(cover[cover >= 0], return_inverse=True)
+            shown = np.full(50, -1)
+            shown[cover >= 0] = cone
+            np.testing.assert_array_equal(stored.of_cones(one.seed, one.layer, int(t), shown), names)
+    everyone_apart = np.arange(50)
+    assert (stored.of_cones(0, "fc2", 3, everyone_apart) == -1).all()
+    assert (stored.at(9, "fc2", 3) == -1).all()  # of no such seed
+    (tmp_path / "cone_lineage_members.parquet").write_text("no table")
+    with pytest.raises(InputError, match=r"--analysis=.* has a damaged cone_lineage_members.parquet"):
+        stored_lineages.read_lineages(small, tmp_path)
+
+
+def test_the_film_has_the_colours_of_lineages():
+    view = scatter.View(("fc2",), np.array([4.0]), "about")
+    norm, cosine = np.array([[0.5, 2.0, 3.0]]), np.array([[0.3, -0.5, 0.0]])
+    frame = motion.Frame(7, norm, cosine, np.ones(1), np.ones(3, bool))
+    asked = []
+
+    def lineage(t, layer):
+        asked.append((t, layer))
+        return np.array([3, -1, 20])  # the last is of none of the largest
+
+    plain = scatter.Painter(view)
+    painter = scatter.Painter(view, lineages=lineage)
+    picture, usual = painter.paint(frame), plain.paint(frame)
+    assert asked == [(7, "fc2")]
+    different = (picture != usual).any(axis=-1)
+    box = painter._scaffold.panels[0].bbox
+    row, column = painter.shape[0] - (box.y0 + 0.65 * box.height), box.x0 + np.sqrt(0.5 / 4) * box.width
+    places = np.argwhere(different)
+    assert len(places) and np.abs(places - [row, column]).max() < 6
+    middle = picture[int(row), int(column), :3].astype(float)
+    expected = 255 + scatter.ALPHA * (255 * np.array(to_rgb("#d62728")) - 255)
+    np.testing.assert_allclose(middle, expected, atol=12)  # ink in levels, and half a pixel beside
+
+
+def test_what_the_film_cannot_show_is_said(small, tmp_path):
+    for kind, words in ((".gif", r"colours films that end in .mp4, and no .gif"), (".mp4", "has no lineages")):
+        with pytest.raises(InputError, match=words):
+            animate.lineages_of(small, str(tmp_path), kind)
+    assert animate.lineages_of(small, None, ".gif") is None
+
+
+def test_colours_are_those_of_the_page():
+    source = (Path(__file__).parent.parent / "explorer" / "src" / "colours.ts").read_text()
+    listed = source.split("LINEAGES: Rgb[] = [")[1].split("]")[0]
+    assert tuple(f"#{color}" for color in re.findall(r'"(\w{6})"', listed)) == COLORS

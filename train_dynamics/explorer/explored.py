@@ -8,12 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from train_dynamics.config import InputError
-from train_dynamics.explorer.lineages import read_lineages
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.histories import make_histories
+from train_dynamics.study.stored_lineages import read_lineages
 
 
 class Explored:

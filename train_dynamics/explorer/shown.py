@@ -17,13 +17,13 @@ from train_dynamics.data.showing import Shown, has_pictures, shown
 from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.lineages import at_least
 from train_dynamics.dynamics.scores.registry import SCORES
-from train_dynamics.explorer.lineages import StoredLineages
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.remote import AnyPath, Url
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
 from train_dynamics.study.contention import ContentionOptions, drawn, find_pairs
 from train_dynamics.study.histories import of_block
+from train_dynamics.study.stored_lineages import StoredLineages
 
 HISTORY = ("norm", "alignment", "loss", "margin", "right")
 UNITS = {"norm": "nats per unit of weight", "loss": "nats", "margin": "logits"}

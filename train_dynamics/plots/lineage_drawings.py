@@ -54,8 +54,8 @@ def _alluvial(recording: Recording, one: Lineages) -> Drawing:
         "A band is a lineage: a cone that is found again, cover after cover, by its members. It is as thick as it has "
         f"members, and {'some of these are shown' if has_pictures(recording.data) else 'one of these is shown'} where "
         "it is born, on its left, and where it is seen last, on its right; they need not be the same ones. It is pale "
-        f"where it is missing from a cover. Threads are members that go from one to another, {FEWEST} or more; most that "
-        "leave go to smaller cones, or to none. Look what the members at both ends have in common, and when "
+        f"where it is missing from a cover. Threads are members that go from one to another, {FEWEST} or more; most "
+        "that leave go to smaller cones, or to none. Look what the members at both ends have in common, and when "
         "most are born and end.",
         plots.alluvial(
             one.iterations, bands, _flows(one, lanes), f"The {len(bands)} largest lineages of cones of {where}"

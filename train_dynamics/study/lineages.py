@@ -286,7 +286,7 @@ def half_life(of_seeds: Sequence[tuple[Float[np.ndarray, " _"], Bool[np.ndarray,
     if count == 1 or np.isnan(value):
         return Estimate(value, None, None)
     rng = np.random.default_rng(0)
-    resampled = np.sort([median(rng.integers(0, count, count)) for _ in range(RESAMPLES)])
+    resampled = np.sort([median(rng.integers(0, count, count).tolist()) for _ in range(RESAMPLES)])
     # No mean of two neighbours: between a number and infinity there is none.
     low, high = resampled[[int(0.025 * RESAMPLES), int(0.975 * RESAMPLES)]]
     return Estimate(value, float(low), float(high))

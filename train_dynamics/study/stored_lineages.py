@@ -1,4 +1,4 @@
-"""The lineages that an analysis has stored, so that a group on the page has the name and colour that it has there."""
+"""The lineages that an analysis has stored, by which groups have the same names and colours wherever they are shown."""
 
 import functools
 import io
@@ -14,6 +14,7 @@ from train_dynamics.study.contention import drawn
 from train_dynamics.study.lineages import MOST_FOLLOWED
 
 FILE = "cone_lineage_members.parquet"
+NAMES = ["iteration", "lineage", "example"]
 
 
 class StoredLineages:
@@ -32,9 +33,9 @@ class StoredLineages:
 
         self._table, self._num_examples = table, num_examples
         self._followed = np.isin(np.arange(num_examples), drawn(num_examples, MOST_FOLLOWED))
-        self.columns = parquet.ParquetFile(io.BytesIO(table)).schema_arrow.names
-        if not {"seed", "layer", "iteration", "lineage", "example"} <= set(self.columns):
-            raise ValueError(f"has columns {', '.join(self.columns)}")
+        columns = parquet.ParquetFile(io.BytesIO(table)).schema_arrow.names
+        if not {"seed", "layer", *NAMES} <= set(columns):
+            raise ValueError(f"has columns {', '.join(columns)}")
         self._covers = functools.lru_cache(4)(self._read)
 
     def _read(self, seed: int, layer: str) -> dict[int, Int[np.ndarray, " n"]]:
@@ -42,14 +43,21 @@ class StoredLineages:
         from pyarrow import parquet
 
         chosen = [("seed", "=", seed), ("layer", "=", layer)]
-        found = parquet.read_table(io.BytesIO(self._table), ["iteration", "lineage", "example"], filters=chosen)
-        iteration, lineage, example = (found[name].to_numpy() for name in ("iteration", "lineage", "example"))
+        found = parquet.read_table(io.BytesIO(self._table), columns=NAMES, filters=chosen)
+        iteration, lineage, example = (found[name].to_numpy() for name in NAMES)
         covers = {}
         for t in np.unique(iteration).tolist():
             here = iteration == t
             covers[t] = np.full(self._num_examples, -1)
             covers[t][example[here]] = lineage[here]
         return covers
+
+    def at(self, seed: int, layer: str, iteration: int) -> Int[np.ndarray, " n"]:
+        """Give the lineage of each example, -1 for none, at the nearest iteration at which there is any."""
+        covers = self._covers(seed, layer)
+        if not covers:
+            return np.full(self._num_examples, -1)
+        return covers[min(covers, key=lambda t: abs(t - iteration))]
 
     def of_cones(self, seed: int, layer: str, iteration: int, cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cone"]:
         """Find the lineage that each cone continues: it is linked with the nearest cover that was followed.
@@ -63,11 +71,8 @@ class StoredLineages:
         Returns:
             The lineage of each cone, -1 where it is of none.
         """
-        covers = self._covers(seed, layer)
         found = np.full(int(cone.max(initial=-1)) + 1, -1)
-        if not covers:
-            return found
-        stored = covers[min(covers, key=lambda t: abs(t - iteration))]
+        stored = self.at(seed, layer, iteration)
         names, places = np.unique(stored[stored >= 0], return_inverse=True)
         cover = np.full(self._num_examples, -1)
         cover[stored >= 0] = places
@@ -76,8 +81,13 @@ class StoredLineages:
         return found
 
 
-def read_lineages(recording: Recording, analysis: AnyPath) -> StoredLineages | None:
+def read_lineages(recording: Recording, analysis: AnyPath, flag: str = "analysis") -> StoredLineages | None:
     """Read the lineages that an analysis of a recording has written; None if there are none.
+
+    Args:
+        recording: The recording.
+        analysis: Directory of its analysis.
+        flag: Name of the flag that has named that.
 
     Raises:
         InputError: If they are damaged.
@@ -88,4 +98,4 @@ def read_lineages(recording: Recording, analysis: AnyPath) -> StoredLineages | N
     try:
         return StoredLineages(path.read_bytes(), len(recording.labels))
     except (OSError, ValueError) as error:
-        raise InputError.flag("analysis", analysis, f"has a damaged {FILE}: {error}") from error
+        raise InputError.flag(flag, analysis, f"has a damaged {FILE}: {error}") from error
