@@ -1,6 +1,7 @@
 """Lineages: by hand, against slow twins, and on planted groups."""
 
 import csv
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -10,15 +11,18 @@ import pytest
 from matplotlib.colors import to_rgb
 from scipy.optimize import linear_sum_assignment
 
+from tests.conftest import SMALL, silent
 from train_dynamics import animate
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, lineages
 from train_dynamics.plots import scatter
 from train_dynamics.plots.lineages import COLORS
 from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
 from train_dynamics.study import lineages as study
 from train_dynamics.study import motion, stored_lineages, tables
 from train_dynamics.study.lineages import LineageOptions, find_lineages
+from train_dynamics.training import sweep
 
 
 def cover(*groups, count=12):
@@ -380,8 +384,7 @@ def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_pat
             shown = np.full(50, -1)
             shown[cover >= 0] = cone
             np.testing.assert_array_equal(stored.of_cones(one.seed, one.layer, int(t), shown), names)
-    everyone_apart = np.arange(50)
-    assert (stored.of_cones(0, "fc2", 3, everyone_apart) == -1).all()
+    assert stored.of_cones(0, "fc2", 3, np.zeros(50, int)).tolist() == [-1]  # all of them are too many
     assert (stored.at(9, "fc2", 3) == -1).all()  # of no such seed
     (tmp_path / "cone_lineage_members.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"--analysis=.* has a damaged cone_lineage_members.parquet"):
@@ -423,3 +426,48 @@ def test_colours_are_those_of_the_page():
     source = (Path(__file__).parent.parent / "explorer" / "src" / "colours.ts").read_text()
     listed = source.split("LINEAGES: Rgb[] = [")[1].split("]")[0]
     assert tuple(f"#{color}" for color in re.findall(r'"(\w{6})"', listed)) == COLORS
+
+
+def analysed(recording, output, **options):
+    said = []
+    options = LineageOptions(**{"cosine": 0.6, "smallest": 3, "covers": 6} | options)
+    analysis.analyze(recording, output, lineage_options=options, parts=["lineages"], log=said.append)
+    drawn = {path.stem for path in (output / "figures").glob("*.png")}
+    return (output / "report.html").read_text(), drawn, said
+
+
+def test_the_page_tells_of_lineages(small, found, tmp_path, sketches):
+    text, drawn, _ = analysed(small, tmp_path / "out")
+    assert {"cone_lineages", "lineage_persistence"} <= drawn
+    total = sum(one.count for one in found)
+    assert "<h2>Lineages of cones" in text and f"In fc2, {total} lineages of 3 seeds: " in text
+    assert "--parts=lineages --lineage_covers=6" in text
+    for name in ("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv"):
+        assert f"<code>{name}</code>" in text and len(rows(tmp_path / "out" / name)) > 3
+
+
+def test_a_page_without_cones(small, tmp_path, blanks):
+    text, drawn, _ = analysed(small, tmp_path / "out", smallest=51)
+    assert "In fc2 there is no such cone." in text and not drawn & {"cone_lineages", "lineage_persistence"}
+    assert rows(tmp_path / "out" / "cone_lineages.csv") == rows(tmp_path / "out" / "cone_events.csv") == []
+    stored = stored_lineages.read_lineages(small, tmp_path / "out")
+    assert (stored.at(0, "fc2", 3) == -1).all()
+
+
+def test_several_layers_have_lineages_of_their_own(tmp_path, device, blanks):
+    config = dataclasses.replace(SMALL, hidden_sizes=(6, 5), layers=("fc2", "fc3"), gradient_layout="dense", epochs=1)
+    sweep.train(config, tmp_path / "deep", device, log=silent)
+    text, drawn, _ = analysed(Recording(tmp_path / "deep"), tmp_path / "out", cover="star", covers=3)
+    assert {"fc2_cone_lineages", "fc3_cone_lineages", "fc2_lineage_persistence"} <= drawn
+    assert "In fc2, " in text and "In fc3, " in text
+    assert {row["layer"] for row in rows(tmp_path / "out" / "cone_events.csv")} == {"fc2", "fc3"}
+
+
+def test_one_seed_of_a_regression_of_numbers(tmp_path, device, sketches):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", inputs=rng.normal(size=(40, 3)), labels=rng.normal(size=40))
+    config = dataclasses.replace(SMALL, dataset=str(tmp_path / "data.npz"), num_examples=None, num_seeds=1, epochs=2)
+    sweep.train(config, tmp_path / "run", device, log=silent)
+    text, drawn, _ = analysed(Recording(tmp_path / "run"), tmp_path / "out")
+    assert {"cone_lineages", "lineage_persistence"} <= drawn
+    assert "lineages of 1 seed" in text and "95 % over seeds" not in text and "label:count" not in text

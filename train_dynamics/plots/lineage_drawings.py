@@ -70,7 +70,7 @@ def _flows(one: Lineages, lanes: dict[int, int]) -> list[plots.Flow]:
     for step, (before, after) in enumerate(itertools.pairwise(lane[one.lineage])):
         for source, target, shared in zip(*overlaps(before, after), strict=True):
             if source != target and shared >= FEWEST:
-                found.append(plots.Flow(int(source), int(target), step, step + 1, int(shared)))
+                found.append(plots.Flow(int(source), int(target), step, int(shared)))
     return found
 
 

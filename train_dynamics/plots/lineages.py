@@ -44,12 +44,11 @@ class Band(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Members that go from one lineage, at the cover where it was seen last, to another, by their lanes."""
+    """Members that go from one lineage to another, by their lanes, from a cover to the next."""
 
     source: int
     target: int
-    start: int
-    stop: int
+    step: int
     shared: int
 
 
@@ -71,13 +70,13 @@ def alluvial(iterations: Int[np.ndarray, " t"], bands: Sequence[Band], flows: Se
         figure = Figure(figsize=(WIDTH, 1.0 + LANE * len(bands)))
         axes = figure.subplots()
         span = max(int(iterations[-1] - iterations[0]), 1)
-        scale = THICKEST / max(band.sizes.max() for band in bands)
+        largest = max(int(band.sizes.max()) for band in bands)
+        scale = THICKEST / largest
         middles = np.arange(len(bands)) + 0.6
         for flow in flows:
             ends = middles[flow.source], middles[flow.target]
-            _flow(
-                axes, iterations[[flow.start, flow.stop]], ends, scale * flow.shared, color(bands[flow.target].lineage)
-            )
+            shade = color(bands[flow.target].lineage)
+            _flow(axes, iterations[flow.step : flow.step + 2], ends, scale * flow.shared, shade)
         for middle, band in zip(middles, bands, strict=True):
             _band(axes, iterations, band, middle, scale, span)
         axes.set(
@@ -90,7 +89,7 @@ def alluvial(iterations: Int[np.ndarray, " t"], bands: Sequence[Band], flows: Se
         axes.set_xticks([tick for tick in axes.get_xticks() if iterations[0] <= tick <= iterations[-1]])
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        _key(axes, scale, span, iterations[-1], max(band.sizes.max() for band in bands))
+        _key(axes, scale, span, int(iterations[-1]), largest)
         return figure
 
 
@@ -157,7 +156,7 @@ def _key(axes: Axes, scale: float, span: int, last: int, largest: int) -> None:
 
 
 def persistence(
-    lag: tuple[str, Sequence[float], Sequence[tuple[np.ndarray, np.ndarray]]],
+    lag: tuple[str, Int[np.ndarray, " lag"], Sequence[tuple[np.ndarray, np.ndarray]]],
     iterations: Int[np.ndarray, " step"],
     continued: Sequence[tuple[Float[np.ndarray, " step"], Float[np.ndarray, "2 step"]]],
     title: str,
