@@ -98,6 +98,7 @@ def _persistence(recording: Recording, found: Sequence[Lineages], one: Persisten
             (label, lags, [(one.together, one.interval), (one.by_chance, one.chance_interval)]),
             found[0].iterations[:-1],
             [mean_over_seeds(np.array([getattr(x, of) for x in found])) for of in ("continued", "continued_by_chance")],
+            alike,
             f"Cones of {one.layer}, {seeds}",
         ),
     )

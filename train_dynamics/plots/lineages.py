@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from train_dynamics.data.showing import Shown
 from train_dynamics.plots.style import BLUE, ORANGE, styled
@@ -116,7 +116,7 @@ def _ends(axes: Axes, examples: Shown, place: tuple[float, int], middle: float, 
     """Draw members beside an end of a lineage: to the left of a place, -1, or to its right, 1."""
     x, side = place
     if isinstance(examples, list):
-        words = {"fontsize": 4, "family": "monospace", "va": "center", "color": "#111111", "linespacing": 1.0}
+        words = {"fontsize": 5.5, "family": "monospace", "va": "center", "color": "#111111", "linespacing": 1.0}
         text = axes.text(x, middle, examples[0], ha="right" if side < 0 else "left", **words)
         text.set_parse_math(False)
         return
@@ -159,6 +159,7 @@ def persistence(
     lag: tuple[str, Int[np.ndarray, " lag"], Sequence[tuple[np.ndarray, np.ndarray]]],
     iterations: Int[np.ndarray, " step"],
     continued: Sequence[tuple[Float[np.ndarray, " step"], Float[np.ndarray, "2 step"]]],
+    alike: str,
     title: str,
 ) -> Figure:
     """Draw how far cones are together later, and which share of the cones the next cover continues.
@@ -168,6 +169,7 @@ def persistence(
             drawn at random.
         iterations: Of the covers but the last.
         continued: The curves of the right panel, likewise.
+        alike: What groups drawn at random have in common with the cones.
         title: Of the figure.
     """
     with styled():
@@ -178,7 +180,7 @@ def persistence(
             (lags, together, label, "members of a cone that are in one cone later"),
             (iterations, continued, "iteration (updates)", "cones that the next cover continues"),
         )
-        kinds = (("cones", BLUE, "-"), ("groups of the same sizes and labels, drawn at random", ORANGE, "--"))
+        kinds = (("cones", BLUE, "-"), (f"groups of the same {alike}, drawn at random", ORANGE, "--"))
         for axes, (x, curves, below, above) in zip(figure.subplots(1, 2), panels, strict=True):
             for (mean, ends), (words, shade, line) in zip(curves, kinds, strict=True):
                 axes.fill_between(x, *ends, color=shade, alpha=0.2, linewidth=0)
@@ -186,5 +188,6 @@ def persistence(
             axes.set(xlabel=below, ylim=(0, 1.02), xlim=(x[0], max(x[-1], x[0] + 1)))
             axes.set_title(above, fontsize=9)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
