@@ -215,13 +215,13 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
 
 def _lineages(
     recording: Recording, options: LineageOptions, seed: int
-) -> tuple[list[Lineages], list[Persistence], list["Drawing"]]:
+) -> tuple[int, list[Lineages], list[Persistence], list["Drawing"]]:
     """Follow the cones, compare them with groups drawn at random, and draw those of a seed."""
     from train_dynamics.plots.lineage_drawings import lineage_drawings
 
     found = find_lineages(recording, options)
     beside_chance = persistence(found)
-    return found, beside_chance, list(lineage_drawings(recording, found, beside_chance, seed))
+    return seed, found, beside_chance, list(lineage_drawings(recording, found, beside_chance, seed))
 
 
 def _histories(recording: Recording) -> str:

@@ -15,15 +15,17 @@ from train_dynamics.study.tables import label_counts
 def lineages_section(
     recording: Recording,
     smallest: int,
+    seed: int,
     found: Sequence[Lineages],
     beside_chance: Sequence[Persistence],
     pictures: Sequence[Picture],
 ) -> Section:
-    """Lay out how cones live, with a table of the largest lineages of the first seed.
+    """Lay out how cones live, with a table of the largest lineages of a seed.
 
     Args:
         recording: The recording.
         smallest: Fewest members of a cone that is followed.
+        seed: The seed that is shown.
         found: The lineages of all seeds and layers.
         beside_chance: How long they last, of each layer.
         pictures: The figures.
@@ -38,18 +40,20 @@ def lineages_section(
         words += f"Followed were {MOST_FOLLOWED:,} of {count:,} examples, drawn at random. "
     words += " ".join(_layer_words(recording, [x for x in found if x.layer == of.layer], of) for of in beside_chance)
     words += (
-        " What is drawn at random are groups of the same sizes and labels, among all examples that were in cones at "
+        " Lifetimes grow with the updates between two covers, for greedy covers differ even from one update to the "
+        "next, most in small cones; how far members are together does not. What is drawn at random are groups of the "
+        f"same sizes{' and labels' if recording.contents.classes else ''}, among all examples that were in cones at "
         "the same cover. cone_lineages.csv has every lineage at every cover, cone_events.csv what befell it, "
         "lineage_persistence.csv how far cones are together later."
     )
     words += sketch_words(recording)
-    rows = [row for of in beside_chance for row in _rows(recording, next(x for x in found if x.layer == of.layer))]
+    rows = [row for one in found if one.seed == seed for row in _rows(recording, one)]
     names = ("layer", "lineage", "first at", "last at", "largest", "label:count when largest", "began by", "ended by")
     if not recording.contents.classes:
         rows = [(*row[:5], *row[6:]) for row in rows]
         names = (*names[:5], *names[6:])
     table = {name: [row[k] for row in rows] for k, name in enumerate(names)} if rows else {}
-    title = f"The largest lineages of seed {found[0].seed}" if rows else ""
+    title = f"The largest lineages of seed {seed}" if rows else ""
     return Section("Lineages of cones", words, pictures=pictures, table=table, table_title=title)
 
 

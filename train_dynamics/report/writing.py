@@ -141,17 +141,21 @@ class Writing:
         film.film(self._recording, path, motion.seed, motion.iterations, layers, fps=FILM_FPS, width=width)
 
     def lineages(
-        self, found: Sequence[Lineages], beside_chance: Sequence[Persistence], drawings: Iterable[figures.Drawing]
+        self,
+        seed: int,
+        found: Sequence[Lineages],
+        beside_chance: Sequence[Persistence],
+        drawings: Iterable[figures.Drawing],
     ) -> None:
-        """Write how cones live, drawn already."""
+        """Write how cones live, drawn already of a seed."""
         recording, output = self._recording, self._output
         shown = self._pictures(drawings)
         tables.write_lineages(recording, found, output / "cone_lineages.csv")
         tables.write_events(found, output / "cone_events.csv")
         tables.write_persistence(beside_chance, output / "lineage_persistence.csv")
         tables.write_lineage_members(found, output / "cone_lineage_members.parquet")
-        options = self._about["lineages"]
-        self._sections.append(lineages_section(recording, options["smallest"], found, beside_chance, shown))
+        smallest = self._about["lineages"]["smallest"]
+        self._sections.append(lineages_section(recording, smallest, seed, found, beside_chance, shown))
 
     def contention(self, contention: Contention, drawings: Iterable[figures.Drawing]) -> None:
         """Write the pairs in contention, drawn already, and which labels fight."""
