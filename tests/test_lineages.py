@@ -276,6 +276,19 @@ def test_groups_that_dissolve_are_gone_at_once(rng):
     assert set(chance[0].tolist()) == {0} and chance[1].tolist() == (found.step < 4).tolist()
 
 
+def test_half_lives_of_seeds_are_those_of_all_their_lineages(rng):
+    of_seeds = [(rng.integers(0, 9, m).astype(float), rng.random(m) < 0.7) for m in (30, 50, 0, 20)]
+    found = study.half_life(of_seeds)
+    together = [np.concatenate(values) for values in zip(*of_seeds, strict=True)]
+    assert found.value == lineages.half_life(*together)
+    resampled = []
+    for chosen in np.random.default_rng(1).integers(0, 4, (1000, 4)):
+        some = [np.concatenate([of_seeds[s][k] for s in chosen]) for k in (0, 1)]
+        resampled.append(lineages.half_life(*some))
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    assert abs(found.low - low) <= 1 and abs(found.high - high) <= 1  # of other resamples
+
+
 def test_means_over_seeds_and_their_intervals():
     mean, (low, high) = study.mean_over_seeds(np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]]))
     np.testing.assert_array_equal(mean, [2, 5, np.nan])

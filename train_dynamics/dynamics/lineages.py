@@ -293,11 +293,23 @@ def half_life(lifetime: Float[np.ndarray, " m"], ended: Bool[np.ndarray, " m"]) 
         >>> half_life(np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, False, True, True]))
         2.0
     """
-    if not len(lifetime):
-        return np.nan
     times, place = np.unique(lifetime, return_inverse=True)
-    leaving, ends = np.bincount(place), np.bincount(place, weights=ended)
-    watched = len(lifetime) - np.cumsum(leaving) + leaving
-    outlived = np.cumprod(1 - ends / watched)
+    counts = (np.bincount(place, weights, len(times)) for weights in (np.ones(len(place)), ended))
+    return float(half_lives(times, *counts))
+
+
+def half_lives(
+    times: Float[np.ndarray, " time"], leaving: Float[np.ndarray, "*of time"], ends: Float[np.ndarray, "*of time"]
+) -> Float[np.ndarray, "*of"]:
+    """Estimate the median lifetimes of several sets, as `half_life` does, from counts.
+
+    Args:
+        times: Lifetimes, ascending.
+        leaving: How many of each set were seen for so long.
+        ends: How many of these ended then.
+    """
+    watched = leaving[..., ::-1].cumsum(axis=-1)[..., ::-1]
+    outlived = np.cumprod(1 - ends / np.maximum(watched, 1), axis=-1)
     half = outlived <= 0.5 + 1e-9
-    return float(times[half.argmax()]) if half.any() else np.inf
+    found = np.append(times, np.inf)[np.where(half.any(axis=-1), half.argmax(axis=-1), len(times))]
+    return np.where(leaving.sum(axis=-1) > 0, found, np.nan)

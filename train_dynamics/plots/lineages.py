@@ -188,6 +188,6 @@ def persistence(
             axes.set(xlabel=below, ylim=(0, 1.02), xlim=(x[0], max(x[-1], x[0] + 1)))
             axes.set_title(above, fontsize=9)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -277,16 +277,18 @@ def half_life(of_seeds: Sequence[tuple[Float[np.ndarray, " _"], Bool[np.ndarray,
     Args:
         of_seeds: Of each seed, lifetimes and whether they ended.
     """
-
-    def median(chosen: Iterable[int]) -> float:
-        return lineages.half_life(*(np.concatenate([of_seeds[s][k] for s in chosen]) for k in (0, 1)))
-
+    lifetime, ended = (np.concatenate([one[k] for one in of_seeds]) for k in (0, 1))
     count = len(of_seeds)
-    value = median(range(count))
+    times, place = np.unique(lifetime, return_inverse=True)
+    place += np.repeat(np.arange(count) * len(times), [len(one[0]) for one in of_seeds])
+    leaving, ends = (
+        np.bincount(place, weights, count * len(times)).reshape(count, -1) for weights in (np.ones(len(place)), ended)
+    )
+    value = float(lineages.half_lives(times, leaving.sum(axis=0), ends.sum(axis=0)))
     if count == 1 or np.isnan(value):
         return Estimate(value, None, None)
-    rng = np.random.default_rng(0)
-    resampled = np.sort([median(rng.integers(0, count, count).tolist()) for _ in range(RESAMPLES)])
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    resampled = np.sort(lineages.half_lives(times, weights @ leaving, weights @ ends))
     # No mean of two neighbours: between a number and infinity there is none.
     low, high = resampled[[int(0.025 * RESAMPLES), int(0.975 * RESAMPLES)]]
     return Estimate(value, float(low), float(high))
