@@ -294,12 +294,12 @@ def half_life(lifetime: Float[np.ndarray, " m"], ended: Bool[np.ndarray, " m"]) 
         2.0
     """
     times, place = np.unique(lifetime, return_inverse=True)
-    counts = (np.bincount(place, weights, len(times)) for weights in (np.ones(len(place)), ended))
-    return float(half_lives(times, *counts))
+    leaving, ends = (np.bincount(place[of], minlength=len(times)) for of in (slice(None), ended))
+    return float(half_lives(times, leaving, ends))
 
 
 def half_lives(
-    times: Float[np.ndarray, " time"], leaving: Float[np.ndarray, "*of time"], ends: Float[np.ndarray, "*of time"]
+    times: Float[np.ndarray, " time"], leaving: Int[np.ndarray, "*of time"], ends: Int[np.ndarray, "*of time"]
 ) -> Float[np.ndarray, "*of"]:
     """Estimate the median lifetimes of several sets, as `half_life` does, from counts.
 
