@@ -310,6 +310,5 @@ def half_lives(
     """
     watched = leaving[..., ::-1].cumsum(axis=-1)[..., ::-1]
     outlived = np.cumprod(1 - ends / np.maximum(watched, 1), axis=-1)
-    half = outlived <= 0.5 + 1e-9
-    found = np.append(times, np.inf)[np.where(half.any(axis=-1), half.argmax(axis=-1), len(times))]
-    return np.where(leaving.sum(axis=-1) > 0, found, np.nan)
+    before = np.count_nonzero(outlived > 0.5 + 1e-9, axis=-1)
+    return np.where(leaving.sum(axis=-1) > 0, np.append(times, np.inf)[before], np.nan)

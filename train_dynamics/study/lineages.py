@@ -282,7 +282,7 @@ def half_life(of_seeds: Sequence[tuple[Float[np.ndarray, " _"], Bool[np.ndarray,
     times, place = np.unique(lifetime, return_inverse=True)
     place += np.repeat(np.arange(count) * len(times), [len(one[0]) for one in of_seeds])
     leaving, ends = (
-        np.bincount(place[of], minlength=count * len(times)).reshape(count, -1) for of in (slice(None), ended)
+        np.bincount(place[of], minlength=count * len(times)).reshape(count, len(times)) for of in (slice(None), ended)
     )
     value = float(lineages.half_lives(times, leaving.sum(axis=0), ends.sum(axis=0)))
     if count == 1 or np.isnan(value):
