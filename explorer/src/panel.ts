@@ -20,7 +20,7 @@ export const WORDS: Record<string, string> = {
   label: "label",
   prediction: "prediction",
   chunk: "chunk",
-  lineage: "lineage of its cone",
+  lineage: "lineage",
 };
 export function words(name: string): string {
   const score = name.replace(/^score\./, "");
@@ -173,13 +173,15 @@ export class Panel {
     const { about, state } = app;
     const right = app.right(view);
     const colour = this.colour(right);
+    const faint = state.colour === "lineage"; // most examples are in none, and would hide the others
     for (let n = 0; n < about.numExamples; n++) {
-      const [r, g, b] = colour(n);
+      const shade = colour(n);
+      const [r, g, b] = shade;
       const at = 4 * n;
       colours[at] = r;
       colours[at + 1] = g;
       colours[at + 2] = b;
-      colours[at + 3] = 255;
+      colours[at + 3] = faint && shade === GREY ? 80 : 255;
       flags[n] = (right && !right(n) ? CROSS : 0) | (app.chosen[n] ? CHOSEN : 0) | (app.visible[n] ? 0 : HIDDEN);
     }
     state.pins.forEach((pin, k) => {
