@@ -418,14 +418,20 @@ def test_the_film_has_the_colours_of_lineages():
     painter = scatter.Painter(view, lineages=lineage)
     picture, usual = painter.paint(frame), plain.paint(frame)
     assert asked == [(7, "fc2")]
-    different = (picture != usual).any(axis=-1)
     box = painter._scaffold.panels[0].bbox
-    row, column = painter.shape[0] - (box.y0 + 0.65 * box.height), box.x0 + np.sqrt(0.5 / 4) * box.width
-    places = np.argwhere(different)
-    assert len(places) and np.abs(places - [row, column]).max() < 6
-    middle = picture[int(row), int(column), :3].astype(float)
-    expected = 255 + scatter.ALPHA * (255 * np.array(to_rgb("#d62728")) - 255)
-    np.testing.assert_allclose(middle, expected, atol=12)  # ink in levels, and half a pixel beside
+
+    def found_at(picture, norm, cosine):
+        row = painter.shape[0] - (box.y0 + (cosine + 1) / 2 * box.height)
+        return picture[int(row), int(box.x0 + np.sqrt(norm / 4) * box.width), :3].astype(float)
+
+    red, green = (np.array(to_rgb(shade)) for shade in ("#d62728", scatter.GREEN))
+    for norm, cosine, shade in ((0.5, 0.3, red), (2.0, -0.5, green)):
+        opaque = scatter.ALPHA if shade is red else 1 - (1 - scatter.ALPHA) ** scatter.FAINT
+        ground = found_at(painter._empty, norm, cosine)
+        expected = ground + opaque * (255 * shade - ground)
+        # Ink comes in levels, and a point is half a pixel beside.
+        np.testing.assert_allclose(found_at(picture, norm, cosine), expected, atol=12)
+        assert (found_at(usual, norm, cosine) != found_at(picture, norm, cosine)).any()
 
 
 def test_what_the_film_cannot_show_is_said(small, tmp_path):

@@ -67,7 +67,7 @@ def film(
     """
     shown, lineage_at = view(recording, seed, iterations, layers), None
     if lineages is not None:
-        about = f"{shown.about}; other colours are the {len(COLORS)} largest lineages of cones"
+        about = f"seed {seed}; strong colours: its {len(COLORS)} largest lineages"
         shown, lineage_at = dataclasses.replace(shown, about=about), lambda t, layer: lineages.at(seed, layer, t)
     painter = scatter.Painter(shown, history, width, lineage_at)
     before = _before(recording, iterations, history)

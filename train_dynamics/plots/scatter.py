@@ -31,6 +31,7 @@ from train_dynamics.plots.style import GREEN, ORANGE, cut_short, styled, wrapped
 from train_dynamics.study.motion import Frame
 
 ALPHA = 0.5
+FAINT = 0.25  # ink of the others where lineages have colours
 TRAIL = 0.2  # opacity of the youngest trace of a trail, of that of a point
 DPI = 120.0
 TURNS = 16
@@ -156,7 +157,7 @@ class Painter:
         width: Of the pictures, in pixels, by default 120 an inch; width and height are rounded to even numbers, which
             video needs.
         lineages: Gives the lineage of each example at an iteration in a layer, -1 for none: members of the largest have
-            its colour instead of that of right or wrong.
+            its colour instead of that of right or wrong, which others have faintly.
 
     Attributes:
         shape: Height and width of the pictures, in pixels.
@@ -205,6 +206,8 @@ class Painter:
             letters.write(picture, number)
         lineage = self._coloured(frame)
         ink = now = self._ink(frame, lineage)
+        if self._lineages:
+            now *= np.float32(FAINT)  # or the many would hide the few
         for weight, past in zip(_fading(len(self._past)), self._past, strict=True):
             ink = ink + np.float32(weight) * past
         if self._past.maxlen:
