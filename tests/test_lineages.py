@@ -371,6 +371,10 @@ def test_tables_of_events_and_persistence(found, tmp_path):
         str(event.lineage),
     )
     assert {row["other"] == "" for row in table if row["event"] in ("split", "merge")} <= {False}
+    tables.write_continuity(found, tmp_path / "continuity.csv")
+    table = rows(tmp_path / "continuity.csv")
+    assert len(table) == 3 * 5 and table[0]["cones"] == str(np.count_nonzero(found[0].sizes[0]))
+    assert float(table[6]["by_chance"]) == pytest.approx(found[1].continued_by_chance[1])
     (of_layer,) = study.persistence(found)
     tables.write_persistence([of_layer], tmp_path / "persistence.csv")
     table = rows(tmp_path / "persistence.csv")
@@ -461,7 +465,7 @@ def test_the_page_tells_of_lineages(small, found, tmp_path, sketches):
     total = sum(one.count for one in found)
     assert "<h2>Lineages of cones" in text and f"In fc2, {total} lineages of 3 seeds: " in text
     assert "--parts=lineages --lineage_covers=6" in text
-    for name in ("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv"):
+    for name in ("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv", "lineage_continuity.csv"):
         assert f"<code>{name}</code>" in text and len(rows(tmp_path / "out" / name)) > 3
 
 

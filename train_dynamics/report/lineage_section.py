@@ -44,7 +44,7 @@ def lineages_section(
         "next, most in small cones; how far members are together does not. What is drawn at random are groups of the "
         f"same sizes{' and labels' if recording.contents.classes else ''}, among all examples that were in cones at "
         "the same cover. cone_lineages.csv has every lineage at every cover, cone_events.csv what befell it, "
-        "lineage_persistence.csv how far cones are together later."
+        "lineage_persistence.csv how far cones are together later, lineage_continuity.csv how many the next cover has."
     )
     words += sketch_words(recording)
     rows = [row for one in found if one.seed == seed for row in _rows(recording, one)]

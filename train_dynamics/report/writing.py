@@ -153,6 +153,7 @@ class Writing:
         tables.write_lineages(recording, found, output / "cone_lineages.csv")
         tables.write_events(found, output / "cone_events.csv")
         tables.write_persistence(beside_chance, output / "lineage_persistence.csv")
+        tables.write_continuity(found, output / "lineage_continuity.csv")
         tables.write_lineage_members(found, output / "cone_lineage_members.parquet")
         smallest = self._about["lineages"]["smallest"]
         self._sections.append(lineages_section(recording, smallest, seed, found, beside_chance, shown))

@@ -27,7 +27,10 @@ PARTS = {
     "groups": ("group_dynamics.csv", "opposing_signals.csv"),
     "motion": ("scatter.mp4",),
     "cones": ("cones.csv", "cone_members.csv"),
-    "lineages": ("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv", "cone_lineage_members.parquet"),
+    "lineages": (
+        *("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv", "lineage_continuity.csv"),
+        "cone_lineage_members.parquet",
+    ),
     "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
     "histories": (),  # which are stored in the recording
 }
@@ -328,6 +331,19 @@ def write_persistence(found: Sequence[Persistence], path: Path) -> None:
     )
     shares = [f"{name}{end}" for name in ("together", "by_chance") for end in ("", "_low", "_high")]
     _write(path, ("layer", "lag", "updates", "groups", *shares), rows)
+
+
+def write_continuity(found: Sequence[Lineages], path: Path) -> None:
+    """Write which share of the cones of each cover the next one continues, beside groups drawn at random.
+
+    One row a seed, layer and iteration; empty shares where there are no cones.
+    """
+    rows = (
+        (one.seed, one.layer, one.iterations[t], np.count_nonzero(one.step == t), *_decimal(shares))
+        for one in found
+        for t, shares in enumerate(zip(one.continued, one.continued_by_chance, strict=True))
+    )
+    _write(path, ("seed", "layer", "iteration", "cones", "continued", "by_chance"), rows)
 
 
 def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
