@@ -20,7 +20,7 @@ COLORS = (
 has the same."""
 PICTURES = 4  # at either end of a lineage
 THICKEST, TALL = 0.7, 0.66  # of a lane: the largest lineage, and pictures
-LANE, WIDTH, SIDE = 0.54, 11.0, 0.2  # inches, and room beside the iterations as a share of their span
+LANE, WIDTH, SIDE = 0.49, 11.0, 0.2  # inches, and room beside the iterations as a share of their span
 
 
 class Band(NamedTuple):
