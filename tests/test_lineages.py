@@ -16,9 +16,11 @@ from train_dynamics import animate
 from train_dynamics.config import InputError
 from train_dynamics.dynamics import cones, lineages
 from train_dynamics.plots import scatter
+from train_dynamics.plots.lineage_drawings import lineage_drawings
 from train_dynamics.plots.lineages import COLORS
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report import analysis
+from train_dynamics.report.lineage_section import lineages_section
 from train_dynamics.study import lineages as study
 from train_dynamics.study import motion, stored_lineages, tables
 from train_dynamics.study.lineages import LineageOptions, find_lineages
@@ -494,3 +496,19 @@ def test_one_seed_of_a_regression_of_numbers(tmp_path, device, sketches):
     text, drawn, _ = analysed(Recording(tmp_path / "run"), tmp_path / "out")
     assert {"cone_lineages", "lineage_persistence"} <= drawn
     assert "lineages of 1 seed" in text and "95 % over seeds" not in text and "label:count" not in text
+
+
+def test_records_that_are_not_evenly_spread_are_counted_in_covers(small, tmp_path, rng):
+    covers = [np.repeat(np.arange(5), 10)]
+    for _ in range(5):
+        covers.append(drifted(rng, covers[-1], 0.1))
+    found = [study.followed(0, "fc2", np.array([0, 1, 2, 4, 8, 16]), covers, small.labels)]
+    (of_layer,) = study.persistence(found)
+    assert of_layer.updates is None and found[0].lifetimes()[0].tolist() == [16] * 5
+    tables.write_persistence([of_layer], tmp_path / "persistence.csv")
+    assert [(row["lag"], row["updates"]) for row in rows(tmp_path / "persistence.csv")] == [
+        (str(k), "") for k in range(6)
+    ]
+    assert "5 covers later, " in lineages_section(small, 10, 0, found, [of_layer], []).words
+    *_, drawing = lineage_drawings(small, found, [of_layer], 0)
+    assert drawing.figure.axes[0].get_xlabel() == "covers later"
