@@ -132,7 +132,7 @@ def test_groups_are_those_of_the_study(served, place, monkeypatch):
     assert found["iteration"] == 6 and sizes.max() >= 2
     expected = [np.flatnonzero(cone == k).tolist() for k in range(len(sizes)) if sizes[k] >= 2]
     assert sorted(one["members"] for one in found["cones"]) == sorted(expected)
-    assert all(one["cosine"] > 0.949 for one in found["cones"])
+    assert all(one["cosine"] > 0.949 and (one["lineage"] is None or one["lineage"] >= 0) for one in found["cones"])
     assert found["pairs"]
     for pair in found["pairs"]:
         (left, right) = (

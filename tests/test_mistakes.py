@@ -18,6 +18,7 @@ from train_dynamics.config import StudyConfig
 from train_dynamics.recording.format import sealed
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import verify
+from train_dynamics.study.tables import PARTS
 from train_dynamics.training import sweep
 
 TOY = ["--dataset=toy", "--data_dir=data", "--batch_size=2"]
@@ -165,7 +166,7 @@ CASES = [
     (
         "analyze",
         ["--recording=good", "--parts=cones,film"],
-        "--parts=film: must be some of scores,groups,motion,cones,contention,histories, or empty for none of them",
+        f"--parts=film: must be some of {','.join(PARTS)}, or empty for none of them",
     ),
     ("analyze", ["--recording=good", "--outputs=x"], "Unknown command line flag 'outputs'"),
     ("analyze", ["--recording="], "--recording=: must name a directory"),

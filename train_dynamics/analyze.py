@@ -16,6 +16,7 @@ from train_dynamics.recording.remote import Url, check_local
 from train_dynamics.report import analysis
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import ContentionOptions
+from train_dynamics.study.lineages import LineageOptions
 from train_dynamics.study.ranking import read_ranking
 from train_dynamics.study.scores import ScoreOptions
 
@@ -71,7 +72,10 @@ OPPOSED_TO = flags.DEFINE_string(
     "its members: centre or members.",
 )
 SMALLEST_GROUP = flags.DEFINE(
-    NumberParser(int), "smallest_group", 10, "Fewest examples on either side of a contention."
+    NumberParser(int),
+    "smallest_group",
+    10,
+    "Fewest examples on either side of a contention, and in a cone that is followed.",
 )
 CONTENTION_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
@@ -87,6 +91,12 @@ CONTENTION_EXAMPLES = flags.DEFINE(
     "that half as many take a quarter of the time.",
 )
 flags.DEFINE_alias("contention_looks", "contention_checkpoints")  # as it was called
+LINEAGE_COVERS = flags.DEFINE(
+    NumberParser(int),
+    "lineage_covers",
+    LineageOptions.covers,
+    "At how many records of every seed, at most, to look for cones that are followed: at every k-th one.",
+)
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
     "score_iteration",
@@ -140,6 +150,7 @@ def main() -> None:
                 CONTENTION_EXAMPLES.value,
             ),
             ScoreOptions(SCORE_ITERATION.value, SCORE_CHECKPOINTS.value),
+            LineageOptions(CONE_COSINE.value, CONE_COVER.value, SMALLEST_GROUP.value, LINEAGE_COVERS.value),
             parts,
             log=print_line,
             networks=networks,

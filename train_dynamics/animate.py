@@ -14,6 +14,7 @@ from jaxtyping import Int
 from train_dynamics.commands import print_line, run
 from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording, opened
+from train_dynamics.study.stored_lineages import StoredLineages, read_lineages
 
 FILMS, STILLS = (".mp4", ".gif"), (".png", ".svg")
 FASTEST = {".mp4": 120, ".gif": 50}  # frames a second; browsers play a faster GIF slowly
@@ -41,6 +42,12 @@ LAYERS = flags.DEFINE_list(
 )
 FPS = flags.DEFINE_string("fps", "30", "Frames a second: 1 to 120, in a .gif to 50.")
 HISTORY = flags.DEFINE_string("history", "0", "Earlier frames whose points stay visible, faintly: 0 to 100.")
+LINEAGES = flags.DEFINE_string(
+    "lineages",
+    None,
+    "Directory of an analysis with the part 'lineages', such as RECORDING/analysis: members of the largest lineages of "
+    "cones have their colours, those of its figure. For films that end in .mp4.",
+)
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Whether to replace an output file that exists.")
 
 
@@ -115,6 +122,7 @@ def animate(
     layers: list[str] | None,
     fps: int,
     history: int,
+    lineages: StoredLineages | None = None,
 ) -> None:
     """Write the film, or the picture if there is but one iteration and the output is one.
 
@@ -126,11 +134,27 @@ def animate(
     kind = output.suffix.lower()
     try:
         if kind in FILMS:
-            film.film(recording, output, seed, iterations, layers, fps, history)
+            film.film(recording, output, seed, iterations, layers, fps, history, lineages=lineages)
         else:
             film.save(film.still(recording, seed, int(iterations[0]), layers, history), output)
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror}") from error
+
+
+def lineages_of(recording: Recording, analysis: str | None, kind: str) -> StoredLineages | None:
+    """Read the lineages that a film of some kind is coloured by, if it is.
+
+    Raises:
+        InputError: If there are none, or it is a film or picture that has no room for their colours.
+    """
+    if analysis is None:
+        return None
+    if kind != ".mp4":
+        raise InputError.flag("lineages", analysis, f"colours films that end in .mp4, and no {kind}")
+    found = read_lineages(recording, Path(analysis), "lineages")
+    if found is None:
+        raise InputError.flag("lineages", analysis, "has no lineages, which train_dynamics.analyze writes")
+    return found
 
 
 def stop(number: int, frame: object) -> None:
@@ -162,7 +186,8 @@ def main() -> None:
             output,
             f"holds one iteration and not {len(iterations)}; say --iterations={iterations[-1]}, or name an .mp4",
         )
-    animate(recording, output, seed, iterations, LAYERS.value, fps, history)
+    lineages = lineages_of(recording, LINEAGES.value, kind)
+    animate(recording, output, seed, iterations, LAYERS.value, fps, history, lineages)
     shown = f"{len(iterations)} frames, iterations {iterations[0]} to {iterations[-1]}"
     shown = f"iteration {iterations[0]}" if len(iterations) == 1 else shown
     print_line(f"Wrote {output}: {shown} of seed {seed}, {output.stat().st_size / 1e6:.1f} MB")

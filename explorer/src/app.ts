@@ -30,6 +30,8 @@ export class App {
   /** Which are selected. */
   chosen: Uint8Array;
   pointed: number | null = null;
+  /** The lineage of each example in a cone, of the panel that groups were found in last. */
+  lineages: { panel: string; of: Map<number, number> } = { panel: "", of: new Map() };
   /** Place among the records of the panel in front, a fraction while it moves. */
   record: number;
   forward = true;

@@ -18,6 +18,29 @@ const CLASSES: Rgb[] = [
   "aa4499",
   "888888",
 ].map(rgb);
+/** Of the largest lineages, by number, as in the figures of an analysis: `COLORS` in `plots/lineages.py`. */
+const LINEAGES: Rgb[] = [
+  "1f77b4",
+  "ff7f0e",
+  "2ca02c",
+  "d62728",
+  "9467bd",
+  "8c564b",
+  "e377c2",
+  "393b79",
+  "bcbd22",
+  "17becf",
+  "aec7e8",
+  "ffbb78",
+  "98df8a",
+  "ff9896",
+  "c5b0d5",
+  "c49c94",
+  "f7b6d2",
+  "9c9ede",
+  "dbdb8d",
+  "9edae5",
+].map(rgb);
 export const PINS: string[] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f00"];
 const VIRIDIS: Rgb[] = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"].map(
   rgb,
@@ -39,5 +62,8 @@ export function sequence(share: number): Rgb {
 export function ofClass(label: number, count: number): Rgb {
   return count <= CLASSES.length ? CLASSES[label] : sequence(label / (count - 1));
 }
+
+/** The colour of a lineage; grey of all but the largest, and of what is in none. */
+export const ofLineage = (lineage: number | null): Rgb => (lineage === null ? GREY : (LINEAGES[lineage] ?? GREY));
 
 export const css = ([r, g, b]: Rgb) => `rgb(${r} ${g} ${b})`;

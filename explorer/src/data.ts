@@ -29,6 +29,7 @@ export interface RecordingAbout {
   finished: boolean;
   live: boolean;
   problem: string;
+  lineages: boolean; // whether an analysis has followed cones
   perEpoch: number | null;
 }
 
@@ -50,6 +51,7 @@ export interface About {
 export interface Cone {
   members: number[];
   cosine: number;
+  lineage: number | null; // of which of the analysis it is
 }
 
 export interface Pair {

@@ -1,6 +1,7 @@
 // Cones and pairs in contention at the iteration shown; a click selects their members everywhere.
 
 import type { App } from "./app";
+import { css, ofLineage } from "./colours";
 import type { Groups as Found } from "./data";
 import { element, refill } from "./dom";
 
@@ -32,11 +33,13 @@ export class Groups {
 
   /** Whether groups are looked for, which takes the server a moment at each iteration. */
   private get on(): boolean {
-    return this.app.state.groups;
+    return this.app.state.groups || this.app.state.colour === "lineage";
   }
 
   toggle(): void {
-    this.app.change({ groups: !this.on });
+    const { app } = this;
+    const coloured = app.state.colour === "lineage"; // by what would not be looked for any more
+    app.change({ groups: !this.on, ...(coloured ? { colour: app.about.classes.length ? "right" : "loss" } : {}) });
   }
 
   get settled(): boolean {
@@ -65,21 +68,25 @@ export class Groups {
       this.body.replaceChildren();
       return;
     }
+    const panel = front.title;
     const key = `${front.recording}/${front.seed}/${front.layer}/${app.state.iteration}`;
     if (key !== this.asked) {
       this.asked = key;
       clearTimeout(this.timer);
-      this.timer = window.setTimeout(() => this.ask(key), 350);
+      this.timer = window.setTimeout(() => this.ask(key, panel), 350);
     }
     if (all) this.list();
   }
 
-  private ask(key: string): void {
+  private ask(key: string, panel: string): void {
     const { app } = this;
     app.source.groups(app.front, app.state.iteration).then(
       (groups) => {
         if (key !== this.asked) return;
         this.found = { key, groups };
+        app.lineages = { panel, of: new Map() };
+        for (const { members, lineage } of groups.cones)
+          if (lineage !== null) for (const n of members) app.lineages.of.set(n, lineage);
         app.refresh(true);
       },
       (error) => {
@@ -96,6 +103,7 @@ export class Groups {
       this.body.replaceChildren(element("p", { class: "quiet" }, words));
       return;
     }
+    const { app } = this;
     const { cones, pairs, iteration } = found.groups;
     const moved = [found.key, this.failed].includes(this.asked) ? "" : " (looking anew …)";
     const at = `at iteration ${iteration.toLocaleString("en")}${moved}`;
@@ -107,7 +115,10 @@ export class Groups {
             cones.slice(0, MOST).map((cone) => ({
               members: cone.members,
               text: `${cone.members.length}: ${this.labels(cone.members)}`,
-              title: `smallest cosine between two members ${cone.cosine.toFixed(3)}`,
+              title:
+                `smallest cosine between two members ${cone.cosine.toFixed(3)}` +
+                (cone.lineage === null ? "" : `; lineage ${cone.lineage} of the analysis`),
+              lineage: app.recording.lineages ? cone.lineage : undefined,
             })),
           )
         : element("p", { class: "quiet" }, "None of ten examples or more."),
@@ -126,13 +137,19 @@ export class Groups {
   }
 
   private rows(
-    rows: { members: number[]; text: string; title: string; sides?: { left: number[]; right: number[] } }[],
+    rows: {
+      members: number[];
+      text: string;
+      title: string;
+      sides?: { left: number[]; right: number[] };
+      lineage?: number | null;
+    }[],
   ): HTMLElement {
     const { app } = this;
     return element(
       "ul",
       { class: "grouprows" },
-      ...rows.map(({ members, text, title, sides }) => {
+      ...rows.map(({ members, text, title, sides, lineage }) => {
         const chosen = members.length === app.state.selection.length && members.every((n) => app.chosen[n]);
         const button = (words: string, of: number[], pressed: boolean) =>
           element(
@@ -143,11 +160,19 @@ export class Groups {
         return element(
           "li",
           {},
+          ...(lineage === undefined ? [] : [this.mark(lineage)]),
           button(text, members, chosen),
           ...(sides ? [button("left", sides.left, false), button("right", sides.right, false)] : []),
         );
       }),
     );
+  }
+
+  /** A square in the colour of a lineage, with its number; empty of a cone that is of none. */
+  private mark(lineage: number | null): HTMLElement {
+    const mark = element("span", { class: "lineage" }, lineage === null ? "" : String(lineage));
+    mark.style.borderColor = lineage === null ? "transparent" : css(ofLineage(lineage));
+    return mark;
   }
 
   /** The commonest labels of some examples. */

@@ -225,6 +225,7 @@ class Page {
         ? (["right", "label", "prediction"] as const).map((name): [string, string] => [name, words(name)])
         : []),
       ...(about.chunks ? ([["chunk", "chunk"]] as [string, string][]) : []),
+      ...(about.recordings[0].lineages ? ([["lineage", words("lineage")]] as [string, string][]) : []),
       ...axes,
     ];
     const scales: [string, string][] = [
@@ -394,6 +395,7 @@ class Page {
     const colours = [
       ...(about.classes.length ? ["right", "label", "prediction"] : []),
       ...(about.chunks ? ["chunk"] : []),
+      ...(about.recordings[0].lineages ? ["lineage"] : []),
       ...axes,
     ];
     const actions: Record<string, () => void> = {

@@ -1,7 +1,7 @@
 // One seed and layer: all examples as points, with axes, pointer, lasso and zoom.
 
 import type { App, View } from "./app";
-import { GREY, ofClass, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours";
+import { GREY, ofClass, ofLineage, PINS, type Rgb, RIGHT, sequence, WRONG } from "./colours";
 import { decoder, quantile } from "./data";
 import { element, few } from "./dom";
 import { type Axis, CHOSEN, CROSS, HIDDEN, MARKED, Points, placed, type Scale, valueAt } from "./points";
@@ -20,6 +20,7 @@ export const WORDS: Record<string, string> = {
   label: "label",
   prediction: "prediction",
   chunk: "chunk",
+  lineage: "lineage",
 };
 export function words(name: string): string {
   const score = name.replace(/^score\./, "");
@@ -172,13 +173,15 @@ export class Panel {
     const { about, state } = app;
     const right = app.right(view);
     const colour = this.colour(right);
+    const faint = state.colour === "lineage"; // most examples are in none, and would hide the others
     for (let n = 0; n < about.numExamples; n++) {
-      const [r, g, b] = colour(n);
+      const shade = colour(n);
+      const [r, g, b] = shade;
       const at = 4 * n;
       colours[at] = r;
       colours[at + 1] = g;
       colours[at + 2] = b;
-      colours[at + 3] = 255;
+      colours[at + 3] = faint && shade === GREY ? 80 : 255;
       flags[n] = (right && !right(n) ? CROSS : 0) | (app.chosen[n] ? CHOSEN : 0) | (app.visible[n] ? 0 : HIDDEN);
     }
     state.pins.forEach((pin, k) => {
@@ -202,6 +205,10 @@ export class Panel {
     }
     const { chunks } = about;
     if (state.colour === "chunk") return (n) => (chunks ? sequence(chunks[n] / 9) : GREY);
+    if (state.colour === "lineage") {
+      const { panel, of } = app.lineages;
+      return (n) => (panel === view.title ? ofLineage(of.get(n) ?? null) : GREY);
+    }
     const found = app.values(view, state.colour);
     if (!found) return () => GREY;
     const [low, high] = common(app, state.colour, "linear");
@@ -224,6 +231,14 @@ export class Panel {
         colour: ofClass(k, about.classes.length),
         label: filters ? k : undefined,
       }));
+    }
+    if (state.colour === "lineage") {
+      const known = [...new Set(this.app.lineages.of.values())].sort((a, b) => a - b);
+      const coloured = known.filter((lineage) => ofLineage(lineage) !== GREY);
+      return [
+        ...coloured.map((lineage) => ({ text: String(lineage), colour: ofLineage(lineage) })),
+        { text: "smaller, or none", colour: GREY },
+      ];
     }
     const [low, high] = state.colour === "chunk" ? [0, 9] : common(this.app, state.colour, "linear");
     return [0, 0.25, 0.5, 0.75, 1].map((share) => ({

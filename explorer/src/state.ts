@@ -25,7 +25,7 @@ export interface State {
   yScale: Scale;
   xRange: [number, number] | null; // where it was zoomed
   yRange: [number, number] | null;
-  colour: string; // right, label, prediction, chunk, or score.NAME
+  colour: string; // right, label, prediction, chunk, lineage, or score.NAME
   pins: number[];
   selection: number[]; // ascending
   filter: Filter;
@@ -137,7 +137,8 @@ export function fromHash(hash: string, about: About): State {
   state.xScale = one("xScale", ["linear", "sqrt", "log"], state.xScale);
   state.yScale = one("yScale", ["linear", "sqrt", "log"], state.yScale);
   const ofClasses = about.classes.length ? ["right", "label", "prediction"] : [];
-  state.colour = one("colour", [...ofClasses, ...(about.chunks ? ["chunk"] : []), ...known], state.colour);
+  const ofAnalysis = [...(about.chunks ? ["chunk"] : []), ...(about.recordings[0].lineages ? ["lineage"] : [])];
+  state.colour = one("colour", [...ofClasses, ...ofAnalysis, ...known], state.colour);
   state.sort = one("sort", ["example", "id", ...(about.classes.length ? ["label"] : []), ...known], state.sort);
   state.theme = one("theme", ["", "light", "dark"], "");
   for (const name of ["backwards", "groups"] as const) state[name] = given.get(name) === "yes";

@@ -13,6 +13,7 @@ from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.histories import make_histories
+from train_dynamics.study.stored_lineages import read_lineages
 
 
 class Explored:
@@ -70,7 +71,8 @@ def opened_for_showing(
         raise InputError.flag("analysis", analysis, "has no scores.parquet, which train_dynamics.analyze writes")
     shown: dict[str, ShownRecording] = {}
     try:
-        scored = read_scores(recording, Path(analysis) if analysis else recording.path / "analysis")
+        analysed = Path(analysis) if analysis else recording.path / "analysis"
+        scored, lineages = read_scores(recording, analysed), read_lineages(recording, analysed)
         for one in (recording, compared):
             if one is None:
                 continue
@@ -80,7 +82,9 @@ def opened_for_showing(
             with tqdm(total=one.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
                 bar.set_description("reading once")
                 histories = made(one, log, bar.update)
-            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(one, histories)
+            shown[name if name not in shown else f"{name} (2)"] = ShownRecording(
+                one, histories, lineages if one is recording else None
+            )
     except RecordingError as error:
         log(f"Damaged or not there yet: {error}")
         return Explored({}, Scored(), str(error))

@@ -15,6 +15,7 @@ from train_dynamics import __version__
 from train_dynamics.config import InputError, pluralise
 from train_dynamics.data.showing import Shown, has_pictures, shown
 from train_dynamics.dynamics import cones
+from train_dynamics.dynamics.lineages import at_least
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
@@ -22,6 +23,7 @@ from train_dynamics.recording.remote import AnyPath, Url
 from train_dynamics.study.cones import ConeOptions, cover, read_factors
 from train_dynamics.study.contention import ContentionOptions, drawn, find_pairs
 from train_dynamics.study.histories import of_block
+from train_dynamics.study.stored_lineages import StoredLineages
 
 HISTORY = ("norm", "alignment", "loss", "margin", "right")
 UNITS = {"norm": "nats per unit of weight", "loss": "nats", "margin": "logits"}
@@ -54,6 +56,7 @@ class ShownRecording:
     Args:
         recording: The recording, which has a record at least.
         histories: Its histories.
+        lineages: The lineages that an analysis of it has stored, if any.
 
     Attributes:
         live: Whether something was writing to it when it was looked at last.
@@ -62,8 +65,8 @@ class ShownRecording:
         RecordingError: If it is damaged; when it is read, too.
     """
 
-    def __init__(self, recording: Recording, histories: Histories) -> None:
-        self.recording, self.histories = recording, histories
+    def __init__(self, recording: Recording, histories: Histories, lineages: StoredLineages | None = None) -> None:
+        self.recording, self.histories, self.lineages = recording, histories, lineages
         self.live = recording.being_written
         self._tail: dict[int, dict[str, np.ndarray]] = {}  # by first record, of what no span holds yet
         self._lock = threading.Lock()
@@ -151,6 +154,7 @@ class ShownRecording:
             "layers": list(recording.layers),
             "gradientLayers": list(recording.gradient_layers),
             "measures": self.measures(),
+            "lineages": self.lineages is not None,
             "perEpoch": batch and -(-len(recording.labels) // batch),
             **self.status(0),
         }
@@ -221,7 +225,9 @@ class ShownRecording:
         return np.stack([nothing if values is None else values.astype(np.float32) for values in found])
 
     def groups(self, s: int, layer: str, iteration: int) -> dict[str, Any]:
-        """Find the cones and the pairs in contention of ten examples or more at the nearest record.
+        """Find the cones, with their lineages if these are known, and the pairs of ten examples or more at a record.
+
+        It is the nearest one.
 
         Raises:
             KeyError: If no gradients were kept of the layer.
@@ -236,11 +242,21 @@ class ShownRecording:
         cone, smallest = cover(cones.directions(*factors), ConeOptions())
         sizes = np.bincount(cone[cone >= 0], minlength=len(smallest))
         pairs, _ = find_pairs(recording, options, s, layer, t, factors, among)
+        lineage = np.full(len(sizes), -1)
+        if self.lineages:
+            of_all = np.full(count, -1)
+            of_all[among] = at_least(cone, options.smallest)
+            known = self.lineages.of_cones(int(recording.seeds[s]), layer, t, of_all)
+            lineage[: len(known)] = known
         return {
             "iteration": t,
             "among": len(among),
             "cones": [
-                {"members": among[cone == k].tolist(), "cosine": float(smallest[k])}
+                {
+                    "members": among[cone == k].tolist(),
+                    "cosine": float(smallest[k]),
+                    "lineage": int(lineage[k]) if lineage[k] >= 0 else None,
+                }
                 for k in np.argsort(-sizes, kind="stable")
                 if sizes[k] >= options.smallest
             ],

@@ -1,5 +1,6 @@
 """Films of all examples in motion, as MP4 or GIF, and single frames of them as figures."""
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +17,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from train_dynamics.plots import scatter
+from train_dynamics.plots.lineages import COLORS
 from train_dynamics.plots.style import GREEN, ORANGE, styled
 from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.motion import frames, reach
+from train_dynamics.study.stored_lineages import StoredLineages
 
 SAMPLES = 24  # iterations from which the axes are found
 AHEAD = 4  # items that are prepared while one is used
@@ -37,6 +40,7 @@ def film(
     fps: int = 30,
     history: int = 0,
     width: int | None = None,
+    lineages: StoredLineages | None = None,
 ) -> None:
     """Write a film of one seed: where every example stands after each of the iterations.
 
@@ -52,6 +56,7 @@ def film(
         fps: Frames a second.
         history: Number of earlier frames whose points stay visible, faintly.
         width: In pixels; by default 120 to each inch of the figure.
+        lineages: Lineages of cones, the largest of which have colours of their own; in an `.mp4` only.
 
     Raises:
         InputError: If the seed or a layer was not recorded, or the recording is damaged.
@@ -60,7 +65,11 @@ def film(
     Example:
         >>> film(Recording("recordings/mini_mnist"), Path("first.mp4"), seed=0, iterations=range(120))
     """
-    painter = scatter.Painter(view(recording, seed, iterations, layers), history, width)
+    shown, lineage_at = view(recording, seed, iterations, layers), None
+    if lineages is not None:
+        about = f"seed {seed}; strong colours: its {len(COLORS)} largest lineages"
+        shown, lineage_at = dataclasses.replace(shown, about=about), lambda t, layer: lineages.at(seed, layer, t)
+    painter = scatter.Painter(shown, history, width, lineage_at)
     before = _before(recording, iterations, history)
     found = _ahead(frames(recording, seed, itertools.chain(before, iterations), layers))
     for _, frame in zip(before, found, strict=False):

@@ -11,10 +11,10 @@ the points stamped into it by NumPy, which is many times as fast.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_rgb
@@ -26,10 +26,12 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from matplotlib.transforms import Affine2D
 
+from train_dynamics.plots.lineages import COLORS
 from train_dynamics.plots.style import GREEN, ORANGE, cut_short, styled, wrapped
 from train_dynamics.study.motion import Frame
 
 ALPHA = 0.5
+FAINT = 0.25  # ink of the others where lineages have colours
 TRAIL = 0.2  # opacity of the youngest trace of a trail, of that of a point
 DPI = 120.0
 TURNS = 16
@@ -154,13 +156,21 @@ class Painter:
         history: Number of earlier frames whose points stay visible, faintly.
         width: Of the pictures, in pixels, by default 120 an inch; width and height are rounded to even numbers, which
             video needs.
+        lineages: Gives the lineage of each example at an iteration in a layer, -1 for none: members of the largest have
+            its colour instead of that of right or wrong, which others have faintly.
 
     Attributes:
         shape: Height and width of the pictures, in pixels.
     """
 
-    def __init__(self, view: View, history: int = 0, width: int | None = None) -> None:
-        self.view = view
+    def __init__(
+        self,
+        view: View,
+        history: int = 0,
+        width: int | None = None,
+        lineages: Callable[[int, str], Int[np.ndarray, " n"]] | None = None,
+    ) -> None:
+        self.view, self._lineages = view, lineages
         with styled():
             self._scaffold = _scaffold(view)
             figure = self._scaffold.figure
@@ -194,7 +204,10 @@ class Painter:
         picture = self._empty.copy()
         for letters, number in zip(self._letters, _numbers(frame), strict=True):
             letters.write(picture, number)
-        ink = now = self._ink(frame)
+        lineage = self._coloured(frame)
+        ink = now = self._ink(frame, lineage)
+        if self._lineages:
+            now *= np.float32(FAINT)  # or the many would hide the few
         for weight, past in zip(_fading(len(self._past)), self._past, strict=True):
             ink = ink + np.float32(weight) * past
         if self._past.maxlen:
@@ -205,24 +218,55 @@ class Painter:
             if ink[:, rows].any():
                 correct, wrong = np.minimum(ink[:, rows], LEVELS - 1).astype(np.int32)
                 box[rows] = self._dyes[self._ground[rows] + LEVELS * correct + wrong]
+        if self._lineages:
+            self._blend(picture[self._box][..., :3], frame, lineage)
         return picture
+
+    def _coloured(self, frame: Frame) -> Int[np.ndarray, "layer n"]:
+        """Give the lineage of each example that has its colour; -1 for others."""
+        if not self._lineages:
+            return np.full(frame.norm.shape, -1)
+        found = np.stack([self._lineages(frame.iteration, layer) for layer in self.view.layers])
+        return np.where(found < len(COLORS), found, -1)
+
+    def _blend(self, box: UInt8[np.ndarray, "h w 3"], frame: Frame, lineage: Int[np.ndarray, "layer n"]) -> None:
+        """Paint the members of lineages over the others, in their own colours."""
+        shades = np.array([(1.0, *to_rgb(color)) for color in COLORS])
+        light = np.zeros((4, *box.shape[:2]), np.float32)  # ink, and its red, green and blue
+        for k in range(len(self.view.layers)):
+            for mark, here in _kinds(frame, k, self.view.reach[k], lineage[k] >= 0).items():
+                places, shade = self._pixels_of(frame, k, here), shades[lineage[k, here]]
+                for channel, weight in zip(light, shade.T, strict=True):
+                    _stamp(channel, self._stamps[mark], *places, weight)
+        ink = light[0]
+        covering = -np.expm1(-ink * (OPAQUE / LEVELS))
+        for channel, of_channel in enumerate(light[1:]):
+            shade = 255 * of_channel / np.maximum(ink, 1e-6)
+            box[..., channel] = np.rint(box[..., channel] + covering * (shade - box[..., channel]))
 
     def _pixels(self) -> UInt8[np.ndarray, "height width rgba"]:
         return np.asarray(self._canvas.buffer_rgba())
 
-    def _ink(self, frame: Frame) -> Float[np.ndarray, "2 h w"]:
+    def _pixels_of(self, frame: Frame, k: int, here: Bool[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+        """Find where some examples are in the box around the panels: pixels down and across."""
+        down, across = self._box
+        places = np.minimum(frame.norm[k, here], self.view.reach[k]), frame.cosine[k, here]
+        right, up = self._scaffold.panels[k].transData.transform(np.column_stack(places)).T
+        return self.shape[0] - up - down.start, right - across.start
+
+    def _ink(self, frame: Frame, lineage: Int[np.ndarray, "layer n"]) -> Float[np.ndarray, "2 h w"]:
         """Sum up the ink of the correct and of the wrong examples on each pixel of the box around the panels.
+
+        Without the members of lineages, which have colours of their own.
 
         Ink is -log of the share of light that comes through it, and adds up where points lie on one another. The array
         is the same at each call.
         """
         self._inked.fill(0)
-        down, across = self._box
-        for k, axes in enumerate(self._scaffold.panels):
-            for mark, places in _places(frame, k, self.view.reach[k]).items():
-                right, up = axes.transData.transform(np.column_stack(places)).T
+        for k in range(len(self.view.layers)):
+            for mark, here in _kinds(frame, k, self.view.reach[k], lineage[k] < 0).items():
                 ink = self._inked[MARKS.index(mark) // 2]
-                _stamp(ink, self._stamps[mark], self.shape[0] - up - down.start, right - across.start)
+                _stamp(ink, self._stamps[mark], *self._pixels_of(frame, k, here))
         return self._inked
 
 
@@ -328,9 +372,15 @@ def _percent(frame: Frame) -> str:
 def _places(frame: Frame, k: int, edge: float) -> dict[Mark, tuple[np.ndarray, np.ndarray]]:
     """Sort the examples by how they are drawn in panel `k`, with the coordinates where."""
     norm, cosine = frame.norm[k], frame.cosine[k]
-    beyond = norm > edge
-    chosen = (frame.correct & ~beyond, frame.correct & beyond, ~frame.correct & ~beyond, ~frame.correct & beyond)
-    return {mark: (np.minimum(norm[of], edge), cosine[of]) for mark, of in zip(MARKS, chosen, strict=True)}
+    everyone = np.ones(len(norm), bool)
+    return {mark: (np.minimum(norm[of], edge), cosine[of]) for mark, of in _kinds(frame, k, edge, everyone).items()}
+
+
+def _kinds(frame: Frame, k: int, edge: float, among: Bool[np.ndarray, " n"]) -> dict[Mark, Bool[np.ndarray, " n"]]:
+    """Tell which of some examples are drawn as which mark in panel `k`."""
+    right, beyond = frame.correct, frame.norm[k] > edge
+    chosen = (right & ~beyond, right & beyond, ~right & ~beyond, ~right & beyond)
+    return {mark: of & among for mark, of in zip(MARKS, chosen, strict=True)}
 
 
 def _draw(axes: Axes, frame: Frame, k: int, edge: float, weight: float, scale: float = 1.0) -> None:
@@ -418,8 +468,9 @@ def _stamp(
     stamps: Float[np.ndarray, "phase phase side side"],
     down: Float[np.ndarray, " m"],
     across: Float[np.ndarray, " m"],
+    weight: Float[np.ndarray, " m"] | None = None,
 ) -> None:
-    """Add the ink of a stamp at each position, in pixels from the top left corner of the picture."""
+    """Add the ink of a stamp at each position, in pixels from the top left corner of the picture; so much of it."""
     middle = stamps.shape[-1] // 2
     row, column = np.nonzero(stamps.any(axis=(0, 1)))
     square = (row - middle) * ink.shape[1] + column - middle
@@ -429,7 +480,10 @@ def _stamp(
         y, x = down[start : start + POINTS], across[start : start + POINTS]
         top, left = np.floor(y).astype(int), np.floor(x).astype(int)
         where = (top * ink.shape[1] + left)[:, None] + square
-        np.add.at(flat, where.ravel(), values[_phase(y - top), _phase(x - left)].ravel())
+        inks = values[_phase(y - top), _phase(x - left)]
+        if weight is not None:
+            inks = inks * weight[start : start + POINTS, None].astype(np.float32)
+        np.add.at(flat, where.ravel(), inks.ravel())
 
 
 def _phase(share: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:

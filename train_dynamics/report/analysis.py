@@ -17,9 +17,10 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
 from train_dynamics.report.export import check_targets
 from train_dynamics.study import tables
-from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
+from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones, shown_seed
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention, longest_search
 from train_dynamics.study.histories import make_histories
+from train_dynamics.study.lineages import LineageOptions, Lineages, Persistence, find_lineages, persistence
 from train_dynamics.study.ranking import Ranking
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from train_dynamics.report.writing import Writing
     from train_dynamics.study.score_agreement import ScoreStudy
 
-OF_GRADIENTS = ("groups", "cones", "contention")
+OF_GRADIENTS = ("groups", "cones", "lineages", "contention")
 OF_CLASSES = ("scores", "motion")
 MANY = 10_000  # examples of which all pairs take minutes
 
@@ -41,6 +42,7 @@ def analyze(
     cone_options: ConeOptions = ConeOptions(),
     contention_options: ContentionOptions = ContentionOptions(),
     score_options: ScoreOptions = ScoreOptions(),
+    lineage_options: LineageOptions = LineageOptions(),
     parts: Collection[str] = tuple(PARTS),
     log: Callable[[str], None] = print,
     networks: Networks | None = None,
@@ -55,6 +57,7 @@ def analyze(
         cone_options: Which cones to look for, and which seed to show.
         contention_options: Which pairs in contention to look for.
         score_options: How to compute scores.
+        lineage_options: Which cones to follow.
         parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
         log: Takes the lines to show the user.
         networks: Runs networks again, for the scores that need it; not needed of the default network.
@@ -68,7 +71,7 @@ def analyze(
     """
     check_targets(export)
     parts = _possible(recording, parts, log)
-    options = (cone_options, contention_options, score_options)
+    options = (cone_options, contention_options, score_options, lineage_options)
     try:
         check_output(output)
         about = _about(recording, options, parts, given)
@@ -79,6 +82,8 @@ def analyze(
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
+            seed = shown_seed(recording, cone_options)
+            living = helpers.submit(_lineages, recording, lineage_options, seed) if "lineages" in parts else None
             results = _results(recording, score_options, parts, log, networks, given)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
@@ -90,7 +95,7 @@ def analyze(
             with cleared(output, about["files"], log):
                 writing = Writing(recording, results, output, about, helpers.submit)
                 writing.study()
-                _write_parts(writing, parts, cone_options, score_study, cones, fighting, log)
+                _write_parts(writing, parts, cone_options, score_study, cones, (living, fighting), log)
                 writing.page(options)
                 if export:
                     writing.export(export)
@@ -106,10 +111,11 @@ def _write_parts(
     options: ConeOptions,
     study: "ScoreStudy | None",
     cones: Sequence[Cones],
-    fighting: Future | None,
+    elsewhere: tuple[Future | None, Future | None],
     log: Callable[[str], None],
 ) -> None:
-    """Write the parts beside the study."""
+    """Write the parts beside the study; lineages and contention are computed elsewhere."""
+    living, fighting = elsewhere
     if study:
         writing.scores(study)
     if "groups" in parts:
@@ -119,6 +125,8 @@ def _write_parts(
         writing.cones(options, cones)
     if motion:
         writing.film(motion)  # while helpers save what was drawn
+    if living:
+        writing.lineages(*_awaited(living, "following cones", log))
     contention = None
     if fighting:
         contention, drawings = _awaited(fighting, "looking for pairs in contention", log)
@@ -158,12 +166,12 @@ def _possible(recording: Recording, parts: Collection[str], log: Callable[[str],
 
 def _about(
     recording: Recording,
-    options: tuple[ConeOptions, ContentionOptions, ScoreOptions],
+    options: tuple[ConeOptions, ContentionOptions, ScoreOptions, LineageOptions],
     parts: Collection[str],
     given: Ranking | None,
 ) -> dict[str, Any]:
     """Say what `analysis.json` does: of which recording the analysis is, how it was made, and what files it has."""
-    cones, contention, scores = map(dataclasses.asdict, options)
+    cones, contention, scores, lineages = map(dataclasses.asdict, options)
     return {
         "recording": str(recording.path),
         "version": __version__,
@@ -171,6 +179,7 @@ def _about(
         "cones": cones,
         "contention": contention,
         "scores": scores,
+        "lineages": lineages,
         "ranked_by": given.words if given else "",
         "parts": [part for part in PARTS if part in parts],
         "files": [*STUDY, *tables.files_of_parts(recording, parts)],
@@ -214,6 +223,17 @@ def _contention(recording: Recording, options: ContentionOptions) -> tuple[Conte
 
     found = find_contention(recording, options)
     return found, list(contention_drawings(recording, found))
+
+
+def _lineages(
+    recording: Recording, options: LineageOptions, seed: int
+) -> tuple[int, list[Lineages], list[Persistence], list["Drawing"]]:
+    """Follow the cones, compare them with groups drawn at random, and draw those of a seed."""
+    from train_dynamics.plots.lineage_drawings import lineage_drawings
+
+    found = find_lineages(recording, options)
+    beside_chance = persistence(found)
+    return seed, found, beside_chance, list(lineage_drawings(recording, found, beside_chance, seed))
 
 
 def _histories(recording: Recording) -> str:

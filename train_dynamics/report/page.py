@@ -18,6 +18,7 @@ from train_dynamics.report.sections import Section
 from train_dynamics.study.claims import EARLY, LEARNED, RESAMPLES, SURE, Claim, reaches
 from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import Contention, ContentionOptions
+from train_dynamics.study.lineages import LineageOptions
 from train_dynamics.study.results import Results, metric_name
 from train_dynamics.study.scores import ScoreOptions
 from train_dynamics.study.tables import PARTS, files_of_parts
@@ -31,6 +32,7 @@ FLAGS = {
         "checkpoints": "contention_checkpoints",
         "examples": "contention_examples",
     },
+    LineageOptions: {"covers": "lineage_covers"},
     ScoreOptions: {"iteration": "score_iteration", "checkpoints": "score_checkpoints"},
 }
 
@@ -40,7 +42,7 @@ def page(
     results: Results,
     claims: Sequence[Claim],
     sections: Sequence[Section],
-    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions] = (),
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions] = (),
     parts: Collection[str] = tuple(PARTS),
     contention: Contention | None = None,
 ) -> str:
@@ -174,7 +176,7 @@ def _plain(value: Any) -> str:
 
 def _commands(
     recording: Recording,
-    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions],
+    options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions],
     parts: Collection[str],
     given: str,
 ) -> list[str]:

@@ -17,12 +17,14 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.report import sections
 from train_dynamics.report.directory import KINDS
 from train_dynamics.report.export import export
+from train_dynamics.report.lineage_section import lineages_section
 from train_dynamics.report.page import page
 from train_dynamics.study import tables
 from train_dynamics.study.claims import Claim, claims
 from train_dynamics.study.cones import ConeOptions, Cones, half_learned, shown_seed
 from train_dynamics.study.contention import Contention, ContentionOptions
 from train_dynamics.study.group_claims import group_claims
+from train_dynamics.study.lineages import LineageOptions, Lineages, Persistence
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions
 
@@ -145,6 +147,24 @@ class Writing:
         path = self._output / "scatter.mp4"
         film.film(self._recording, path, motion.seed, motion.iterations, layers, fps=FILM_FPS, width=width)
 
+    def lineages(
+        self,
+        seed: int,
+        found: Sequence[Lineages],
+        beside_chance: Sequence[Persistence],
+        drawings: Iterable[figures.Drawing],
+    ) -> None:
+        """Write how cones live, drawn already of a seed."""
+        recording, output = self._recording, self._output
+        shown = self._pictures(drawings)
+        tables.write_lineages(recording, found, output / "cone_lineages.csv")
+        tables.write_events(found, output / "cone_events.csv")
+        tables.write_persistence(beside_chance, output / "lineage_persistence.csv")
+        tables.write_continuity(found, output / "lineage_continuity.csv")
+        tables.write_lineage_members(found, output / "cone_lineage_members.parquet")
+        smallest = self._about["lineages"]["smallest"]
+        self._sections.append(lineages_section(recording, smallest, seed, found, beside_chance, shown))
+
     def contention(self, contention: Contention, drawings: Iterable[figures.Drawing]) -> None:
         """Write the pairs in contention, drawn already, and which labels fight."""
         recording, output = self._recording, self._output
@@ -164,7 +184,7 @@ class Writing:
     def _write_claims(self) -> None:
         _write_json([claim.to_dict() for claim in self._claims], self._output / "claims.json")
 
-    def page(self, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> None:
+    def page(self, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions]) -> None:
         """Write the page, when all figures are saved."""
         for saved in self._saving:
             saved.result()

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.study.cones import Cones
 from train_dynamics.study.contention import Contention
 from train_dynamics.study.groups import quartiles
+from train_dynamics.study.lineages import Lineages, Persistence
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions, study_of
 
@@ -26,6 +27,10 @@ PARTS = {
     "groups": ("group_dynamics.csv", "opposing_signals.csv"),
     "motion": ("scatter.mp4",),
     "cones": ("cones.csv", "cone_members.csv"),
+    "lineages": (
+        *("cone_lineages.csv", "cone_events.csv", "lineage_persistence.csv", "lineage_continuity.csv"),
+        "cone_lineage_members.parquet",
+    ),
     "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
     "histories": (),  # which are stored in the recording
 }
@@ -267,6 +272,105 @@ def write_contention_members(recording: Recording, contention: Contention, path:
     _write(path, ("pair", "side", "example", "id", "label"), rows)
 
 
+def write_lineages(recording: Recording, found: Sequence[Lineages], path: Path) -> None:
+    """Write one row a lineage and iteration at which it is there.
+
+    `joined` counts members that were not in it at the cover before, `left` those that were and no longer are, and
+    `founders` those that were at its birth.
+    """
+    header = ("seed", "layer", "lineage", "iteration", "size", "labels", "joined", "left", "founders")
+    _write(path, header, (row for one in found for row in _lineage_rows(recording, one)))
+
+
+def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
+    labels, names = recording.classes
+    everyone, (first, _) = np.arange(len(labels)), one.span()
+    sizes = one.sizes
+    kept, founders, of_label = np.zeros_like(sizes), np.zeros_like(sizes), []
+    for t, row in enumerate(one.lineage):
+        there = row >= 0
+        before = one.lineage[t - 1] if t else np.full_like(row, -1)
+        kept[t] = np.bincount(row[there & (row == before)], minlength=one.count)
+        founding = one.lineage[first[row[there]], everyone[there]] == row[there]
+        founders[t] = np.bincount(row[there][founding], minlength=one.count)
+        counts = np.bincount(row[there] * len(names) + labels[there], minlength=one.count * len(names))
+        of_label.append(counts.reshape(-1, len(names)))
+    for lineage in range(one.count):
+        for t in np.flatnonzero(sizes[:, lineage]):
+            size, stayed = sizes[t, lineage], kept[t, lineage]
+            left = sizes[t - 1, lineage] - stayed if t else 0
+            words = _counted(names, of_label[t][lineage])
+            yield (
+                *(one.seed, one.layer, lineage, one.iterations[t]),
+                *(size, words, size - stayed, left, founders[t, lineage]),
+            )
+
+
+def write_events(found: Sequence[Lineages], path: Path) -> None:
+    """Write one row an event; `iteration` is that of the cover at which it shows.
+
+    `other` is the lineage that one came out of or went into, empty if there is none.
+    """
+    rows = (
+        (
+            *(one.seed, one.layer, one.iterations[event.step], event.kind, event.lineage),
+            *("" if event.other < 0 else event.other, event.before, event.after, event.shared),
+        )
+        for one in found
+        for event in one.events
+    )
+    _write(path, ("seed", "layer", "iteration", "event", "lineage", "other", "before", "after", "shared"), rows)
+
+
+def write_persistence(found: Sequence[Persistence], path: Path) -> None:
+    """Write how far the members of cones are together some covers later, beside groups drawn at random.
+
+    One row a layer and lag; `updates` is the lag in updates, empty where records are not evenly spaced.
+    """
+    rows = (
+        (
+            *(one.layer, lag, "" if one.updates is None else one.updates[lag], one.groups[lag]),
+            *_decimal((one.together[lag], *one.interval[:, lag], one.by_chance[lag], *one.chance_interval[:, lag])),
+        )
+        for one in found
+        for lag in range(len(one.groups))
+    )
+    shares = [f"{name}{end}" for name in ("together", "by_chance") for end in ("", "_low", "_high")]
+    _write(path, ("layer", "lag", "updates", "groups", *shares), rows)
+
+
+def write_continuity(found: Sequence[Lineages], path: Path) -> None:
+    """Write which share of the cones of each cover the next one continues, beside groups drawn at random.
+
+    One row a seed, layer and iteration; empty shares where there are no cones.
+    """
+    rows = (
+        (one.seed, one.layer, one.iterations[t], np.count_nonzero(one.step == t), *_decimal(shares))
+        for one in found
+        for t, shares in enumerate(zip(one.continued, one.continued_by_chance, strict=True))
+    )
+    _write(path, ("seed", "layer", "iteration", "cones", "continued", "by_chance"), rows)
+
+
+def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
+    """Write one row an example in a lineage, at each iteration; millions of them, and so as Parquet."""
+    import pyarrow as pa  # a third of a second, which no other table but that of scores needs
+    from pyarrow import parquet
+
+    kinds = {"seed": pa.int32(), "layer": pa.string(), "iteration": pa.int32(), "lineage": pa.int32()}
+    schema = pa.schema({**kinds, "example": pa.int32()})
+    with written_whole(path) as new, parquet.ParquetWriter(new, schema, compression="zstd") as writer:
+        for one in found:  # a row group each, so that those of one seed and layer are found without the others
+            t, example = np.nonzero(one.lineage >= 0)
+            columns = [
+                np.full(len(t), one.seed),
+                np.repeat([one.layer], len(t)),
+                *(one.iterations[t], one.lineage[t, example], example),
+            ]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema))
+
+
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
     """Write mean, standard deviation and quartiles over seeds of everything measured of groups.
 
@@ -320,7 +424,10 @@ def write_opposing_signals(recording: Recording, results: Results, path: Path) -
 def label_counts(recording: Recording, members: Int[np.ndarray, " m"]) -> str:
     """Count the labels of a group, the most frequent first, as `4:131; 9:2`."""
     labels, names = recording.classes
-    count = np.bincount(labels[members], minlength=len(names))
+    return _counted(names, np.bincount(labels[members], minlength=len(names)))
+
+
+def _counted(names: Sequence[str], count: Int[np.ndarray, " c"]) -> str:
     order = np.argsort(-count, kind="stable")
     return "; ".join(f"{names[label]}:{count[label]}" for label in order if count[label])
 

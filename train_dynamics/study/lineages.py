@@ -1,0 +1,309 @@
+"""The cones of all seeds followed through a recording, and how long groups stay together, beside chance."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
+
+from train_dynamics.config import InputError
+from train_dynamics.dynamics import cones, lineages
+from train_dynamics.dynamics.lineages import PATIENCE, Event
+from train_dynamics.dynamics.tiles import apart, tiles
+from train_dynamics.recording.reader import Recording
+from train_dynamics.study.claims import RESAMPLES
+from train_dynamics.study.cones import COVERS, read_factors
+from train_dynamics.study.contention import drawn
+
+MOST_FOLLOWED = 10_000  # examples; of more, as many drawn at random: the pairs that are compared grow as their square
+LAGS = 20  # covers after its birth at which a group is looked at: as many for each cover, however many there are
+HALF = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class LineageOptions:
+    """Which cones to follow.
+
+    Attributes:
+        cosine: How near the members of a cone are to each other, or to the star's centre.
+        cover: `clique` or `star`.
+        smallest: Fewest members of a cone that is followed.
+        covers: At how many records at most to look for them: at every k-th one, of each seed, from the first on.
+    """
+
+    cosine: float = 0.95
+    cover: str = "clique"
+    smallest: int = 10
+    covers: int = 48
+
+    def __post_init__(self) -> None:
+        if self.smallest < 2:
+            raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
+        if self.covers < 2:
+            raise InputError.flag("lineage_covers", self.covers, "must be 2 or more: cones are followed from one to it")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lineages:
+    """The cones of one seed and layer, followed.
+
+    Attributes:
+        seed: The seed.
+        layer: The layer whose gradients they are made of.
+        iterations: Where they were looked for.
+        lineage: The lineage of each example there, the one with most members over all being 0; -1 for those in no cone
+            that is followed.
+        events: What befell them; `step` is a place in `iterations`.
+        step: At which of the covers each cone was found, of all cones of all covers.
+        together: Which share of the members of each of these are in one cone, whichever it is, there and at the `LAGS`
+            covers after; NaN after the last cover.
+        by_chance: The same of groups drawn at random at that cover, as `shuffled` does, each of the size and labels of
+            a cone.
+        continued: Share of the cones of each cover but the last that the next one continues.
+        continued_by_chance: Share of groups drawn at random at that cover that the next one would continue.
+    """
+
+    seed: int
+    layer: str
+    iterations: Int[np.ndarray, " t"]
+    lineage: Int[np.ndarray, "t n"]
+    events: Sequence[Event]
+    step: Int[np.ndarray, " group"]
+    together: Float[np.ndarray, "group lag"]
+    by_chance: Float[np.ndarray, "group lag"]
+    continued: Float[np.ndarray, " step"]
+    continued_by_chance: Float[np.ndarray, " step"]
+
+    @property
+    def count(self) -> int:
+        """Number of lineages."""
+        return int(self.lineage.max(initial=-1)) + 1
+
+    @property
+    def sizes(self) -> Int[np.ndarray, "t lineage"]:
+        """Members of each lineage at each cover; 0 before its birth and after its end."""
+        return np.stack([np.bincount(row[row >= 0], minlength=self.count) for row in self.lineage])
+
+    def span(self) -> tuple[Int[np.ndarray, " lineage"], Int[np.ndarray, " lineage"]]:
+        """Find the first and the last cover of each lineage; it may be missing from some between them."""
+        there = self.sizes > 0
+        return there.argmax(axis=0), len(there) - 1 - there[::-1].argmax(axis=0)
+
+    def lifetimes(self) -> tuple[Float[np.ndarray, " lineage"], Bool[np.ndarray, " lineage"]]:
+        """Tell how many updates after its first cover each lineage was gone, and whether it was.
+
+        Of those that may come back, or are there at the end: how many updates later they were seen last.
+        """
+        first, last = self.span()
+        ended = last + PATIENCE < len(self.iterations) - 1
+        return (self.iterations[last + ended] - self.iterations[first]).astype(float), ended
+
+    def stayed(self, share: Float[np.ndarray, "group lag"]) -> tuple[np.ndarray, np.ndarray]:
+        """Tell how many updates later fewer than half of each group are in one cone, and whether that came.
+
+        As a lineage may be missing, so may the half: it is gone when it is for `PATIENCE` covers more.
+
+        Args:
+            share: `together` or `by_chance`.
+        """
+        below, last = share < HALF, share.shape[1] - PATIENCE
+        gone = np.logical_and.reduce([below[:, k : last + k] for k in range(PATIENCE + 1)])
+        lags = np.arange(share.shape[1])
+        ended, seen = gone.any(axis=1), np.where(share >= HALF, lags, 0).max(axis=1)
+        then = self.step + np.where(ended, gone.argmax(axis=1), seen)
+        return (self.iterations[then] - self.iterations[self.step]).astype(float), ended
+
+
+class Estimate(NamedTuple):
+    """A number of all seeds with the ends of its 95 % interval, by a percentile bootstrap over seeds; of one, none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Persistence:
+    """How long the cones of one layer stay together, in all seeds, beside groups drawn at random.
+
+    Attributes:
+        layer: The layer.
+        updates: Updates to each lag, if they are as many at all covers.
+        groups: Cones that were watched so long, those of all covers.
+        together: Mean share of the members that are in one cone, over all cones of a seed and then over seeds.
+        interval: The ends of its 95 % interval, by a percentile bootstrap over seeds; of one seed the mean itself.
+        by_chance: The same of groups drawn at random.
+        chance_interval: Likewise.
+        lifetime: Median number of updates that lineages live, whoever their members are by then.
+        lifetime_of_cones: The same of the lineages that the cones of all covers are of: those that live long have more.
+        stayed: Median number of updates until fewer than half of a cone's members are in one cone.
+        stayed_by_chance: The same of groups drawn at random.
+    """
+
+    layer: str
+    updates: Int[np.ndarray, " lag"] | None
+    groups: Int[np.ndarray, " lag"]
+    together: Float[np.ndarray, " lag"]
+    interval: Float[np.ndarray, "2 lag"]
+    by_chance: Float[np.ndarray, " lag"]
+    chance_interval: Float[np.ndarray, "2 lag"]
+    lifetime: Estimate
+    lifetime_of_cones: Estimate
+    stayed: Estimate
+    stayed_by_chance: Estimate
+
+
+def find_lineages(recording: Recording, options: LineageOptions) -> list[Lineages]:
+    """Cover the examples at every k-th record, in all seeds and layers, and follow the cones; linear in the covers.
+
+    Of more than `MOST_FOLLOWED` examples as many are followed, drawn at random.
+    """
+    every = -(-recording.num_records // options.covers)
+    times = recording.iterations[::every]
+    count = len(recording.labels)
+    among = drawn(count, MOST_FOLLOWED)
+
+    def covers_at(t: int) -> dict[tuple[str, int], Int[np.ndarray, " n"]]:
+        found = {}
+        for layer in recording.gradient_layers:
+            for s, factors in enumerate(read_factors(recording, layer, t)):
+                found[layer, s] = np.full(count, -1)
+                found[layer, s][among] = _cover(tuple(part[among] for part in factors), options)
+        return found
+
+    # Our threads share the work already; BLAS threads on products this small only get in their way.
+    with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        found = list(threads.map(covers_at, times.tolist()))
+    seeds, labels = recording.seeds.tolist(), recording.classes[0]
+    return [
+        followed(seed, layer, times, [covers[layer, s] for covers in found], labels)
+        for layer in recording.gradient_layers
+        for s, seed in enumerate(seeds)
+    ]
+
+
+def _cover(factors: tuple[np.ndarray, ...], options: LineageOptions) -> Int[np.ndarray, " n"]:
+    directions = cones.directions(*factors)
+    sets = apart(tiles(directions), options.cosine)
+    cover = cones.cover_apart(directions, sets, options.cosine, COVERS[options.cover], options.smallest)
+    return lineages.at_least(cover, options.smallest)
+
+
+def followed(
+    seed: int,
+    layer: str,
+    iterations: Int[np.ndarray, " t"],
+    covers: Sequence[Int[np.ndarray, " n"]],
+    labels: Int[np.ndarray, " n"],
+) -> Lineages:
+    """Follow the cones of one seed and layer, and groups drawn at random beside them."""
+    rng = np.random.default_rng(seed)
+    lineage, events = lineages.follow(covers)
+    drawn_groups = [lineages.shuffled(cover, labels, rng) for cover in covers]
+    shares: list[list[np.ndarray]] = [[], []]
+    for step, divisions in enumerate(zip(covers, drawn_groups, strict=True)):
+        for groups, found in zip(divisions, shares, strict=True):
+            rows = np.full((int(groups.max(initial=-1)) + 1, LAGS + 1), np.nan)
+            for lag, later in enumerate(covers[step : step + LAGS + 1]):
+                rows[:, lag] = lineages.together(groups, later)
+            found.append(rows)
+    step = np.repeat(np.arange(len(covers)), [*map(len, shares[0])])
+    continued = [_continued(one, other) for one, other in itertools.pairwise(covers)]
+    by_chance_continued = [_continued(one, other) for one, other in zip(drawn_groups, covers[1:], strict=False)]
+    return Lineages(
+        *(seed, layer, iterations, lineage, events, step, *map(np.concatenate, shares)),
+        *(np.array(share, float) for share in (continued, by_chance_continued)),
+    )
+
+
+def _continued(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> float:
+    """Compute the share of the groups of a division that a cover continues; NaN of none."""
+    count = int(before.max(initial=-1)) + 1
+    return np.count_nonzero(lineages.link(before, after) >= 0) / count if count else np.nan
+
+
+def persistence(found: Sequence[Lineages]) -> list[Persistence]:
+    """Compare how long groups stay together with groups drawn at random, in each layer.
+
+    Args:
+        found: The lineages of all seeds and layers.
+    """
+    return [
+        _persistence([one for one in found if one.layer == layer]) for layer in dict.fromkeys(x.layer for x in found)
+    ]
+
+
+def _persistence(found: Sequence[Lineages]) -> Persistence:
+    times = found[0].iterations
+    lags = np.arange(min(LAGS + 1, len(times)))
+    steps = np.unique(np.diff(times))
+    shares = []
+    for share in ("together", "by_chance"):
+        of_seeds = np.array([_mean(getattr(one, share)[:, : len(lags)]) for one in found])
+        shares += mean_over_seeds(of_seeds)
+    return Persistence(
+        found[0].layer,
+        lags * steps[0] if len(steps) == 1 else None,
+        sum(np.count_nonzero(~np.isnan(one.together[:, : len(lags)]), axis=0) for one in found),
+        *shares,
+        half_life([one.lifetimes() for one in found]),
+        half_life([_of_cones(one) for one in found]),
+        half_life([one.stayed(one.together) for one in found]),
+        half_life([one.stayed(one.by_chance) for one in found]),
+    )
+
+
+def _of_cones(one: Lineages) -> tuple[np.ndarray, np.ndarray]:
+    """Give the lifetime of a lineage, and whether it ended, once for each cover at which it is there."""
+    times = np.count_nonzero(one.sizes, axis=0)
+    return tuple(np.repeat(values, times) for values in one.lifetimes())
+
+
+def _mean(values: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " k"]:
+    """Average what is there of each column; NaN of none."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    return np.divide(np.where(there, values, 0).sum(axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def half_life(of_seeds: Sequence[tuple[Float[np.ndarray, " _"], Bool[np.ndarray, " _"]]]) -> Estimate:
+    """Estimate the median lifetime over all seeds, with its interval.
+
+    Args:
+        of_seeds: Of each seed, lifetimes and whether they ended.
+    """
+    lifetime, ended = (np.concatenate([one[k] for one in of_seeds]) for k in (0, 1))
+    count = len(of_seeds)
+    times, place = np.unique(lifetime, return_inverse=True)
+    place += np.repeat(np.arange(count) * len(times), [len(one[0]) for one in of_seeds])
+    leaving, ends = (
+        np.bincount(place[of], minlength=count * len(times)).reshape(count, len(times)) for of in (slice(None), ended)
+    )
+    value = float(lineages.half_lives(times, leaving.sum(axis=0), ends.sum(axis=0)))
+    if count == 1 or np.isnan(value):
+        return Estimate(value, None, None)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    resampled = np.sort(lineages.half_lives(times, weights @ leaving, weights @ ends))
+    # No mean of two neighbours: between a number and infinity there is none.
+    low, high = resampled[[int(0.025 * RESAMPLES), int(0.975 * RESAMPLES)]]
+    return Estimate(value, float(low), float(high))
+
+
+def mean_over_seeds(values: Float[np.ndarray, "s k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "2 k"]]:
+    """Average over the seeds that have a value, with 95 % intervals by a percentile bootstrap over seeds.
+
+    Returns:
+        The means, NaN where no seed has a value, and the ends; of one seed these are the mean itself.
+    """
+    count = len(values)
+    chosen = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    resampled = np.stack([_mean(values[seeds]) for seeds in chosen])
+    ends = np.full((2, values.shape[1]), np.nan)
+    known = ~np.isnan(values).all(axis=0)
+    ends[:, known] = np.nanquantile(resampled[:, known], (0.025, 0.975), axis=0)
+    return _mean(values), ends

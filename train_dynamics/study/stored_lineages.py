@@ -1,0 +1,101 @@
+"""The lineages that an analysis has stored, by which groups have the same names and colours wherever they are shown."""
+
+import functools
+import io
+
+import numpy as np
+from jaxtyping import Int
+
+from train_dynamics.config import InputError
+from train_dynamics.dynamics.lineages import link
+from train_dynamics.recording.reader import Recording
+from train_dynamics.recording.remote import AnyPath, Url
+from train_dynamics.study.contention import drawn
+from train_dynamics.study.lineages import MOST_FOLLOWED
+
+FILE = "cone_lineage_members.parquet"
+NAMES = ["iteration", "lineage", "example"]
+
+
+class StoredLineages:
+    """Which lineage each cone of a moment is of.
+
+    Args:
+        table: What `tables.write_lineage_members` has written.
+        num_examples: Number of examples.
+
+    Raises:
+        OSError, ValueError: If the table is damaged.
+    """
+
+    def __init__(self, table: bytes, num_examples: int) -> None:
+        from pyarrow import parquet  # a third of a second, for nothing where there is no such table
+
+        self._table, self._num_examples = table, num_examples
+        self._followed = np.isin(np.arange(num_examples), drawn(num_examples, MOST_FOLLOWED))
+        columns = parquet.ParquetFile(io.BytesIO(table)).schema_arrow.names
+        if not {"seed", "layer", *NAMES} <= set(columns):
+            raise ValueError(f"has columns {', '.join(columns)}")
+        self._covers = functools.lru_cache(4)(self._read)
+
+    def _read(self, seed: int, layer: str) -> dict[int, Int[np.ndarray, " n"]]:
+        """Read the lineage of each example, -1 for none, at each iteration that has any."""
+        from pyarrow import parquet
+
+        chosen = [("seed", "=", seed), ("layer", "=", layer)]
+        found = parquet.read_table(io.BytesIO(self._table), columns=NAMES, filters=chosen)
+        iteration, lineage, example = (found[name].to_numpy() for name in NAMES)
+        covers = {}
+        for t in np.unique(iteration).tolist():
+            here = iteration == t
+            covers[t] = np.full(self._num_examples, -1)
+            covers[t][example[here]] = lineage[here]
+        return covers
+
+    def at(self, seed: int, layer: str, iteration: int) -> Int[np.ndarray, " n"]:
+        """Give the lineage of each example, -1 for none, at the nearest iteration at which there is any."""
+        covers = self._covers(seed, layer)
+        if not covers:
+            return np.full(self._num_examples, -1)
+        return covers[min(covers, key=lambda t: abs(t - iteration))]
+
+    def of_cones(self, seed: int, layer: str, iteration: int, cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cone"]:
+        """Find the lineage that each cone continues: it is linked with the nearest cover that was followed.
+
+        Args:
+            seed: The seed.
+            layer: The layer.
+            iteration: Where the cones were found.
+            cone: The cone of each example, -1 for none.
+
+        Returns:
+            The lineage of each cone, -1 where it is of none.
+        """
+        found = np.full(int(cone.max(initial=-1)) + 1, -1)
+        stored = self.at(seed, layer, iteration)
+        names, places = np.unique(stored[stored >= 0], return_inverse=True)
+        cover = np.full(self._num_examples, -1)
+        cover[stored >= 0] = places
+        before = link(cover, np.where(self._followed, cone, -1))
+        found[: len(before)] = np.append(names, -1)[before]
+        return found
+
+
+def read_lineages(recording: Recording, analysis: AnyPath, flag: str = "analysis") -> StoredLineages | None:
+    """Read the lineages that an analysis of a recording has written; None if there are none.
+
+    Args:
+        recording: The recording.
+        analysis: Directory of its analysis.
+        flag: Name of the flag that has named that.
+
+    Raises:
+        InputError: If they are damaged.
+    """
+    path = analysis / FILE
+    if (isinstance(path, Url) and len(recording.paths) > 1) or not path.exists():
+        return None
+    try:
+        return StoredLineages(path.read_bytes(), len(recording.labels))
+    except (OSError, ValueError) as error:
+        raise InputError.flag(flag, analysis, f"has a damaged {FILE}: {error}") from error
