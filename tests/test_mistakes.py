@@ -165,7 +165,7 @@ CASES = [
     (
         "analyze",
         ["--recording=good", "--parts=cones,film"],
-        "--parts=film: must be some of scores,groups,motion,cones,contention,histories, or empty for none of them",
+        "--parts=film: must be some of scores,groups,motion,cones,contention,oscillation,histories, or empty",
     ),
     ("analyze", ["--recording=good", "--outputs=x"], "Unknown command line flag 'outputs'"),
     ("analyze", ["--recording="], "--recording=: must name a directory"),

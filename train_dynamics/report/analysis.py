@@ -20,6 +20,7 @@ from train_dynamics.study import tables
 from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_cones
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention, longest_search
 from train_dynamics.study.histories import make_histories
+from train_dynamics.study.oscillation import Oscillation, follow_oscillation
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
 from train_dynamics.study.tables import PARTS
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from train_dynamics.report.writing import Writing
     from train_dynamics.study.score_agreement import ScoreStudy
 
-OF_GRADIENTS = ("groups", "cones", "contention")
+OF_GRADIENTS = ("groups", "cones", "contention", "oscillation")
+OF_PAIRS = {"contention", "oscillation"}
 OF_CLASSES = ("scores", "motion")
 MANY = 10_000  # examples of which all pairs take minutes
 
@@ -71,11 +73,11 @@ def analyze(
         about = _about(recording, options, parts)
         check_finished(recording)
         check_options(recording, cone_options)
-        if "contention" in parts:
+        if OF_PAIRS & set(parts):
             _say_cost(recording, contention_options, log)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
-            fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
+            fighting = helpers.submit(_pairs, recording, contention_options, parts) if OF_PAIRS & set(parts) else None
             results = _results(recording, score_options, parts, log, networks)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
@@ -117,7 +119,11 @@ def _write_parts(
     if motion:
         writing.film(motion)  # while helpers save what was drawn
     if fighting:
-        writing.contention(*_awaited(fighting, "looking for pairs in contention", log))
+        contention, oscillation = _awaited(fighting, "looking for pairs in contention", log)
+        if contention:
+            writing.contention(*contention)
+        if oscillation:
+            writing.oscillation(*oscillation)
 
 
 def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[str], None]) -> None:
@@ -194,12 +200,20 @@ def _score_study(recording: Recording, results: Results) -> "ScoreStudy | None":
     return study_scores(results.scores, recording.noisy)
 
 
-def _contention(recording: Recording, options: ContentionOptions) -> tuple[Contention, list["Drawing"]]:
-    """Look for contention and draw what is found."""
+def _pairs(
+    recording: Recording, options: ContentionOptions, parts: Collection[str]
+) -> tuple[tuple[Contention, list["Drawing"]] | None, tuple[Oscillation, list["Drawing"]] | None]:
+    """Look for contention and for what becomes of it, as far as they are asked for, and draw what is found."""
     from train_dynamics.plots.figures import contention_drawings
+    from train_dynamics.plots.oscillation_drawings import oscillation_drawings
 
-    found = find_contention(recording, options)
-    return found, list(contention_drawings(recording, found))
+    found, contention, oscillation = find_contention(recording, options), None, None
+    if "contention" in parts:
+        contention = found, list(contention_drawings(recording, found))
+    if "oscillation" in parts:
+        followed = follow_oscillation(recording, found)
+        oscillation = followed, list(oscillation_drawings(recording, followed))
+    return contention, oscillation
 
 
 def _histories(recording: Recording) -> str:

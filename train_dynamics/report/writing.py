@@ -17,11 +17,13 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.report import sections
 from train_dynamics.report.directory import KINDS
 from train_dynamics.report.export import export
+from train_dynamics.report.oscillation_section import oscillation_section
 from train_dynamics.report.page import page
 from train_dynamics.study import tables
 from train_dynamics.study.claims import Claim, claims
 from train_dynamics.study.cones import ConeOptions, Cones, half_learned, shown_seed
 from train_dynamics.study.contention import Contention, ContentionOptions
+from train_dynamics.study.oscillation import Oscillation, time_quartiles, verdicts
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions
 
@@ -146,6 +148,15 @@ class Writing:
         tables.write_contention(recording, contention, output / "contention.csv")
         tables.write_contention_members(recording, contention, output / "contention_members.csv")
         tables.write_label_opposition(recording, contention, output / "label_opposition.csv")
+
+    def oscillation(self, found: Oscillation, drawings: Iterable[figures.Drawing]) -> None:
+        """Write which steps of the explanation of oscillation hold, in which pairs."""
+        recording, output = self._recording, self._output
+        shown = self._pictures(drawings)
+        self._sections.append(oscillation_section(recording, found, shown))
+        tables.write_oscillation(recording, found, output / "oscillation.csv")
+        steps = [verdict.to_dict() for verdict in verdicts(found, len(recording.seeds))]
+        _write_json({"steps": steps, "times": time_quartiles(found)}, output / "oscillation.json")
 
     def page(self, options: Sequence[ConeOptions | ContentionOptions | ScoreOptions]) -> None:
         """Write the page, when all figures are saved."""

@@ -15,6 +15,7 @@ from train_dynamics.recording.reader import Recording
 from train_dynamics.study.cones import Cones
 from train_dynamics.study.contention import Contention
 from train_dynamics.study.groups import quartiles
+from train_dynamics.study.oscillation import STEPS, TIMES, Oscillation, holding
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions, study_of
 
@@ -27,6 +28,7 @@ PARTS = {
     "motion": ("scatter.mp4",),
     "cones": ("cones.csv", "cone_members.csv"),
     "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
+    "oscillation": ("oscillation.csv", "oscillation.json"),
     "histories": (),  # which are stored in the recording
 }
 """What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
@@ -259,6 +261,37 @@ def write_contention_members(recording: Recording, contention: Contention, path:
         for n in group
     )
     _write(path, ("pair", "side", "example", "id", "label"), rows)
+
+
+def write_oscillation(recording: Recording, found: Oscillation, path: Path) -> None:
+    """Write one row a pair, numbered as in `contention.csv`: every step, and its matched pairs; times are in records.
+
+    What has no value, or could not be compared, is empty.
+    """
+    steps = [f"{step.name}{of}" for step in STEPS for of in ("", "_matched", "_p", "_p_corrected", "_holds")]
+    times = [f"{name}{of}" for name in TIMES for of in ("", "_matched")]
+    holds = holding(found)
+    rows = (
+        (
+            k,
+            recording.seeds[pair.seed],
+            pair.layer,
+            pair.iteration,
+            0 if found.courses[k] is None else len(found.records[k]),
+            *(
+                cell
+                for m in range(len(STEPS))
+                for cell in (
+                    *_decimal(of[k, m] for of in (found.value, found.matched, found.p, found.corrected)),
+                    "" if math.isnan(found.corrected[k, m]) else str(bool(holds[k, m])).lower(),
+                )
+            ),
+            *_decimal(of[k, m] for m in range(len(TIMES)) for of in (found.times, found.matched_times)),
+            found.reasons[k],
+        )
+        for k, pair in enumerate(found.pairs)
+    )
+    _write(path, ("pair", "seed", "layer", "iteration", "records", *steps, *times, "reason"), rows)
 
 
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
