@@ -1,5 +1,8 @@
 """Oscillation: by hand, against slow twins, and on planted turns and planted chance."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from train_dynamics.dynamics import oscillation
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.dynamics.oscillation import Course
 from train_dynamics.recording.reader import Recording
+from train_dynamics.report import analysis
 from train_dynamics.study import oscillation as study
 from train_dynamics.study.contention import Contention, ContentionOptions, Fight
 
@@ -226,3 +230,52 @@ def test_sketches_know_no_step_and_regressions_no_accuracy(small, monkeypatch):
     layer = small.contents.layers["fc2"]._replace(layout="sketch")
     monkeypatch.setattr(Recording, "kept", lambda recording, name: layer)
     assert study._weights(small, "fc2", range(3)) is None
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_analysis_has_tables_pictures_and_a_section(small_path, tmp_path, monkeypatch, sketches):
+    monkeypatch.setattr(study, "FEWEST_CHANGES", 3)
+    wide = ContentionOptions(cosine=0.3, smallest=2, checkpoints=4)
+    output = tmp_path / "out"
+    analysis.analyze(Recording(small_path), output, contention_options=wide, parts=["contention", "oscillation"])
+    found, pairs = rows(output / "oscillation.csv"), rows(output / "contention.csv")
+    assert [[row[name] for name in ("pair", "seed", "layer", "iteration")] for row in found] == [
+        [row[name] for name in ("pair", "seed", "layer", "iteration")] for row in pairs
+    ]
+    for row in found:
+        followed = 17 - int(row["iteration"])
+        assert row["records"] == str(followed if followed > 4 else 0)
+        assert (row["carried"] == "") == (followed <= 4) and (row["carried_p"] == "") == (row["reason"] != "")
+        holds = row["carried_p_corrected"] and str(
+            float(row["carried"]) > 0.5 and float(row["carried_p_corrected"]) <= 0.05
+        )
+        assert row["carried_holds"] == holds.lower()
+    said = json.loads((output / "oscillation.json").read_text())
+    first = said["steps"][0]
+    assert first["name"] == "carried" and first["pairs"] == sum(row["carried"] != "" for row in found)
+    assert first["true"] == sum(float(row["carried"] or 0) > 0.5 for row in found)
+    assert first["compared"] == sum(row["carried_p"] != "" for row in found)
+    assert set(said["times"]) == set(study.TIMES)
+    report = (output / "report.html").read_text()
+    assert "take turns?" in report and "oscillation.csv" in report
+    assert {path.stem for path in (output / "figures").glob("oscillation_*.png")} == {
+        "oscillation_steps",
+        "oscillation_pair",
+    }
+    analysis.analyze(Recording(small_path), output, contention_options=wide, parts=["oscillation"])
+    assert not (output / "contention.csv").exists() and rows(output / "oscillation.csv") == found
+
+
+def test_where_nothing_can_be_said_that_is_said(small_path, tmp_path, sketches):
+    wide, output = ContentionOptions(cosine=0.3, smallest=2, checkpoints=4), tmp_path / "out"
+    analysis.analyze(Recording(small_path), output, contention_options=wide, parts=["oscillation"])
+    assert "was found with more than 30 records left" in (output / "report.html").read_text()
+    assert {row["reason"] for row in rows(output / "oscillation.csv")} == {"30 records or fewer after it was found"}
+    analysis.analyze(Recording(small_path), output, parts=["oscillation"])
+    assert "There is no pair in contention" in (output / "report.html").read_text()
+    assert rows(output / "oscillation.csv") == []
+    assert all(step["pairs"] == 0 for step in json.loads((output / "oscillation.json").read_text())["steps"])

@@ -432,7 +432,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def time_quartiles(found: Oscillation) -> dict[str, dict[str, float | None]]:
+def time_quartiles(found: Oscillation) -> dict[str, dict[str, int | float | None]]:
     """Sum up each of `TIMES`: its quartiles over pairs, and the median over pairs of that of their matched pairs."""
     rows = {}
     for k, name in enumerate(TIMES):
