@@ -16,11 +16,11 @@ from train_dynamics.study import oscillation as study
 from train_dynamics.study.contention import Contention, ContentionOptions, Fight
 
 
-def course(lead, pull=None, step=None, norm=None, loss=None, accuracy=None):
+def course(lead, own=None, step=None, norm=None, loss=None, accuracy=None):
     """A course of which what is not given is not known."""
     lead = np.array(lead, float)
     none = np.full_like(lead, np.nan)
-    alone = [none if one is None else np.array(one, float) for one in (pull, step)]
+    alone = [none if one is None else np.array(one, float) for one in (own, step)]
     sides = [np.stack([none, none]) if two is None else np.array(two, float) for two in (norm, loss, accuracy)]
     return Course(lead, *alone, *sides)
 
@@ -54,7 +54,7 @@ def test_a_group_without_a_gradient_has_no_direction():
 def test_steps_by_hand():
     found = course(
         lead=[1, 2, -1, 0, 1],  # the right one leads at 2 and, as if still, at 3
-        pull=[1, -1, -1, 5, 2],
+        own=[1, -1, -1, 5, 2],
         norm=[[3, 3, 1, 1, 2], [2, 1, 2, 1, 1]],
         loss=[[3, 2, 1, 2, 1], [1, 2, 3, 1, 2]],
         accuracy=[[0.5, 0.6, 0.6, 0.4, 0.6], [0.5, 0.4, 0.5, 0.5, 0.5]],
@@ -152,7 +152,7 @@ def test_one_record_against_dense_gradients(rng):
             one, other = dense[left].sum(axis=0) / 30, dense[right].sum(axis=0) / 30
             axis = one / np.linalg.norm(one) - other / np.linalg.norm(other)
             axis /= np.linalg.norm(axis)
-            expected = [(one + other) @ axis, dense.mean(axis=0) @ axis, step @ axis]
+            expected = [dense.mean(axis=0) @ axis, (one + other) @ axis, step @ axis]
             expected += [np.linalg.norm(one), np.linalg.norm(other)]
             expected += [values[group].mean() for values in (loss, correct) for group in (left, right)]
             np.testing.assert_allclose(found[:, g], expected, rtol=1e-4, atol=1e-5)
@@ -177,7 +177,7 @@ def test_pairs_of_a_recording_are_followed_through_their_own_records(small, monk
             axis = left / np.linalg.norm(left) - right / np.linalg.norm(right)
             axis /= np.linalg.norm(axis)
             weights = [small.parameters(t)["fc2"]["kernel"][one.seed].ravel() for t in (record, record + 1)]
-            expected = [(left + right) @ axis, dense.mean(axis=0) @ axis, (weights[0] - weights[1]) @ axis]
+            expected = [dense.mean(axis=0) @ axis, (left + right) @ axis, (weights[0] - weights[1]) @ axis]
             # float32 gradients, of which differences are taken
             np.testing.assert_allclose([curve[place] for curve in seen[:3]], expected, rtol=1e-3, atol=1e-6)
             loss, correct = small.loss(record)[one.seed], small.correct(record)[one.seed]

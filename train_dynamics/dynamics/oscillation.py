@@ -5,10 +5,12 @@ one are larger at first and carry the batch, its accuracy rises, that of the oth
 they dominate, and so on. Each step of that is one number here, of a pair as of the matched pairs it is compared with:
 every function takes axes `*g` of them and leaves them.
 
-The axis of two groups is the difference of the directions of their mean gradients, anew at every record. So the part
-that one group adds to the mean gradient always points to its own side, and the group whose part is longer leads. An
-axis kept from the discovery would be one direction in the space of weights, but the gradients turn away from it within
-hundreds of updates, and then who leads along it says nothing of the two.
+The axis of two groups is the difference of the directions of their mean gradients, anew at every record, so that what
+one group adds to the mean gradient always points to its own side. An axis kept from the discovery would be one
+direction in the space of weights, but the gradients turn away from it within hundreds of updates, and then who leads
+along it says nothing of the two. A group leads where the mean gradient of *all* examples points to its side. What the
+two alone add up to is something else, for one of them may be larger throughout: whether that carries the mean gradient
+is a step of the explanation, and to be shown.
 """
 
 from typing import NamedTuple
@@ -21,9 +23,9 @@ class Course(NamedTuple):
     """What becomes of pairs of groups from record to record; the first of each pair is called left.
 
     Attributes:
-        lead: How far the parts that the two groups add to the mean gradient, together, point to the side of the left
-            one: along their axis, in nats per unit of weight. Positive where the left one leads.
-        pull: How far the mean gradient of all examples points to that side.
+        lead: How far the mean gradient of all examples points to the side of the left one: along their axis, in nats
+            per unit of weight. Positive where the left one leads.
+        own: How far that points there which the two groups alone add to the mean gradient.
         step: How far the weights moved to that side until the next record, down the gradient; NaN if not known.
         norm: Length of the part that each group adds to the mean gradient.
         loss: Mean loss of each group.
@@ -31,7 +33,7 @@ class Course(NamedTuple):
     """
 
     lead: Float[np.ndarray, "t *g"]
-    pull: Float[np.ndarray, "t *g"]
+    own: Float[np.ndarray, "t *g"]
     step: Float[np.ndarray, "t *g"]
     norm: Float[np.ndarray, "2 t *g"]
     loss: Float[np.ndarray, "2 t *g"]
@@ -80,8 +82,13 @@ def _share(moves: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:
 
 
 def carried(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records at which the mean gradient of all examples points to the side of the leader."""
-    return _share(course.pull * np.sign(course.lead))
+    """Compute the share of records at which the group leads that adds more to the mean gradient along their axis."""
+    return _share(course.own * course.lead)
+
+
+def follows(course: Course) -> Float[np.ndarray, "*g"]:
+    """Correlate what the two groups add to the mean gradient along their axis with the lead."""
+    return correlation(course.own, course.lead)
 
 
 def leader_falls(course: Course) -> Float[np.ndarray, "*g"]:
@@ -210,9 +217,9 @@ def step_follows_lead(course: Course) -> Float[np.ndarray, "*g"]:
     return correlation(course.lead[:-1], course.step[:-1])
 
 
-def step_follows_pull(course: Course) -> Float[np.ndarray, "*g"]:
-    """Correlate what the mean gradient of all examples asks for along the axis with how far the weights then move."""
-    return correlation(course.pull[:-1], course.step[:-1])
+def step_goes_on(course: Course) -> Float[np.ndarray, "*g"]:
+    """Correlate how far the weights move along the axis with how far they moved before."""
+    return correlation(course.step[:-2], course.step[1:-1])
 
 
 def step_decides(course: Course) -> Float[np.ndarray, "*g"]:

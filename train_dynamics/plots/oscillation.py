@@ -80,8 +80,8 @@ def turns(
         for axes in panels:
             _shade(axes, iterations, course.lead > 0)
         panels[-1].axhline(0, color="black", linewidth=0.8)
-        panels[-1].plot(iterations, course.lead, color="black", linewidth=1.0, label="both groups together")
-        panels[-1].plot(iterations, course.pull, color="#888888", linewidth=1.0, label="mean gradient of all")
+        panels[-1].plot(iterations, course.lead, color="black", linewidth=1.0, label="mean gradient of all examples")
+        panels[-1].plot(iterations, course.own, color="black", linewidth=1.0, linestyle=":", label="these two alone")
         panels[-1].set(ylabel="along\ntheir axis", xlabel="iteration (updates)", xlim=(iterations[0], iterations[-1]))
         if len(curves) == 3:
             panels[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -93,15 +93,13 @@ def turns(
 
 
 def _shade(axes: Axes, iterations: Int[np.ndarray, " t"], left: Bool[np.ndarray, " t"]) -> None:
-    """Fill the background with the colour of the group that leads."""
-    for leads, color in ((left, BLUE), (~left, ORANGE)):
-        axes.fill_between(
-            *(iterations, 0, 1, leads),
-            step="post",
-            color=color,
-            alpha=0.12,
-            linewidth=0,
-            transform=axes.get_xaxis_transform(),
+    """Fill the background with the colour of the group that leads, from a record to the next."""
+    starts = np.flatnonzero(np.diff(left, prepend=~left[:1]))
+    edges = iterations[[*starts, -1]]
+    for leads, color in ((True, BLUE), (False, ORANGE)):
+        spans = [(a, b - a) for a, b, s in zip(edges[:-1], edges[1:], starts, strict=True) if left[s] == leads]
+        axes.broken_barh(
+            spans, (0, 1), color=color, alpha=0.15, linewidth=0, zorder=0, transform=axes.get_xaxis_transform()
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from train_dynamics.config import pluralise
 from train_dynamics.plots import oscillation as plots
 from train_dynamics.plots.figures import Drawing, composition
 from train_dynamics.recording.reader import Recording
@@ -20,7 +21,9 @@ def oscillation_drawings(recording: Recording, found: Oscillation) -> Iterator[D
         "Pale: the share of the pairs of which the sentence is true in itself. Full: the share, of those that can be "
         "compared, of which it is also more true than of matched pairs. At the right the median pair and, in brackets, "
         "the median of matched pairs: where the two are alike, the sentence says nothing of contention.",
-        plots.steps(shown, f"The steps of the explanation, in {max(verdict.pairs for verdict in shown):,} pairs"),
+        plots.steps(
+            shown, f"The steps of the explanation, in {pluralise(max(verdict.pairs for verdict in shown), 'pair')}"
+        ),
     )
     pair, times = found.pairs[k], recording.iterations[list(found.records[k])]
     words = tuple(composition(recording, group) for group in (pair.left, pair.right))
@@ -29,8 +32,8 @@ def oscillation_drawings(recording: Recording, found: Oscillation) -> Iterator[D
         "oscillation_pair",
         f"Pair {k}: who leads, {words[0]} or {words[1]}; {where}",
         "The pair of which most steps of the explanation hold. The background has the colour of the group that leads: "
-        "the one that adds the longer part to the mean gradient. By the explanation its loss falls while it leads, "
-        "that of the other rises, and then the other leads. Look whether colours change in turns.",
+        "the mean gradient of all examples points to its side. By the explanation its loss falls while it leads, "
+        "that of the other rises, and then the other leads. Look whether the colours change in turns.",
         plots.turns(
             times, found.courses[k], words, f"Pair {k}: {where}", " (nats)" if recording.contents.classes else ""
         ),

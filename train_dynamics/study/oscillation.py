@@ -53,8 +53,8 @@ HALF = 0.5
 STEPS = (
     Step(
         "carried",
-        "The group whose gradients are larger carries the mean gradient.",
-        "share of records at which the mean gradient of all examples points to the side of the group that leads",
+        "The group with the larger gradients carries the mean gradient.",
+        "share of records at which the group leads that adds more to the mean gradient along their axis",
         oscillation.carried,
         HALF,
     ),
@@ -67,14 +67,14 @@ STEPS = (
     ),
     Step(
         "leader_gains",
-        "Its accuracy rises.",
+        "The accuracy of the group that leads rises.",
         "share of records after which it does, of those where it changes",
         oscillation.leader_gains,
         HALF,
     ),
     Step(
         "other_rises",
-        "Meanwhile the loss of the other group rises.",
+        "The loss of the other rises.",
         "share of records after which it does",
         oscillation.other_rises,
         HALF,
@@ -89,14 +89,14 @@ STEPS = (
     Step(
         "other_grows",
         "The gradients of the other grow.",
-        "share of records after which its part of the mean gradient is longer",
+        "share of records after which what it adds to the mean gradient is longer",
         oscillation.other_grows,
         HALF,
     ),
     Step(
         "lead_changes",
-        "Until the other leads; and so on.",
-        "number of changes of the lead; there and back are two",
+        "The lead changes, there and back.",
+        "number of changes",
         oscillation.lead_changes,
         1.0,
     ),
@@ -108,19 +108,19 @@ STEPS = (
         0.2,
     ),
     Step(
-        "step_follows_lead",
-        "The weights move to the side of the group that leads.",
-        "correlation of the lead with how far the weights then move along the axis",
-        oscillation.step_follows_lead,
-        0.5,
+        "follows",
+        "The mean gradient turns to the group whose gradients grow.",
+        "correlation of what the two groups add to the mean gradient along their axis with the lead",
+        oscillation.follows,
+        HALF,
         False,
     ),
     Step(
-        "step_follows_pull",
-        "The weights move as the mean gradient of all examples asks.",
-        "correlation of that, along the axis, with how far the weights then move",
-        oscillation.step_follows_pull,
-        0.5,
+        "step_follows_lead",
+        "The weights move to the side of the group that leads.",
+        "correlation of the lead with how far the weights move along the axis until the next record",
+        oscillation.step_follows_lead,
+        HALF,
         False,
     ),
     Step(
@@ -128,7 +128,7 @@ STEPS = (
         "The group to whose side the weights move gains on the other.",
         "correlation of how far they move with how far its loss falls against that of the other",
         oscillation.step_decides,
-        0.5,
+        HALF,
         False,
     ),
 )
@@ -157,8 +157,8 @@ class _Followed:
 
     @property
     def course(self) -> Course:
-        lead, pull, step, *sides = np.concatenate(self.courses, axis=1).astype(np.float64)
-        return Course(lead, pull, step, *np.stack(sides).reshape(3, 2, *lead.shape))
+        lead, own, step, *sides = np.concatenate(self.courses, axis=1).astype(np.float64)
+        return Course(lead, own, step, *np.stack(sides).reshape(3, 2, *lead.shape))
 
 
 def _membership(followed: Sequence[_Followed], count: int) -> "csr_array":
@@ -187,9 +187,9 @@ def _courses(
     left, right = parts = sums[..., :-2] / np.float32(count)
     norm, product = np.linalg.norm(parts, axis=2), (left * right).sum(axis=1)
     to_others = parts @ np.stack(np.broadcast_arrays(values[:, :-2].mean(axis=0), step), axis=1)
-    pull, moved = (oscillation.along_axis(norm, product, to_others[..., k]) for k in (0, 1))
-    lead = oscillation.along_axis(norm, product, norm**2 + product)
-    return np.stack([lead, pull, moved, *norm, *means[..., 0], *means[..., 1]])
+    lead, moved = (oscillation.along_axis(norm, product, to_others[..., k]) for k in (0, 1))
+    own = oscillation.along_axis(norm, product, norm**2 + product)
+    return np.stack([lead, own, moved, *norm, *means[..., 0], *means[..., 1]])
 
 
 def _weights(recording: Recording, layer: str, records: range) -> Float[np.ndarray, "t s k"] | None:
