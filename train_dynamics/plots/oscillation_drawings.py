@@ -15,15 +15,14 @@ def oscillation_drawings(recording: Recording, found: Oscillation) -> Iterator[D
     if k is None:
         return
     shown = [verdict for verdict in verdicts(found, len(recording.seeds)) if verdict.pairs]
+    count = max(verdict.pairs for verdict in shown)
     yield Drawing(
         "oscillation_steps",
         "In how many pairs each step of the explanation of oscillation holds",
         "Pale: the share of the pairs of which the sentence is true in itself. Full: the share, of those that can be "
         "compared, of which it is also more true than of matched pairs. At the right the median pair and, in brackets, "
         "the median of matched pairs: where the two are alike, the sentence says nothing of contention.",
-        plots.steps(
-            shown, f"The steps of the explanation, in {pluralise(max(verdict.pairs for verdict in shown), 'pair')}"
-        ),
+        plots.steps(shown, f"The steps of the explanation, in {pluralise(count, 'pair')}"),
     )
     pair, times = found.pairs[k], recording.iterations[list(found.records[k])]
     words = tuple(composition(recording, group) for group in (pair.left, pair.right))

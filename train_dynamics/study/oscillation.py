@@ -124,6 +124,14 @@ STEPS = (
         False,
     ),
     Step(
+        "step_goes_on",
+        "The weights go on as they went before.",
+        "correlation of how far they move along the axis until the next record with how far they moved before",
+        oscillation.step_goes_on,
+        HALF,
+        False,
+    ),
+    Step(
         "step_decides",
         "The group to whose side the weights move gains on the other.",
         "correlation of how far they move with how far its loss falls against that of the other",
