@@ -341,7 +341,8 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
         assert b"missing" not in field("agr").metadata and b"missing" not in field("first_correct").metadata
     text = (tmp_path / "out" / "report.html").read_text()
     titles = {"scores": "Scores", "groups": "Groups of examples", "motion": "Gradients in motion", "cones": "Cones"}
-    for part, title in {**titles, "contention": "Contention"}.items():
+    titles |= {"contention": "Contention", "oscillation": "Do the groups in contention take turns?"}
+    for part, title in titles.items():
         assert (f"<h2>{title}" in text) == (part in parts)
     assert {name for name in re.findall(r"<code>([\w.]+)</code>", text)} <= files
     assert f"train_dynamics.analyze --parts={','.join(about['parts'])} --recording=DIR" in text
