@@ -142,7 +142,7 @@ def test_one_record_against_dense_gradients(rng):
         (np.array([[0, 1, 2], [8, 9, 10]]), np.array([[3, 4], [11, 12]])),
         ([np.array([5])], [np.arange(20, 29)]),
     ):
-        followed.append(study._Followed(0, pair([0], [1]), 0, 1))
+        followed.append(study._Followed(pair([0], [1]), 0, 1))
         followed[-1].groups = [np.array(side) for side in groups]
     members = study._membership(followed, 30)
     for parts in ((activation, cotangent), (dense.astype(np.float32),)):
@@ -186,6 +186,15 @@ def test_pairs_of_a_recording_are_followed_through_their_own_records(small, monk
                 assert seen.accuracy[side, place] == pytest.approx(correct[group].mean())
     for k, step in enumerate(study.STEPS):
         assert found.value[0, k] == pytest.approx(float(step.statistic(found.courses[0])), nan_ok=True)
+
+
+def test_only_the_strongest_are_followed_where_all_would_take_too_long(small, monkeypatch):
+    monkeypatch.setattr(study, "FEWEST_CHANGES", 3)
+    pairs = contention_of(*(pair([1, 2], [3, 4], t) for t in (10, 4, 14)))
+    monkeypatch.setattr(study, "MOST_WORK", 200 * 4 * 50 * 6)  # six records of four examples of 5 x 10 weights
+    found = study.follow_oscillation(small, pairs)
+    assert found.courses[0] is not None and found.courses[1] is None
+    assert [reason[:6] for reason in found.reasons] == ["too fe", "others", "3 reco"]
 
 
 def test_the_last_record_knows_no_step(small, monkeypatch):

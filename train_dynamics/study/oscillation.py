@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NUM_CONTROLS = 199
 MOST_LAG = 50
+MOST_WORK = 2e12  # sums of two numbers: some minutes
 RESAMPLES = 1000
 
 
@@ -145,11 +147,11 @@ STEPS = (
 class _Followed:
     """A pair with its controls while it is followed; the pair itself is the first of them."""
 
-    def __init__(self, k: int, pair: Pair, first: int, last: int) -> None:
-        self.k, self.pair, self.first, self.last = k, pair, first, last
+    def __init__(self, pair: Pair, first: int, last: int) -> None:
+        self.pair, self.first, self.last = pair, first, last
         self.groups: list[Int[np.ndarray, "g m"]] = [pair.left[None], pair.right[None]]
         self.courses: list[Float[np.ndarray, "9 t g"]] = []
-        self.reason = "too few other examples of the same labels and norms to compare with"
+        self.reason = ""
 
     def match(self, recording: Recording, factors: tuple[np.ndarray, ...]) -> None:
         """Draw the controls, as the test of contention does."""
@@ -157,11 +159,12 @@ class _Followed:
         bin_of = contention.norm_bins(recording.classes[0], alignment_of(*factors).norm)
         rng = np.random.default_rng((int(recording.seeds[pair.seed]), pair.iteration, pair.left[0], pair.right[0]))
         found = contention.matched_groups(pair.left, pair.right, bin_of, cones.directions(*factors), NUM_CONTROLS, rng)
-        if found is not None:
-            self.reason = ""
-            self.groups = [
-                np.concatenate([own, drawn.groups[drawn.draws]]) for own, drawn in zip(self.groups, found, strict=True)
-            ]
+        if found is None:
+            self.reason = "too few other examples of the same labels and norms to compare with"
+            return
+        self.groups = [
+            np.concatenate([own, drawn.groups[drawn.draws]]) for own, drawn in zip(self.groups, found, strict=True)
+        ]
 
     @property
     def course(self) -> Course:
@@ -323,19 +326,12 @@ def follow_oscillation(recording: Recording, found: Contention) -> Oscillation:
     compared with `NUM_CONTROLS` matched pairs, drawn as for the test of contention and treated as the pair is: their
     lead is along their own axes. `SIGNIFICANT` is the false discovery rate for each step over all pairs.
     """
-    pairs, iterations = [fight.pair for fight in found.fights], recording.iterations
-    firsts = [int(np.searchsorted(iterations, pair.iteration)) for pair in pairs]
-    lasts = [min(first + WINDOW, recording.num_records - 1) for first in firsts]
-    followed = [
-        _Followed(k, *of)
-        for k, of in enumerate(zip(pairs, firsts, lasts, strict=True))
-        if of[2] - of[1] > FEWEST_CHANGES
-    ]
-    shape = len(pairs), len(STEPS)
-    value, matched, p = (np.full(shape, np.nan) for _ in range(3))
+    pairs = [fight.pair for fight in found.fights]
+    everyone = _followed(recording, pairs)
+    value, matched, p = (np.full((len(pairs), len(STEPS)), np.nan) for _ in range(3))
     times, matched_times = (np.full((len(pairs), len(TIMES)), np.nan) for _ in range(2))
     courses: list[Course | None] = [None] * len(pairs)
-    reasons = [f"{FEWEST_CHANGES} records or fewer after it was found"] * len(pairs)
+    followed = [of for of in everyone if not of.reason]
     ends = sorted({record for of in followed for record in (of.first, of.last + 1)})
     with threadpool_limits(1), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
         for start, stop in itertools.pairwise(ends):
@@ -343,16 +339,33 @@ def follow_oscillation(recording: Recording, found: Contention) -> Oscillation:
             _match(recording, [of for of in alive if of.first == start])
             if alive:
                 _follow(recording, alive, range(start, stop), threads)
-            for of in alive:
-                if of.last + 1 == stop:
-                    k = of.k
-                    course, reasons[k] = of.course, of.reason
+            for k, of in enumerate(everyone):
+                if of.courses and of.last + 1 == stop:
+                    course = of.course
                     courses[k] = Course(*(curve[..., 0] for curve in course))
                     value[k], matched[k], p[k] = _compare(course)
                     times[k], matched_times[k] = _times(course)
                     of.courses.clear()
-    spans = [range(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+    spans, reasons = [range(of.first, of.last + 1) for of in everyone], [of.reason for of in everyone]
     return Oscillation(pairs, spans, courses, value, matched, p, _corrected(p), times, matched_times, reasons)
+
+
+def _followed(recording: Recording, pairs: Sequence[Pair]) -> list[_Followed]:
+    """Say of each pair, the strongest first, where it is followed, or why it is not."""
+    everyone, work = [], 0
+    for pair in pairs:
+        first = int(np.searchsorted(recording.iterations, pair.iteration))
+        of = _Followed(pair, first, min(first + WINDOW, recording.num_records - 1))
+        everyone.append(of)
+        if of.last - first <= FEWEST_CHANGES:
+            of.reason = f"{FEWEST_CHANGES} records or fewer after it was found"
+            continue
+        kept = recording.kept(pair.layer)
+        size = recording.config.sketch_size if kept.layout == "sketch" else math.prod(kept.layer.shape)
+        work += (1 + NUM_CONTROLS) * (len(pair.left) + len(pair.right)) * size * (of.last - first)
+        if work > MOST_WORK:
+            of.reason = "others are stronger, and to follow them takes long enough"
+    return everyone
 
 
 def _match(recording: Recording, begun: Sequence[_Followed]) -> None:
