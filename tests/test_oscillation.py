@@ -103,6 +103,8 @@ def test_planted_turns_have_their_period_and_lag_and_chance_has_neither(rng):
     lag, found = oscillation.best_lag(lead, loss, 10)
     assert abs(period - 24) <= 1 and height > 0.6 and abs(lag - 3) <= 1 and found > 0.8
     assert oscillation.best_lag(lead, -loss, 10)[1] < -0.8
+    lag, half_turn, value = oscillation.memory(lead, 30)
+    assert 2 <= lag <= 5 and abs(half_turn - 12) <= 1 and value < -0.6
     chance = oscillation.rhythm(rng.normal(size=(300, 200)))[0]
     assert np.quantile(chance, 0.99) < 0.3
     assert np.isnan(oscillation.rhythm(np.ones(20))).all()
@@ -217,6 +219,7 @@ def oscillation_of(value, corrected, seeds):
     count, steps = len(value), len(study.STEPS)
     columns = [np.full((count, steps), np.nan) for _ in range(4)]
     columns[0][:, 0], columns[3][:, 0] = value, corrected
+    columns[1][:, 0] = np.where(np.isnan(corrected), np.nan, 0.5)
     times = [np.full((count, len(study.TIMES)), np.nan) for _ in range(2)]
     pairs = [pair([0], [1], seed=seed) for seed in seeds]
     return study.Oscillation(pairs, [range(9)] * count, [None] * count, *columns, *times, [""] * count)
@@ -226,11 +229,13 @@ def test_verdicts_count_what_is_true_and_more_so_than_matched():
     found = oscillation_of([0.6, 0.7, 0.4, 0.9, 0.2], [0.01, 0.2, 0.01, np.nan, 0.9], [0, 0, 1, 1, 1])
     first, *rest = study.verdicts(found, 2)
     assert (first.name, first.pairs, first.true, first.compared, first.holds) == ("carried", 5, 3, 4, 1)
-    assert first.share == 0.25 and first.median == 0.6 and first.matched is None
-    assert first.low == 0 and first.high == 0.5  # of a seed alone: 1 of 2, or 0 of 2
+    assert first.share == 0.25 and first.median == 0.6 and first.matched == pytest.approx(0.5)
+    # 0.1 and 0.2 more than matched in one seed, -0.1 and -0.3 in the other: -0.025 on average
+    assert first.difference == pytest.approx(-0.025)
+    assert first.low == pytest.approx(-0.2) and first.high == pytest.approx(0.15)  # of a seed alone
     assert all((verdict.pairs, verdict.holds, verdict.share, verdict.median) == (0, 0, None, None) for verdict in rest)
     alone = study.verdicts(oscillation_of([0.6], [0.01], [0]), 1)[0]
-    assert (alone.share, alone.low, alone.high) == (1, None, None)
+    assert (alone.share, alone.difference, alone.low, alone.high) == (1, pytest.approx(0.1), None, None)
     nothing = study.verdicts(oscillation_of([], [], []), 3)[0]
     assert (nothing.pairs, nothing.share, nothing.low) == (0, None, None)
 

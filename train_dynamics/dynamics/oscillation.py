@@ -187,6 +187,28 @@ def rhythm(curve: Float[np.ndarray, "t *g"]) -> tuple[Float[np.ndarray, "*g"], F
     return np.where(some, height, np.nan), np.where(some, period, np.nan)
 
 
+def memory(curve: Float[np.ndarray, "t *g"], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure for how long a curve stays where it is, and whether it swings to the other side.
+
+    What is pulled back to the middle and pushed by chance is forgotten exponentially, and does not swing.
+
+    Returns:
+        The lag, in records, at which the autocorrelation first falls below 1/e; and the lag up to `most` of its lowest
+        value, half a turn of what swings, and that value. NaN where the curve does not change.
+
+    Example:
+        >>> lag, half_turn, value = memory(np.sin(2 * np.pi * np.arange(200) / 20), 30)
+        >>> float(lag), float(half_turn), round(float(value), 2)
+        (4.0, 10.0, -0.95)
+    """
+    found = correlogram(curve, curve, most)[most:]
+    below = found < 1 / np.e
+    lowest = found.argmin(axis=0)
+    value = np.asarray(np.take_along_axis(found, lowest[None], axis=0)[0])
+    lag = np.where(below.any(axis=0), below.argmax(axis=0), np.nan)
+    return lag, np.where(np.isnan(value), np.nan, lowest), value
+
+
 def regularity(course: Course) -> Float[np.ndarray, "*g"]:
     """Compute how regularly the lead changes: the height that `rhythm` gives of it."""
     return rhythm(course.lead)[0]

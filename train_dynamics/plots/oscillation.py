@@ -30,12 +30,13 @@ def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
                 axes.barh(row, verdict.true / verdict.pairs, 0.62, color=color, alpha=PALE)
             if verdict.share is not None:
                 axes.barh(row, verdict.share, 0.3, color=color)
-            if verdict.low is not None:
-                axes.plot([verdict.low, verdict.high], [row, row], color="black", linewidth=1.2)
-            words = "no value" if verdict.median is None else f"{_short(verdict.median)}"
+            held = "" if verdict.share is None else f"{verdict.holds:,} of {verdict.compared:,}"
+            axes.text(1.02, row, held, va="center", fontsize=9)
+            words = "" if verdict.median is None else _short(verdict.median)
             matched = "" if verdict.matched is None else f" ({_short(verdict.matched)})"
-            axes.text(1.02, row, words + matched, va="center", fontsize=9)
-        axes.text(1.02, -0.95, "median (matched)", va="center", fontsize=9, style="italic")
+            axes.text(1.32, row, words + matched, va="center", fontsize=9)
+        for place, words in ((1.02, "more so than\nmatched pairs"), (1.32, "median pair\n(matched)")):
+            axes.text(place, -1.0, words, va="center", fontsize=9, style="italic")
         if gap < len(verdicts):
             axes.text(0.0, gap - 0.05, "what else is so", va="center", fontsize=9, style="italic")
         axes.set(xlim=(0, 1), ylim=(rows[-1] + 0.6, -1.3), xlabel="share of the pairs")
@@ -44,8 +45,8 @@ def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
         axes.grid(False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         handles = [
-            Patch(color="black", alpha=PALE, label="true in itself"),
-            Patch(color="black", label="and more so than in matched pairs (line: 95 % interval over seeds)"),
+            Patch(color="black", alpha=PALE, label="true of the pair"),
+            Patch(color="black", label="and more so than of matched pairs"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         return figure

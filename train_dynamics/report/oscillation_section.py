@@ -35,6 +35,7 @@ def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequ
         "measured as": [verdict.measured for verdict in steps],
         "median pair": [_three(verdict.median) for verdict in steps],
         "of matched pairs": [_three(verdict.matched) for verdict in steps],
+        "above those by (95 %)": [_difference(verdict) for verdict in steps],
         "true if above": [f"{verdict.bar:g}" for verdict in steps],
         "true in": [f"{verdict.true:,} of {verdict.pairs:,}" for verdict in steps],
         "holds in": [_holds(verdict) for verdict in steps],
@@ -48,14 +49,17 @@ def _times(found: Oscillation) -> str:
     period, loss = times["period"], times["loss_lag"]
     if period["median"] is None:
         return ""
-    words = (
-        f"Where the lead swings at all, its autocorrelation peaks next after {period['median']:,.0f} records "
-        f"({period['lower_quartile']:,.0f} to {period['upper_quartile']:,.0f} in the middle half of the pairs; matched "
-        f"pairs {period['matched_median'] or 0:,.0f})."
+    memory, half_turn = times["memory"], times["half_turn"]
+    words = f"In the median pair a lead is forgotten after {memory['median'] or 0:,.0f} records, "
+    words += (
+        f"is most opposed to itself after {half_turn['median']:,.0f}, with a correlation of "
+        f"{times['at_half_turn']['median']:.2f}, and most like itself again after {period['median']:,.0f} "
+        f"({period['lower_quartile']:,.0f} to {period['upper_quartile']:,.0f} in the middle half of the pairs: the "
+        "wider, the less there is of a period)."
     )
     if loss["median"] is not None:
         words += (
-            f" The difference of their losses follows the lead by {loss['median']:,.0f} records "
+            f" The difference of the losses follows the lead by {loss['median']:,.0f} records "
             f"({loss['lower_quartile']:,.0f} to {loss['upper_quartile']:,.0f}), with a correlation of "
             f"{times['loss_at_lag']['median']:.2f}."
         )
@@ -65,8 +69,14 @@ def _times(found: Oscillation) -> str:
 def _holds(verdict: Verdict) -> str:
     if verdict.share is None:
         return "not compared"
-    interval = "" if verdict.low is None else f" ({verdict.low:.0%} to {verdict.high:.0%})"
-    return f"{verdict.holds:,} of {verdict.compared:,}: {verdict.share:.0%}{interval}"
+    return f"{verdict.holds:,} of {verdict.compared:,}: {verdict.share:.0%}"
+
+
+def _difference(verdict: Verdict) -> str:
+    if verdict.difference is None:
+        return ""
+    interval = "" if verdict.low is None else f" ({_three(verdict.low)} to {_three(verdict.high)})"
+    return _three(verdict.difference) + interval
 
 
 def _three(value: float | None) -> str:

@@ -245,7 +245,9 @@ def _follow(recording: Recording, alive: Sequence[_Followed], records: range, th
             of.courses.append(courses[key][..., start:stop].copy())
 
 
-TIMES = ("period", "loss_lag", "accuracy_lag", "loss_at_lag", "accuracy_at_lag")
+TIMES = ("period", "memory", "half_turn", "loss_lag", "accuracy_lag")
+AT_TIMES = ("at_half_turn", "loss_at_lag", "accuracy_at_lag")
+TIMES += AT_TIMES  # correlations there
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -260,8 +262,9 @@ class Oscillation:
         matched: Median over matched pairs; NaN where there are none.
         p: Share of the matched pairs, and of the pair itself, whose value is at least as high.
         corrected: The same, corrected for the number of pairs: the false discovery rate at which it survives.
-        times: Of each of `TIMES`, in records: the period of the lead, by how many records loss and accuracy of the left
-            group, less those of the right one, are later than the lead, and the correlation at that lag.
+        times: Of each of `TIMES`, in records: the period of the lead, how long it is remembered, half a turn of it, by
+            how many records loss and accuracy of the left group, less those of the right one, are later than it; and
+            its correlation with itself after half a turn, and with these two at their lags.
         matched_times: Median of these over matched pairs.
         reasons: Why a pair was not followed or not compared; empty if it was.
     """
@@ -293,10 +296,11 @@ class Verdict:
         compared: How many could be compared with matched pairs.
         holds: Of how many of those it is above the bar, and higher than in matched pairs.
         share: `holds` of `compared`; None if none was.
-        low: Lower end of a 95 % interval of that share, from a bootstrap over seeds; None of a single seed.
-        high: Upper end.
         median: Median of the value over pairs.
         matched: Median over pairs of the median over their matched pairs.
+        difference: Mean over pairs of the value less the median over its matched pairs.
+        low: Lower end of a 95 % interval of that difference, from a bootstrap over seeds; None of a single seed.
+        high: Upper end.
     """
 
     name: str
@@ -309,10 +313,11 @@ class Verdict:
     compared: int
     holds: int
     share: float | None
-    low: float | None
-    high: float | None
     median: float | None
     matched: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can hold them."""
@@ -342,7 +347,7 @@ def follow_oscillation(recording: Recording, found: Contention) -> Oscillation:
             for k, of in enumerate(everyone):
                 if of.courses and of.last + 1 == stop:
                     course = of.course
-                    courses[k] = Course(*(curve[..., 0] for curve in course))
+                    courses[k] = Course(*(curve[..., 0].copy() for curve in course))  # a view would keep all
                     value[k], matched[k], p[k] = _compare(course)
                     times[k], matched_times[k] = _times(course)
                     of.courses.clear()
@@ -396,9 +401,10 @@ def _median(values: Float[np.ndarray, "k g"]) -> Float[np.ndarray, " k"]:
 def _times(course: Course) -> tuple[np.ndarray, np.ndarray]:
     _, period = oscillation.rhythm(course.lead)
     most = min(MOST_LAG, len(course.lead) // 4)
+    memory, half_turn, swing = oscillation.memory(course.lead, most)
     loss_lag, at_loss = oscillation.best_lag(course.lead, course.loss[0] - course.loss[1], most)
     accuracy_lag, at_accuracy = oscillation.best_lag(course.lead, course.accuracy[0] - course.accuracy[1], most)
-    found = np.stack([period, loss_lag, accuracy_lag, at_loss, at_accuracy])
+    found = np.stack([period, memory, half_turn, loss_lag, accuracy_lag, swing, at_loss, at_accuracy])
     return found[:, 0], _median(found[:, 1:])
 
 
@@ -420,30 +426,34 @@ def holding(found: Oscillation) -> Bool[np.ndarray, "pair step"]:
 
 
 def verdicts(found: Oscillation, num_seeds: int) -> list[Verdict]:
-    """Count in how many pairs each step holds; intervals resample seeds with replacement."""
+    """Count in how many pairs each step holds, and by how much it is more so than in matched pairs.
+
+    A few in a hundred more may be certain of all pairs together, and of none of them alone. Intervals resample seeds
+    with replacement, for the pairs of a seed depend on each other.
+    """
     seeds = np.array([pair.seed for pair in found.pairs], int)
     draws = np.random.default_rng(0).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     verdicts = []
     for k, step in enumerate(STEPS):
         true = found.value[:, k] > step.bar
-        compared = ~np.isnan(found.corrected[:, k])
-        holds = holding(found)[:, k]
-        of_seeds = [np.bincount(seeds[which], minlength=num_seeds) for which in (holds, compared)]
-        with np.errstate(invalid="ignore"):
-            shares = np.divide(*(draws @ of for of in of_seeds))
-        sure = num_seeds > 1 and compared.any()
-        ends = np.nanpercentile(shares, [2.5, 97.5]).tolist() if sure else (None, None)
-        medians = [_number(_median(values[:, k][None])[0]) for values in (found.value, found.matched)]
+        difference = found.value[:, k] - found.matched[:, k]
+        compared = ~np.isnan(difference)
+        holds = int(holding(found)[:, k].sum())
+        sums = np.bincount(seeds[compared], difference[compared], num_seeds)
+        counts = draws @ np.bincount(seeds[compared], minlength=num_seeds)
+        resampled = (draws @ sums)[counts > 0] / counts[counts > 0]
+        ends = np.percentile(resampled, [2.5, 97.5]).tolist() if num_seeds > 1 and len(resampled) else (None, None)
         verdicts.append(
             Verdict(
                 *(step.name, step.sentence, step.measured, step.bar, step.explained),
                 int(np.count_nonzero(~np.isnan(found.value[:, k]))),
                 int(true.sum()),
                 int(compared.sum()),
-                int(holds.sum()),
-                float(holds.sum() / compared.sum()) if compared.any() else None,
+                holds,
+                float(holds / compared.sum()) if compared.any() else None,
+                *(_number(_median(values[:, k][None])[0]) for values in (found.value, found.matched)),
+                float(difference[compared].mean()) if compared.any() else None,
                 *ends,
-                *medians,
             )
         )
     return verdicts
