@@ -21,7 +21,7 @@ def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
     with styled():
         figure = Figure(figsize=(9.0, 0.55 + 0.5 * len(verdicts)))
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
-        axes = figure.subplots()
+        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(1, 0.62))
         gap = sum(verdict.explained for verdict in verdicts)
         rows = [k + 0.9 * (not verdict.explained) for k, verdict in enumerate(verdicts)]
         for row, verdict in zip(rows, verdicts, strict=True):
@@ -31,17 +31,18 @@ def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
             if verdict.share is not None:
                 axes.barh(row, verdict.share, 0.3, color=color)
             held = "" if verdict.share is None else f"{verdict.holds:,} of {verdict.compared:,}"
-            axes.text(1.02, row, held, va="center", fontsize=9)
+            beside.text(0, row, held, va="center", fontsize=9)
             words = "" if verdict.median is None else _short(verdict.median)
             matched = "" if verdict.matched is None else f" ({_short(verdict.matched)})"
-            axes.text(1.32, row, words + matched, va="center", fontsize=9)
-        for place, words in ((1.02, "more so than\nmatched pairs"), (1.32, "median pair\n(matched)")):
-            axes.text(place, -1.0, words, va="center", fontsize=9, style="italic")
+            beside.text(0.5, row, words + matched, va="center", fontsize=9)
+        for place, words in ((0, "more than\nmatched"), (0.5, "median pair\n(matched)")):
+            beside.text(place, -1.0, words, va="center", fontsize=9, style="italic")
         if gap < len(verdicts):
             axes.text(0.0, gap - 0.05, "what else is so", va="center", fontsize=9, style="italic")
         axes.set(xlim=(0, 1), ylim=(rows[-1] + 0.6, -1.3), xlabel="share of the pairs")
         axes.set_yticks(rows, [verdict.sentence.rstrip(".") for verdict in verdicts])
         axes.tick_params(axis="y", length=0)
+        beside.set_axis_off()
         axes.grid(False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         handles = [
