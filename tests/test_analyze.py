@@ -342,6 +342,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     text = (tmp_path / "out" / "report.html").read_text()
     titles = {"scores": "Scores", "groups": "Groups of examples", "motion": "Gradients in motion", "cones": "Cones"}
     titles |= {"contention": "Contention", "lineages": "Lineages of cones"}
+    titles |= {"oscillation": "Do the groups in contention take turns?"}
     for part, title in titles.items():
         assert (f"<h2>{title}" in text) == (part in parts)
     assert {name for name in re.findall(r"<code>([\w.]+)</code>", text)} <= files

@@ -33,9 +33,9 @@ OUTPUT = flags.DEFINE_string(
 )
 PARTS = flags.DEFINE_list(
     "parts",
-    list(analysis.PARTS),
+    list(analysis.DEFAULT_PARTS),
     "What to look at beside the curves, examples and claims of the study, comma separated; --parts= for nothing else, "
-    "in a quarter of the time. An analysis replaces the earlier one in its directory. 'histories', measures of every "
+    "in a quarter of the time. There is also 'oscillation', which takes as long as all others. An analysis replaces the earlier one in its directory. 'histories', measures of every "
     "example at every record, are stored in the recording, wherever the results are.",
 )
 EXPORT = flags.DEFINE_list(

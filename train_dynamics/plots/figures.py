@@ -230,7 +230,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
         if not groups:
             continue
         where = f"{cones.layer}, seed {cones.seed}, iteration {frame.iteration}"
-        titles = [f"cone {k}: {_composition(recording, group)}" for k, group in enumerate(groups)]
+        titles = [f"cone {k}: {composition(recording, group)}" for k, group in enumerate(groups)]
         yield Drawing(
             metric_name(layers, cones.layer, "cones").replace("/", "_"),
             f"The largest cones of {where}",
@@ -265,7 +265,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
     for k in order[:NUM_FIGHTS]:
         fight = contention.fights[k]
         pair, groups = fight.pair, (fight.pair.left, fight.pair.right)
-        words = tuple(_composition(recording, group) for group in groups)
+        words = tuple(composition(recording, group) for group in groups)
         where = f"{pair.layer}, seed {recording.seeds[pair.seed]}, found at iteration {pair.iteration}"
         yield Drawing(
             f"contention_{k}",
@@ -295,7 +295,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             )
 
 
-def _composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
+def composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
     """Say how many examples a group has, and of which labels."""
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:

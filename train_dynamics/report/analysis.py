@@ -21,17 +21,19 @@ from train_dynamics.study.cones import ConeOptions, Cones, check_options, find_c
 from train_dynamics.study.contention import Contention, ContentionOptions, find_contention, longest_search
 from train_dynamics.study.histories import make_histories
 from train_dynamics.study.lineages import LineageOptions, Lineages, Persistence, find_lineages, persistence
+from train_dynamics.study.oscillation import Oscillation, follow_oscillation
 from train_dynamics.study.ranking import Ranking
 from train_dynamics.study.results import Results, check_finished, compute
 from train_dynamics.study.scores import Networks, ScoreOptions
-from train_dynamics.study.tables import PARTS
+from train_dynamics.study.tables import DEFAULT_PARTS, PARTS
 
 if TYPE_CHECKING:
     from train_dynamics.plots.figures import Drawing
     from train_dynamics.report.writing import Writing
     from train_dynamics.study.score_agreement import ScoreStudy
 
-OF_GRADIENTS = ("groups", "cones", "lineages", "contention")
+OF_GRADIENTS = ("groups", "cones", "lineages", "contention", "oscillation")
+OF_PAIRS = {"contention", "oscillation"}
 OF_CLASSES = ("scores", "motion")
 MANY = 10_000  # examples of which all pairs take minutes
 
@@ -43,7 +45,7 @@ def analyze(
     contention_options: ContentionOptions = ContentionOptions(),
     score_options: ScoreOptions = ScoreOptions(),
     lineage_options: LineageOptions = LineageOptions(),
-    parts: Collection[str] = tuple(PARTS),
+    parts: Collection[str] = DEFAULT_PARTS,
     log: Callable[[str], None] = print,
     networks: Networks | None = None,
     export: Collection[str] = (),
@@ -77,11 +79,11 @@ def analyze(
         about = _about(recording, options, parts, given)
         check_finished(recording)
         check_options(recording, cone_options)
-        if "contention" in parts:
+        if OF_PAIRS & set(parts):
             _say_cost(recording, contention_options, log)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
-            fighting = helpers.submit(_contention, recording, contention_options) if "contention" in parts else None
+            fighting = helpers.submit(_pairs, recording, contention_options, parts) if OF_PAIRS & set(parts) else None
             seed = shown_seed(recording, cone_options)
             living = helpers.submit(_lineages, recording, lineage_options, seed) if "lineages" in parts else None
             results = _results(recording, score_options, parts, log, networks, given)
@@ -127,12 +129,14 @@ def _write_parts(
         writing.film(motion)  # while helpers save what was drawn
     if living:
         writing.lineages(*_awaited(living, "following cones", log))
-    contention = None
     if fighting:
-        contention, drawings = _awaited(fighting, "looking for pairs in contention", log)
-        writing.contention(contention, drawings)
+        contention, oscillation = _awaited(fighting, "looking for pairs in contention", log)
+        if contention:
+            writing.contention(*contention)
+        if oscillation:
+            writing.oscillation(*oscillation)
     if cones and writing.of_classes:
-        writing.group_claims(options, contention)
+        writing.group_claims(options)
 
 
 def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[str], None]) -> None:
@@ -217,12 +221,20 @@ def _score_study(recording: Recording, results: Results) -> "ScoreStudy | None":
     return study_scores(results.scores, recording.noisy)
 
 
-def _contention(recording: Recording, options: ContentionOptions) -> tuple[Contention, list["Drawing"]]:
-    """Look for contention and draw what is found."""
+def _pairs(
+    recording: Recording, options: ContentionOptions, parts: Collection[str]
+) -> tuple[tuple[Contention, list["Drawing"]] | None, tuple[Oscillation, list["Drawing"]] | None]:
+    """Look for contention and for what becomes of it, as far as they are asked for, and draw what is found."""
     from train_dynamics.plots.figures import contention_drawings
+    from train_dynamics.plots.oscillation_drawings import oscillation_drawings
 
-    found = find_contention(recording, options)
-    return found, list(contention_drawings(recording, found))
+    found, contention, oscillation = find_contention(recording, options), None, None
+    if "contention" in parts:
+        contention = found, list(contention_drawings(recording, found))
+    if "oscillation" in parts:
+        followed = follow_oscillation(recording, found)
+        oscillation = followed, list(oscillation_drawings(recording, followed))
+    return contention, oscillation
 
 
 def _lineages(

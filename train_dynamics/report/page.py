@@ -21,7 +21,7 @@ from train_dynamics.study.contention import Contention, ContentionOptions
 from train_dynamics.study.lineages import LineageOptions
 from train_dynamics.study.results import Results, metric_name
 from train_dynamics.study.scores import ScoreOptions
-from train_dynamics.study.tables import PARTS, files_of_parts
+from train_dynamics.study.tables import DEFAULT_PARTS, files_of_parts
 
 FEW_SEEDS = 5  # four have 35 different resamples, five 126
 FLAGS = {
@@ -43,7 +43,7 @@ def page(
     claims: Sequence[Claim],
     sections: Sequence[Section],
     options: Sequence[ConeOptions | ContentionOptions | ScoreOptions | LineageOptions] = (),
-    parts: Collection[str] = tuple(PARTS),
+    parts: Collection[str] = DEFAULT_PARTS,
     contention: Contention | None = None,
 ) -> str:
     """Lay everything out on one page that needs no other file and no network.
@@ -185,7 +185,7 @@ def _commands(
     if recording.further is not None and "scores" in parts:
         settings = recording.further.settings.items()
         of_command["further"] = [f"--{name}={_plain(value)}" for name, value in settings if value is not None]
-    chosen = [] if set(parts) == set(PARTS) else [f"--parts={_plain(tuple(parts))}"]
+    chosen = [] if set(parts) == set(DEFAULT_PARTS) else [f"--parts={_plain(tuple(parts))}"]
     if given:
         column, _, file = given.partition(" of ")
         chosen.append(f"--rank_by={file}:{column}")

@@ -18,6 +18,7 @@ from train_dynamics.report import sections
 from train_dynamics.report.directory import KINDS
 from train_dynamics.report.export import export
 from train_dynamics.report.lineage_section import lineages_section
+from train_dynamics.report.oscillation_section import oscillation_section
 from train_dynamics.report.page import page
 from train_dynamics.study import tables
 from train_dynamics.study.claims import Claim, claims
@@ -25,6 +26,7 @@ from train_dynamics.study.cones import ConeOptions, Cones, half_learned, shown_s
 from train_dynamics.study.contention import Contention, ContentionOptions
 from train_dynamics.study.group_claims import group_claims
 from train_dynamics.study.lineages import LineageOptions, Lineages, Persistence
+from train_dynamics.study.oscillation import Oscillation, time_quartiles, verdicts
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions
 
@@ -175,9 +177,18 @@ class Writing:
         tables.write_contention_members(recording, contention, output / "contention_members.csv")
         tables.write_label_opposition(recording, contention, output / "label_opposition.csv")
 
-    def group_claims(self, options: ConeOptions, contention: Contention | None) -> None:
+    def oscillation(self, found: Oscillation, drawings: Iterable[figures.Drawing]) -> None:
+        """Write which steps of the explanation of oscillation hold, in which pairs."""
+        recording, output = self._recording, self._output
+        shown = self._pictures(drawings)
+        self._sections.append(oscillation_section(recording, found, shown))
+        tables.write_oscillation(recording, found, output / "oscillation.csv")
+        steps = [verdict.to_dict() for verdict in verdicts(found, len(recording.seeds))]
+        _write_json({"steps": steps, "times": time_quartiles(found)}, output / "oscillation.json")
+
+    def group_claims(self, options: ConeOptions) -> None:
         """Measure the claims about groups, beside those of the study."""
-        found = group_claims(self._recording, self._results.progress, options, contention)
+        found = group_claims(self._recording, self._results.progress, options, self._contention)
         self._claims = [*self._claims, *found]
         self._write_claims()
 

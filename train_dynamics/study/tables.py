@@ -16,6 +16,7 @@ from train_dynamics.study.cones import Cones
 from train_dynamics.study.contention import Contention
 from train_dynamics.study.groups import quartiles
 from train_dynamics.study.lineages import Lineages, Persistence
+from train_dynamics.study.oscillation import STEPS, TIMES, Oscillation, holding
 from train_dynamics.study.results import Results
 from train_dynamics.study.scores import ScoreOptions, study_of
 
@@ -32,9 +33,12 @@ PARTS = {
         "cone_lineage_members.parquet",
     ),
     "contention": ("contention.csv", "contention_members.csv", "label_opposition.csv"),
+    "oscillation": ("oscillation.csv", "oscillation.json"),
     "histories": (),  # which are stored in the recording
 }
 """What an analysis has beside the study's own curves, examples and claims, and the files of each other than figures."""
+DEFAULT_PARTS = tuple(part for part in PARTS if part != "oscillation")
+"""What an analysis looks at unless told; to follow all pairs in contention takes as long as all else."""
 FIRST = ("example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label")
 ABOUT = {
     "example": "position of the example in the recording",
@@ -369,6 +373,37 @@ def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
             ]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.table(arrays, schema))
+
+
+def write_oscillation(recording: Recording, found: Oscillation, path: Path) -> None:
+    """Write one row a pair, numbered as in `contention.csv`: every step, and its matched pairs; times are in records.
+
+    What has no value, or could not be compared, is empty.
+    """
+    steps = [f"{step.name}{of}" for step in STEPS for of in ("", "_matched", "_p", "_p_corrected", "_holds")]
+    times = [f"{name}{of}" for name in TIMES for of in ("", "_matched")]
+    holds = holding(found)
+    rows = (
+        (
+            k,
+            recording.seeds[pair.seed],
+            pair.layer,
+            pair.iteration,
+            0 if found.courses[k] is None else len(found.records[k]),
+            *(
+                cell
+                for m in range(len(STEPS))
+                for cell in (
+                    *_decimal(of[k, m] for of in (found.value, found.matched, found.p, found.corrected)),
+                    "" if math.isnan(found.corrected[k, m]) else str(bool(holds[k, m])).lower(),
+                )
+            ),
+            *_decimal(of[k, m] for m in range(len(TIMES)) for of in (found.times, found.matched_times)),
+            found.reasons[k],
+        )
+        for k, pair in enumerate(found.pairs)
+    )
+    _write(path, ("pair", "seed", "layer", "iteration", "records", *steps, *times, "reason"), rows)
 
 
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
