@@ -61,6 +61,15 @@ def test_it_begins_with_what_was_found_and_leads_to_all_else(output, small):
     assert places == sorted(places)
 
 
+def test_times_are_iterations_where_some_are_not_recorded(small):
+    whole = compute(small, None, False)
+    some = whole.iterations * 10
+    curves = whole.curves | {"accuracy": np.where(some[:, None] < 30, 0.1, 0.9) * np.ones((3, 1, 11))}
+    text = page(small, dataclasses.replace(whole, iterations=some, curves=curves), [], [])
+    assert "30 updates" in text and "half of them were right from update 30 on" in text
+    assert text.count("<td>30</td>") == 10  # of each chunk
+
+
 def test_what_comes_from_the_data_is_escaped(small):
     recording = small
     recording.config = dataclasses.replace(small.config, split="<script>alert(1)</script>")

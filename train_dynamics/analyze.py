@@ -35,8 +35,9 @@ PARTS = flags.DEFINE_list(
     "parts",
     list(analysis.DEFAULT_PARTS),
     "What to look at beside the curves, examples and claims of the study, comma separated; --parts= for nothing else, "
-    "in a quarter of the time. There is also 'oscillation', which takes as long as all others. An analysis replaces the earlier one in its directory. 'histories', measures of every "
-    "example at every record, are stored in the recording, wherever the results are.",
+    "in a quarter of the time. There is also 'oscillation', which takes as long as all others. An analysis replaces "
+    "the earlier one in its directory. 'histories', measures of every example at every record, are stored in the "
+    "recording, wherever the results are.",
 )
 EXPORT = flags.DEFINE_list(
     "export",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from train_dynamics.config import pluralise
+from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.claims import EARLY, LEARNED, reaches
 from train_dynamics.study.contention import Contention
@@ -34,18 +35,18 @@ def _learned(recording: Recording, results: Results) -> Iterator[str]:
         return
     accuracy = results.curves["accuracy"][..., 0].mean(axis=0)
     half = reaches(accuracy, 0.5)
-    when = "" if half is None else f"; half of them were right from update {recording.iterations[half]:,} on"
+    when = "" if half is None else f"; half of them were right from update {results.iterations[half]:,} on"
     verb = "classifies" if len(recording.seeds) == 1 else "classify"
     yield (
         f"{networks} {verb} {accuracy[-1]:.1%} of {pluralise(len(recording.labels), 'example')} correctly after {last} "
         f"updates{when}."
     )
     never = int((~results.forgetting.ever_correct).all(axis=0).sum())
-    forgotten = (results.forgetting.forgotten > 0).any(axis=0).mean()
+    forgotten = (results.forgetting.forgotten > 0).mean()
     by = "" if len(recording.seeds) == 1 else " by any of them"
     yield (
-        f"{never:,} {'was' if never == 1 else 'were'} never learned{by}; {forgotten:.1%} of all examples were right at "
-        "one record and wrong at the next."
+        f"{never:,} {'was' if never == 1 else 'were'} never learned{by}; on average a network forgot "
+        f"{forgotten:.1%} of all examples at least once: right at one record, wrong at the next."
     )
 
 
@@ -62,12 +63,13 @@ def _gradient(recording: Recording, results: Results) -> Iterator[str]:
     if results.num_chunks < NUM_CHUNKS or not results.iterations[-1] > EARLY:
         return
     layer = recording.layers[-1]
+    of = "all weights together" if layer == TOGETHER else layer
     share = (
         results.curves[metric_name(recording.layers, layer, SHARE)].mean(axis=0)[:, 1 : 1 + NUM_CHUNKS // 2].sum(axis=1)
     )
     early = share[results.iterations < EARLY].mean()
     yield (
-        f"The more typical half of the examples made up {early:.0%} of the mean gradient of {layer} in the first "
+        f"The more typical half of the examples made up {early:.0%} of the mean gradient of {of} in the first "
         f"{EARLY} updates, and {share[-1]:.0%} at the end."
     )
 

@@ -119,7 +119,9 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
         told = {
             "final training accuracy": f"{accuracy[:, -1].mean():.1%}"
             + (f" ± {accuracy[:, -1].std():.1%}" if len(accuracy) > 1 else ""),
-            "first at 80 % after": "never" if learned is None else pluralise(int(learned), "update"),
+            "first at 80 % after": "never"
+            if learned is None
+            else pluralise(int(results.iterations[learned]), "update"),
         }
     else:
         loss = results.curves["loss"][..., 0]
@@ -155,7 +157,9 @@ def _learned_columns(results: Results, mean: dict[str, np.ndarray]) -> dict[str,
     forgotten = results.forgetting.forgotten.mean(axis=0)
     return {
         "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
-        "reaches 80 % at": ["never" if (t := reaches(c, LEARNED)) is None else f"{t:,}" for c in mean["accuracy"].T],
+        "reaches 80 % at": [
+            "never" if (t := reaches(c, LEARNED)) is None else f"{results.iterations[t]:,}" for c in mean["accuracy"].T
+        ],
         "times from right to wrong, an example": [
             f"{forgotten[results.chunk == k].mean():.2f}" for k in range(results.num_chunks)
         ],
