@@ -804,3 +804,18 @@ def test_markup_stays_text(chromium, tmp_path, device):
         chromium.get_log("browser")  # it tells of the answer 500
     finally:
         server.close()
+
+
+def test_without_the_packages_of_a_server_it_says_what_to_install(small_path, tmp_path):
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "train_dynamics.explore", f"--recording={small_path}"]
+    done = subprocess.run([*command, "--no_browser"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "explore: looking around needs the package uvicorn: pip install 'train-dynamics[explore]'"
+    )
+    done = subprocess.run(
+        [*command, f"--export={tmp_path / 'page.html'}"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0 and (tmp_path / "page.html").is_file(), done.stderr

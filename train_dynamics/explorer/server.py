@@ -11,14 +11,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from train_dynamics.config import InputError
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    raise InputError(
+        f"looking around needs the package {error.name}: pip install 'train-dynamics[explore]'; "
+        "--export=page.html does not"
+    ) from error
+
 from train_dynamics.explorer.explored import Explored
 from train_dynamics.explorer.page import page, policy
 from train_dynamics.explorer.shown import HISTORY, about, encoded, json_bytes, looks
