@@ -5,7 +5,7 @@
 DIR holds MNIST as TFDS prepares it. The networks are three convolutions and a dense layer with more or fewer channels.
 Every point is a process of its own, so that its peak memory is its own. Weights and examples time one record of all
 kernels in each layout, and plain training on the same examples once, in batches of 128; nothing is stored. Seeds and
-processes are whole `train` commands of 1,000 examples and 31 records, with their store; several processes share ten
+processes are whole `train` commands of 300 examples and 31 records, with their store; several processes share ten
 seeds on this one machine, and the point lasts until the last of them ends.
 """
 
@@ -28,6 +28,9 @@ POINT = flags.DEFINE_string("point", None, "One point, as JSON; used by this pro
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory that holds mnist.")
 OUTPUT = flags.DEFINE_string("output", "recordings/growth", "Directory for growth.csv, growth.png and growth.svg.")
 DIRECTORY = flags.DEFINE_string("directory", "recordings", "Directory to record into, for a while.")
+ONLY = flags.DEFINE_list(
+    "axes", ["weights", "examples", "seeds", "processes"], "What to measure; others stay as they are."
+)
 LAYOUTS = ("measures", "factored", "sketch")
 AXES = {  # of one record: channels of the first convolution, and examples
     "weights": [(channels, 128) for channels in (1, 3, 10, 32, 100, 330)],
@@ -109,9 +112,9 @@ def record(seeds: int, processes: int, layout: str) -> dict:
     """Time a whole run, shared by some processes."""
     directory = Path(tempfile.mkdtemp(dir=DIRECTORY.value))
     command = [sys.executable, "-m", "train_dynamics.train", f"--recording={directory / 'out'}", f"--seeds={seeds}"]
-    command += ["--dataset=mnist", f"--data_dir={DATA_DIR.value}", "--num_examples=1000", "--batch_size=100"]
+    command += ["--dataset=mnist", f"--data_dir={DATA_DIR.value}", "--num_examples=300", "--batch_size=100"]
     command += ["--model=configs/networks.py:cnn", "--layers=*/kernel", f"--gradient_layout={layout}"]
-    command += ["--epochs=3", "--eval_batch_size=250"]
+    command += ["--epochs=10", "--eval_batch_size=250"]
     try:
         began = time.perf_counter()
         shares = [["--distributed", f"--num_processes={processes}", f"--process_id={k}"] for k in range(processes)]
@@ -137,6 +140,12 @@ def points() -> list[dict]:
     ]
     found += [{"axis": "seeds", "of": [seeds, 1, layout]} for seeds in SEEDS for layout in LAYOUTS]
     return found + [{"axis": "processes", "of": [10, count, layout]} for count in PROCESSES for layout in LAYOUTS]
+
+
+def read(row: dict[str, str]) -> dict:
+    """Read a row of the table."""
+    numbers = {name: float(row[name]) for name in ("seconds", "megabytes", "gigabytes peak")}
+    return {"axis": row["axis"], "value": int(row["value"]), "layout": row["layout"], **numbers}
 
 
 def draw(rows: Sequence[dict], path: Path) -> None:
@@ -190,7 +199,11 @@ def main(arguments: Sequence[str]) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
     rows, failed = [], 0
     print(f"{'':10} {'':>9} {'':9} {'ms':>10} {'MB':>9} {'GB peak':>8}")
-    for point in points():
+    output = Path(OUTPUT.value)
+    if (output / "growth.csv").is_file():
+        with (output / "growth.csv").open(newline="") as file:
+            rows = [read(row) for row in csv.DictReader(file) if row["axis"] not in ONLY.value]
+    for point in (point for point in points() if point["axis"] in ONLY.value):
         command = [sys.executable, "-m", "benchmarks.growth", f"--point={json.dumps(point)}"]
         command += [f"--directory={DIRECTORY.value}", f"--data_dir={DATA_DIR.value}"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -206,7 +219,6 @@ def main(arguments: Sequence[str]) -> None:
         rows.append(row)
         numbers = f"{1000 * row['seconds']:10.1f} {row['megabytes']:9.2f} {row['gigabytes peak']:8.2f}"
         print(f"{axis:10} {value:9} {layout:9} {numbers}", flush=True)
-    output = Path(OUTPUT.value)
     with (output / "growth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["axis", "value", "layout", "seconds", "megabytes", "gigabytes peak"])
         writer.writeheader()
