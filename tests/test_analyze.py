@@ -76,7 +76,7 @@ def test_scores_tell_when_an_example_was_learned_and_forgotten(history, output):
 def test_every_curve_against_its_definition(small, history, output):
     table = rows(output / "curves.csv")
     assert list(table[0]) == ["metric", "group", "iteration", "mean", "std"]
-    metrics = ["accuracy", "alignment", "gradient_norm", "first_correct", "last_mistake"]
+    metrics = ["accuracy", "alignment", "gradient_norm", "mean_gradient_share", "first_correct", "last_mistake"]
     assert len(table) == len(metrics) * 11 * 17
     found = {(row["metric"], row["group"], int(row["iteration"])): row for row in table}
     chunk = np.array([int(row["chunk"]) for row in rows(output / "scores.csv")])
@@ -89,6 +89,9 @@ def test_every_curve_against_its_definition(small, history, output):
                 "accuracy": [history[s, t, chosen].mean() for s in range(3)],
                 "alignment": [cosine[s, chosen].mean() for s in range(3)],
                 "gradient_norm": [norm[s, chosen].mean() for s in range(3)],
+                "mean_gradient_share": [
+                    (cosine[s, chosen] * norm[s, chosen]).sum() / (cosine[s] * norm[s]).sum() for s in range(3)
+                ],
                 "first_correct": [oracles.first_correct_share(history[s][:, chosen], t) for s in range(3)],
                 "last_mistake": [oracles.last_mistake_share(history[s][:, chosen], t) for s in range(3)],
             }
@@ -174,7 +177,7 @@ def test_layers_and_layouts(tmp_path, device):
             named = zip(measures._fields, measures, strict=True)
             curves[layout] |= {f"{layer}/{name}": values for name, values in named if name != "stiffness"}
             curves[layout] |= {f"{layer}/stiffness": measures.stiffness.reshape(3, 5, -1)}
-    of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm")}
+    of_layers = {f"fc{k}/{metric}" for k in (1, 3) for metric in ("alignment", "gradient_norm", "mean_gradient_share")}
     of_layers |= {f"fc{k}/{name}" for k in (1, 3) for name in groups.Measures._fields}
     assert set(curves["dense"]) == {"accuracy", "first_correct", "last_mistake"} | of_layers
     for metric, curve in curves["dense"].items():
@@ -232,8 +235,10 @@ def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     assert contents(analysed) == before
     whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")
     alike = {f"figures/{name}{kind}" for name in (*FIGURES[:8], "scatter") for kind in directory.KINDS}
-    alike |= {"claims.json", "curves.csv", "scatter.mp4"}
+    alike |= {"curves.csv", "scatter.mp4"}
     assert alike <= set(study) and {name: study[name] for name in alike} == {name: whole[name] for name in alike}
+    claims = [json.loads(files["claims.json"]) for files in (study, whole)]
+    assert claims[0] == claims[1][: len(claims[0])]  # those about groups need cones
 
 
 def test_cones_are_tables_too(small, output):
@@ -316,7 +321,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     (tmp_path / "out" / "mine.csv").write_text("mine")
     said = []
     analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, log=said.append)
-    others = [part for part in analysis.PARTS if part not in parts]
+    others = [part for part in analysis.DEFAULT_PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
     assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
     about = json.loads((tmp_path / "out" / "analysis.json").read_text())
@@ -324,7 +329,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     own = {"analysis.json", "claims.json", "curves.csv", "scores.csv", "scores.parquet", "report.html", "mine.csv"}
     assert files == own | {name for part in parts for name in analysis.PARTS[part]} - {"label_noise.csv"}
-    others = {"analysis.json", "report.html", "mine.csv"}
+    others = {"analysis.json", "report.html", "mine.csv", "claims.json", *analysis.PARTS["oscillation"]}
     for name in files - others - (set() if "scores" in parts else {"scores.csv", "scores.parquet"}):
         assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes(), name
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}

@@ -184,7 +184,7 @@ def test_help_reads_well():
     for name in ("recording", "output", "iterations", "seed", "layers", "fps", "history"):
         assert f"--{name}:" in done.stdout
     assert "--[no]overwrite:" in done.stdout
-    assert "(default: 'scatter.mp4')" in done.stdout
+    assert "(default: scatter.mp4)" in done.stdout
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

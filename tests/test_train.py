@@ -83,8 +83,8 @@ def test_help_reads_well():
     done = run("train", "--help")
     for name in ("recording", *(flag_name(field.name) for field in dataclasses.fields(StudyConfig))):
         assert f"--{name}:" in done.stdout or f"--[no]{name}:" in done.stdout
-    assert "(default: '8')" in done.stdout
-    assert "(default: '0.01')" in done.stdout
+    assert "(default: 8)" in done.stdout
+    assert "(default: 0.01)" in done.stdout
 
 
 @pytest.mark.parametrize("rate", ["1e6", "1e30"])
