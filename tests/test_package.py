@@ -39,12 +39,10 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target), "XLA_FLAGS": ""}  # so that its programs are optimised
     arguments = ["--recording=out", "--num_examples=64", "--batch_size=32", "--epochs=1", "--seeds=2"]
-    verify, analyze = ["--recording=out"], ["--recording=out", "--parts=scores"]
-    of_loop = ["--recording=recordings/loop", "--parts="]
+    analyze = ["--recording=out", "--parts=scores"]
     (tmp_path / "empty" / "loop.py").write_text(program_of_readme("td.Recorder("))
     for command in (
-        *(["-m", "train_dynamics.train", *arguments], ["-m", "train_dynamics.verify", *verify]),
-        *(["-m", "train_dynamics.analyze", *analyze], ["loop.py"], ["-m", "train_dynamics.analyze", *of_loop]),
+        *(["-m", "train_dynamics.train", *arguments], ["-m", "train_dynamics.analyze", *analyze], ["loop.py"]),
         ["-m", "train_dynamics.explore", "--recording=out", "--export=page.html"],
     ):
         subprocess.run([sys.executable, *command], check=True, cwd=tmp_path / "empty", env=environment)
@@ -53,7 +51,7 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     assert str(target) in found.stdout.decode()
     assert Recording(tmp_path / "empty" / "out").num_records == 3
     assert Recording(tmp_path / "empty" / "recordings" / "loop").iterations.tolist() == list(range(50))
-    assert (tmp_path / "empty" / "recordings" / "loop" / "analysis" / "report.html").is_file()
+    assert (tmp_path / "empty" / "out" / "analysis" / "report.html").is_file()
 
 
 def program_of_readme(part: str) -> str:

@@ -32,6 +32,7 @@ from train_dynamics.training import sweep
 FIRST = ["example", "id", "label", "agr", "rank", "chunk", "first_correct", "last_mistake", "forgotten", "true_label"]
 COMPUTED = [score for score in SCORES if not isinstance(score, FurtherScore)]  # what needs no further training
 NAMES = [score.name for score in COMPUTED]
+MOST = ("scores", "groups", "motion", "cones", "contention")  # the others say nothing of what is asked here
 COLUMNS = FIRST + [score.name for score in SCORES if score.name not in FIRST]
 
 
@@ -266,7 +267,7 @@ def test_one_seed_ranks_by_its_mean_loss(tmp_path, device):
 @pytest.mark.slow
 def test_one_seed_is_analysed(tmp_path, device, sketches):
     recording = recorded(tmp_path / "single", device, num_seeds=1)
-    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2))
+    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2), parts=MOST)
     table = rows(tmp_path / "out" / "scores.csv")
     assert list(table[0]) == COLUMNS and {row["agr"] for row in table} == {""}
     assert sorted(int(row["rank"]) for row in table) == list(range(50))
@@ -287,7 +288,7 @@ def test_one_seed_is_analysed(tmp_path, device, sketches):
 @pytest.mark.parametrize(("examples", "seeds"), [(2, 1), (9, 3)])
 def test_fewer_examples_than_chunks(tmp_path, device, sketches, examples, seeds):
     recording = recorded(tmp_path / "few", device, num_examples=examples, batch_size=1, epochs=2, num_seeds=seeds)
-    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2))
+    analysis.analyze(recording, tmp_path / "out", contention_options=ContentionOptions(checkpoints=2), parts=MOST)
     table = rows(tmp_path / "out" / "scores.csv")
     assert sorted(int(row["chunk"]) for row in table) == list(range(examples))  # a chunk each
     assert {row["group"] for row in rows(tmp_path / "out" / "curves.csv")} == {
@@ -306,7 +307,7 @@ def test_one_record_after_the_start(tmp_path, device, sketches):
     found = results.compute(recording, ScoreOptions(checkpoints=3)).scores
     assert "agr" not in found.missing and found.study.checkpoints.tolist() == [1]
     assert found.missing["vog"] == "a variance needs two checkpoints or more"
-    analysis.analyze(recording, tmp_path / "out", score_options=ScoreOptions(checkpoints=3))
+    analysis.analyze(recording, tmp_path / "out", score_options=ScoreOptions(checkpoints=3), parts=MOST)
     assert (tmp_path / "out" / "figures" / "extremes_loss.png").is_file()
     assert not (tmp_path / "out" / "figures" / "extremes_vog.png").exists()
 

@@ -41,7 +41,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_the_recording_is_the_same(tmp_path, uninterrupted):
+def test_killed_six_times_the_recording_is_the_same(tmp_path, uninterrupted):
     chance = random.Random(0)
     path = tmp_path / "out"
     during_a_save, at_the_start = 0, 0
@@ -52,7 +52,7 @@ def test_killed_ten_times_the_recording_is_the_same(tmp_path, uninterrupted):
         assert done.returncode == 0, done.stderr
         assert contents(path) == uninterrupted
 
-    for round in range(10):
+    for round in range(6):
         if blocks(path)[0] > 20:  # too few are left, which on a busy machine may all be made before one is seen
             finish()
             shutil.rmtree(path)
@@ -78,7 +78,7 @@ def test_killed_ten_times_the_recording_is_the_same(tmp_path, uninterrupted):
             recording = Recording(path)  # what is whole can be read at any time
             assert recording.num_records == recording.block_length * whole
             assert np.isfinite(recording.loss(recording.num_records - 1)).all()
-    assert during_a_save >= 2 and at_the_start >= 1  # most of the time, a block is being saved
+    assert during_a_save >= 1 and at_the_start >= 1  # most of the time, a block is being saved
     finish()
 
 
