@@ -91,9 +91,13 @@ class TaskSetup(NamedTuple):
             found = cut(of_parameters, parameters, chosen)
             return jax.tree.unflatten(jax.tree.structure(parameters), found.gradients), found.outputs
 
-        # In a loop, XLA takes ten times as long on CPUs for the backward pass of convolutions as JAX writes it.
         as_jax_does = jax.grad(of_parameters, has_aux=True)
-        gradient, variables = jax.lax.platform_dependent(state.parameters, chosen, cpu=by_products, default=as_jax_does)
+        if "conv_general_dilated" in str(jax.make_jaxpr(of_parameters)(state.parameters, chosen)):
+            # In a loop, XLA takes ten times as long on CPUs for the backward pass of convolutions as JAX writes it.
+            both = {"cpu": by_products, "default": as_jax_does}
+            gradient, variables = jax.lax.platform_dependent(state.parameters, chosen, **both)
+        else:
+            gradient, variables = as_jax_does(state.parameters, chosen)
         descent, optimizer = self.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, descent)
         return TaskState(parameters, optimizer, variables, state.seed, state.updates + 1)
