@@ -141,6 +141,7 @@ def compute(
     advance: Callable[[int], object] = lambda records: None,
     networks: Networks | None = None,
     given: Ranking | None = None,
+    replayed: Callable[[str], object] = lambda words: None,
 ) -> Results:
     """Compute all results, reading each block once; memory does not grow with the number of blocks.
 
@@ -154,6 +155,7 @@ def compute(
         advance: Told the number of records after each block.
         networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
         given: What to rank the examples by instead.
+        replayed: Told in words how far scores are for which networks are run again.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
@@ -190,7 +192,7 @@ def compute(
         dead,
         gathered.forgetting,
         curves,
-        score_pass and score_pass.finish(),
+        score_pass and score_pass.finish(replayed),
         gathered.group_dynamics(),
         given.words if given else "",
     )
