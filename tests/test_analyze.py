@@ -230,7 +230,7 @@ def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     assert lines[-1] == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser"
     assert json.loads((analysed / "analysis" / "analysis.json").read_text())["recording"] == "copy"
     before = contents(analysed)
-    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=motion")
+    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=motion", drawn=True)
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "other" / "report.html").is_file()
     assert contents(analysed) == before
     whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")

@@ -18,7 +18,7 @@ from train_dynamics.recording.parts import divided
 from train_dynamics.recording.reader import Recording
 
 STUDY = ["--num_examples=60", "--batch_size=20", "--epochs=4", "--seeds=5", "--recording=out"]
-LONG = ["--num_examples=500", "--batch_size=50", "--epochs=160", "--seeds=3", "--recording=out"]
+LONG = ["--num_examples=500", "--batch_size=50", "--epochs=80", "--seeds=3", "--recording=out"]
 
 
 def free_port():

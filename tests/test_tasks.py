@@ -275,7 +275,7 @@ def test_targets_of_a_regression(tmp_path, device):
             read(0)
     done = run("verify", "--recording=out", "--samples=4", cwd=tmp_path)  # which needs no code of the user's
     assert (done.returncode, done.stderr) == (0, "") and "160 gradients were computed again, in float64" in done.stdout
-    done = run("analyze", "--recording=out", "--contention_checkpoints=1", cwd=tmp_path)
+    done = run("analyze", "--recording=out", "--parts=scores,motion,cones", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Left out: scores, which is about classes" in done.stdout
     claims = json.loads((tmp_path / "out" / "analysis" / "claims.json").read_text())

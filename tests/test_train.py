@@ -154,8 +154,6 @@ def test_programs_are_kept_for_the_next_run_which_gives_the_same_and_never_needs
     for file in kept.glob("*"):
         file.write_bytes(b"broken")
     found("third")
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "first" / "config.json")  # where nothing can be kept
-    assert found("fourth")[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -204,7 +202,7 @@ def test_the_processor_can_count_as_several_devices(tmp_path, recorded):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path, number, status):
-    arguments = ["--num_examples=500", "--batch_size=50", "--epochs=200", "--seeds=2", "--recording=out"]  # 41 blocks
+    arguments = ["--num_examples=500", "--batch_size=50", "--epochs=100", "--seeds=2", "--recording=out"]  # 21 blocks
     command = [sys.executable, "-m", "train_dynamics.train", *arguments]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "blocks" / "0").exists():
@@ -218,7 +216,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(tmp_path
         "train: interrupted; the same command goes on from here",
     ]
     done = Recording(tmp_path / "out").num_records
-    assert 0 < done < 2001
+    assert 0 < done < 1001
     again = run("train", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"Going on from iteration {done}" in again.stdout

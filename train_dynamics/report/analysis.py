@@ -89,12 +89,12 @@ def analyze(
             results = _results(recording, score_options, parts, log, networks, given)
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
-            # Not before it is known that the options suit the recording: nothing is stored by mistake.
-            histories = helpers.submit(_histories, recording) if "histories" in parts else None
             # Seconds to import, for nothing if the recording will not do.
             from train_dynamics.report.writing import Writing
 
             with cleared(output, about["files"], log):
+                # Not before it is known that options and output will do: nothing is stored by mistake.
+                histories = helpers.submit(_histories, recording) if "histories" in parts else None
                 writing = Writing(recording, results, output, about, helpers.submit)
                 writing.study()
                 _write_parts(writing, parts, cone_options, score_study, cones, (living, fighting), log)
