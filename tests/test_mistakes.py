@@ -277,7 +277,7 @@ def test_whoever_stops_reading_gets_no_traceback(place):
     assert done.stderr == ""
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_valid_configuration_records_and_verifies(tmp_path_factory, device, data):
     hidden = data.draw(st.lists(st.integers(1, 6), max_size=3))

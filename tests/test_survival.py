@@ -42,7 +42,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_five_times_the_recording_is_the_same(tmp_path, uninterrupted):
+def test_killed_four_times_the_recording_is_the_same(tmp_path, uninterrupted):
     chance = random.Random(0)
     path = tmp_path / "out"
     during_a_save, at_the_start = 0, 0
@@ -53,14 +53,14 @@ def test_killed_five_times_the_recording_is_the_same(tmp_path, uninterrupted):
         assert done.returncode == 0, done.stderr
         assert contents(path) == uninterrupted
 
-    for round in range(5):
+    for round in range(4):
         if blocks(path)[0] > 10:  # too few are left, which on a busy machine may all be made before one is seen
             finish()
             shutil.rmtree(path)
         before = blocks(path)[0]
         process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
         began = time.monotonic()
-        if round % 5 == 4:  # before anything is recorded, while it starts
+        if round == 3:  # before anything is recorded, while it starts
             time.sleep(chance.uniform(0.3, 0.9) * starting)
         elif round % 2:  # as soon as the next block is begun
             wait_for(lambda now=before: blocks(path)[0] > now and blocks(path)[1], process)
@@ -183,5 +183,4 @@ def test_a_disk_that_fills_ends_the_run_and_the_same_command_finishes_it(tmp_pat
     assert full.returncode == 1 and "but only" in full.stderr and len(full.stderr.splitlines()) == 1
     filler.unlink()
     assert run("train", *arguments, cwd=tmp_path).returncode == 0
-    assert run("verify", "--recording=disk/out", cwd=tmp_path).returncode == 0
     assert contents(small_disk / "out") == uninterrupted
