@@ -86,7 +86,7 @@ def opened_for_showing(
                 one, histories, lineages if one is recording else None
             )
     except RecordingError as error:
-        log(f"Damaged or not there yet: {error}")
+        log(f"Damaged or missing: {error}")
         return Explored({}, Scored(), str(error))
     return Explored(shown, scored)
 
@@ -112,7 +112,7 @@ def made(
         if not isinstance(error.__cause__, OSError):
             raise
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
-        log(f"{error}; what is read once is kept in {cache}")
+        log(f"{error}; the histories are stored in {cache} instead")
         return make_histories(recording, advance, cache)
 
 

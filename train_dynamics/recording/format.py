@@ -43,7 +43,7 @@ def read_header(path: AnyPath) -> dict[str, Any]:
     try:
         header = json.loads(read_whole(path.resolve() / "config.json"))
         if not isinstance(header["format"], int):
-            raise ValueError("its format is no number")
+            raise ValueError("its format is not a number")
         if header["format"] not in READABLE:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
             known = ", ".join(map(str, READABLE[:-1])) + f" and {READABLE[-1]}"
@@ -67,7 +67,7 @@ def read_header(path: AnyPath) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordingError(f"{path} is not a recording: it has no config.json") from None
     except KeyError as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
+        raise RecordingError(f"{path / 'config.json'} is not a recording's: it has no {error}") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
     return header

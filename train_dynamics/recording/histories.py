@@ -355,7 +355,7 @@ def _column(part: "Recording", name: str, n: int) -> Shaped[np.ndarray, "s t ...
             if checksum_of_rows(rows[s, t]) != expected[s, begin + t]:
                 raise RecordingError(
                     f"{block.path} is damaged: {name} of examples {start} to {stop - 1} at iteration "
-                    f"{block.iterations[t]} was changed after it was written; verify tells more"
+                    f"{block.iterations[t]} was changed after it was written; run train_dynamics.verify for details"
                 )
         return rows[:, :, n - start]
 
@@ -375,7 +375,7 @@ def remade(directory: AnyPath) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise RecordingError(
-            f"{directory} does not belong here, is damaged or missing ({error}); move it elsewhere, and "
+            f"{directory} does not belong here, is damaged, or is missing ({error}); move it elsewhere, and "
             "train_dynamics.analyze makes it again"
         ) from error
 

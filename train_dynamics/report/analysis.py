@@ -148,7 +148,7 @@ def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[s
     log(
         f"Comparing every two of {count:,} examples, at {pluralise(options.checkpoints, 'iteration')} of "
         f"{pluralise(len(recording.seeds), 'seed')}: at most {most}; --contention_examples={MANY} takes "
-        f"{(MANY / count) ** 2:.0%} of it"
+        f"{(MANY / count) ** 2:.0%} of that"
     )
 
 
@@ -156,7 +156,7 @@ def _possible(recording: Recording, parts: Collection[str], log: Callable[[str],
     """Leave out the parts that a recording has nothing for, and say so."""
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
-        raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
+        raise InputError.flag("parts", unknown, f"must be one or more of {','.join(PARTS)}, or empty")
     impossible: dict[str, str] = {}
     if not recording.gradient_layers:
         impossible |= dict.fromkeys(OF_GRADIENTS, "compares gradients, and only measures were recorded")
@@ -206,7 +206,7 @@ def _results(
             recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks, given
         )
     if results.scores and not results.scores.study.replayable:
-        log(f"Left out: scores for which the network would be run again; {how_to_run(recording)}")
+        log(f"Left out: scores for which the network must be run again; {how_to_run(recording)}")
     if dead := np.count_nonzero(results.indifferent):
         log(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results
