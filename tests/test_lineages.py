@@ -441,7 +441,7 @@ def test_the_film_has_the_colours_of_lineages():
 
 
 def test_what_the_film_cannot_show_is_said(small, tmp_path):
-    for kind, words in ((".gif", r"colours films that end in .mp4, and no .gif"), (".mp4", "has no lineages")):
+    for kind, words in ((".gif", r"colours films that end in .mp4 only, not .gif"), (".mp4", "has no lineages")):
         with pytest.raises(InputError, match=words):
             animate.lineages_of(small, str(tmp_path), kind)
     assert animate.lineages_of(small, None, ".gif") is None

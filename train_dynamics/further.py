@@ -85,7 +85,7 @@ def main() -> None:
         print_line(f"{recording.path / 'further'} is there already; nothing to do")
         return
     holdout = held_out(recording.config, config, DATA_DIR.value)
-    noted = stop_on_signals("further: stopping after this epoch; press Ctrl-C again to stop at once")
+    noted = stop_on_signals("further: stopping after this epoch; a second signal stops it at once")
     enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():

@@ -7,10 +7,10 @@ train_dynamics.analyze.
 """
 
 from absl import flags
-from tqdm import tqdm
 
 from train_dynamics.commands import config_from_flags, define_config_flags, print_line, run
 from train_dynamics.config import InputError
+from train_dynamics.progress import Progress
 
 FIELDS = (
     *("dataset", "data_dir", "split", "inputs", "labels", "image_size", "input_scaling", "num_examples", "subset_seed"),
@@ -48,7 +48,7 @@ def main() -> None:
     enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     dataset = load_dataset(config)
-    with tqdm(total=len(found), unit="checkpoint", disable=None, dynamic_ncols=True) as bar:
+    with Progress("Recording", len(found), "checkpoints") as bar:
         record_task(config, dataset, found, RECORDING.value, print_line, bar.update)
 
 

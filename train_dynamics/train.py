@@ -108,7 +108,7 @@ def main() -> None:
     if PLAN.value:  # which leaves nothing behind, however it ends
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     else:
-        noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
+        noted = stop_on_signals("train: stopping after this block; a second signal stops it at once")
     sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if host is not None and host.visible_devices:
@@ -119,7 +119,7 @@ def main() -> None:
         _plan(config, path, dataset, began)
         return
     if not sweep.train(config, path, log=print_line, stop=lambda: bool(noted), dataset=dataset):
-        print("train: interrupted; the same command goes on from here", file=sys.stderr)
+        print("train: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(128 + noted[0])
 
 

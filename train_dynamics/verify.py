@@ -8,10 +8,10 @@ The exit status is 0 if it is, and 1 if it is not. Every problem is then printed
 import sys
 
 from absl import flags
-from tqdm import tqdm
 
 from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
 from train_dynamics.config import InputError, pluralise
+from train_dynamics.progress import Progress
 from train_dynamics.recording.code import how_to_run, may_run
 from train_dynamics.recording.reader import opened
 from train_dynamics.recording.verification import Verification, verify
@@ -42,9 +42,7 @@ def main() -> None:
         from train_dynamics.training.replay import for_command  # takes seconds to import
 
         networks = for_command(recording, MODEL.value, LOSS.value)
-    with tqdm(
-        total=sum(part.num_records for part in recording.parts), unit="it", disable=None, dynamic_ncols=True
-    ) as bar:
+    with Progress("Checking", sum(part.num_records for part in recording.parts), "records") as bar:
         found = verify(
             recording,
             flags.FLAGS.samples,

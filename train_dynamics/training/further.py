@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.data.scaling import flat_inputs
 from train_dynamics.gradients import per_example
+from train_dynamics.progress import Progress
 from train_dynamics.recording.reader import FurtherTraining, Recording
 from train_dynamics.training import steps
 from train_dynamics.training.steps import Setup, State
@@ -246,7 +246,7 @@ def train_further(
         f"{pluralise(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by "
         f"DP-SGD at each of {pluralise(len(levels), 'noise level')}"
     )
-    bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
+    bar = Progress("Training further", epochs + len(levels) * study.epochs, "epochs")
     with bar, enough_memory():
         networks.take(recording.parameters(recording.num_iterations))
         for epoch in range(epochs):
@@ -257,6 +257,7 @@ def train_further(
         retrained = networks.probabilities(images, f"of --holdout_split={config.holdout_split}")
         private = []
         for level in levels:
+            bar.set_description(f"DP-SGD, noise {level:g}")
             networks.draw(images[0])
             for epoch in range(study.epochs):
                 networks.train_privately(level, epoch, images, labels)

@@ -226,8 +226,8 @@ def told(found: Forecast, config: StudyConfig, dataset: Dataset, path: Path, log
         if config.num_seeds > 1:
             half = config.num_seeds // 2
             log(
-                f"  --seeds={half}, and later the others with --first_seed={config.first_seed + half}; analyze reads both "
-                "as one"
+                f"  --seeds={half}, and later the others with --first_seed={config.first_seed + half}; analyze reads "
+                "both as one"
             )
     return found.disk_bytes <= free and not (memory and found.memory_bytes > memory)
 

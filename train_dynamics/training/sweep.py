@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise, time_in_words
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.gradients.measures import Share
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
@@ -402,7 +402,7 @@ def train(
     devices = list(devices or local_devices())
     _announce(config, dataset, prepared, devices, path, todo, done, log)
 
-    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
+    bar = Progress("Recording", todo.num_records, "records", initial=done)
     num_blocks = math.ceil(done / todo.block_length)
     begun = contextlib.closing(Writer(path, config, dataset, prepared.contents, todo.block_length, num_blocks, code))
     with begun as writer, bar, enough_memory():
@@ -454,7 +454,7 @@ def _record(
     labels: np.ndarray,
     todo: Plan,
     done: int,
-    bar: tqdm,
+    bar: Progress,
     stop: Callable[[], bool],
     log: Callable[[str], None],
 ) -> int:
