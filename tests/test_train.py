@@ -50,13 +50,14 @@ def in_a_terminal(columns: int, command: str, *flags: str, cwd: Path) -> list[st
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     words = [sys.executable, "-m", f"train_dynamics.{command}", *flags]
-    subprocess.run(words, cwd=cwd, stderr=theirs, stdout=subprocess.DEVNULL, check=True)
+    done = subprocess.run(words, cwd=cwd, stderr=theirs, stdout=subprocess.DEVNULL)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # the end of a terminal is an error
         while piece := os.read(ours, 65536):  # which may end within a character
             shown += piece
     os.close(ours)
+    assert done.returncode == 0, shown.decode()
     lines = re.split(r"[\r\n]+|\x1b\[A", shown.decode())
     return [line.rstrip() for line in lines if line.strip()]
 

@@ -35,7 +35,7 @@ GROUPS = {  # the flag that each group of flags in `--help` begins with, in the 
     "score_iteration": "Scores",
     "rank_by": "Ranking",
 }
-OTHERS, QUOTE = "Other flags", "'"
+OTHERS, QUOTE, HARD = "Other flags", "'", "\0"  # a space at which no line ends
 WIDEST = 100
 
 
@@ -137,8 +137,11 @@ def help_of(name: str, module: str, about: str, width: int) -> str:
         lines += ["", f"{title}:"] if members else []
         for flag in members:
             shown = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-            default = f" (default: {flag.default_as_str.strip(QUOTE)})" if flag.default not in (None, "", []) else ""
-            lines.append(flags.text_wrap(f"{shown}: {flag.help}{default}", width, "      ", "  "))
+            default = (
+                f" (default:{HARD}{flag.default_as_str.strip(QUOTE)})" if flag.default not in (None, "", []) else ""
+            )
+            text = flags.text_wrap(f"{shown}: {flag.help}{default}", width, "      ", "  ")
+            lines.append(text.replace(HARD, " "))
     return "\n".join(lines)
 
 

@@ -10,9 +10,9 @@ from scipy.stats import rankdata
 def spearman(a: Float[np.ndarray, "*lead n"], b: Float[np.ndarray, "*#lead n"]) -> Float[np.ndarray, "*lead"]:
     """Compute Spearman's rank correlation between rows.
 
-    Spearman, "The Proof and Measurement of Association between Two Things" (1904): the correlation of ranks, equal
-    values having the mean of their ranks. It knows order alone: 1 is the same order, -1 the opposite one. It does *not*
-    say that two scores have the same examples at an end, of which there are few.
+    Spearman, "The Proof and Measurement of Association between Two Things" (1904): the correlation of ranks, where ties
+    get the mean of their ranks. It knows order alone: 1 is the same order, -1 the opposite one. It does *not* say that
+    two scores have the same examples at an end, of which there are few.
 
     Returns:
         Between -1 and 1. NaN where a row is constant or contains a NaN.
