@@ -323,7 +323,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, log=said.append)
     others = [part for part in analysis.DEFAULT_PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
-    assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
+    assert said[2] == f"Removed from the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
     about = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert about["parts"] == [part for part in analysis.PARTS if part in parts]
     files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}

@@ -45,7 +45,7 @@ def test_help_begins_with_what_matters_and_fits_the_terminal(tmp_path):
     assert all(len(line) <= 60 for line in body)
     titles = [line.removesuffix(":") for line in body if line and line[0] != " "]
     assert titles[:5] == ["Start with these", "Data", "Network", "Training", "What is recorded"]
-    assert titles[5:] == ["Before and while it runs", "Several processes"]
+    assert titles[5:] == ["Devices and planning", "Several processes"]
     named = [re.match(r"  --(\[no\])?(\w+): ", line)[2] for line in body if line.startswith("  --")]
     assert named[:3] == ["recording", "dataset", "model"]
     assert {flag_name(name) for name in FIELDS} < set(named) and len(named) == len(set(named))

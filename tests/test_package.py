@@ -86,7 +86,7 @@ ANALYSIS_LANE = (
     "explore.py",
     "explorer",
 )
-SHARED = ("__main__.py", "config.py", "commands.py", "processes.py", "data", "recording")
+SHARED = ("__main__.py", "config.py", "commands.py", "processes.py", "progress.py", "data", "recording")
 
 
 def files(names: tuple[str, ...]) -> dict[str, Path]:

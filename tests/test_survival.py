@@ -142,7 +142,7 @@ def test_a_save_that_fails_ends_the_command_at_once(tmp_path, replaced):
     assert process.returncode == 1
     (line,) = errors.splitlines()
     at_a_save = "could not be written: " in line and "the same command goes on from there" in line
-    assert at_a_save or "or a part of it, was moved or removed while it was written; bring it back" in line
+    assert at_a_save or "or a part of it, was moved or removed during recording; bring it back" in line
     assert (tmp_path / "out" / "blocks").is_file() if replaced else blocks(tmp_path / "out")[0] < 5
 
 

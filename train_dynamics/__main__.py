@@ -1,4 +1,4 @@
-"""All commands by one name: `train-dynamics COMMAND --FLAG...`, or `python -m train_dynamics COMMAND`."""
+"""All commands under one name: `train-dynamics COMMAND --FLAG...`, or `python -m train_dynamics COMMAND`."""
 
 import ast
 import runpy
@@ -9,7 +9,7 @@ COMMANDS = ("train", "analyze", "explore", "animate", "verify", "record", "furth
 
 
 def main() -> None:
-    """Run the command that is named first; without one, say which there are."""
+    """Run the command named first. Without one, list the commands."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv[1:] = rest

@@ -5,10 +5,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from train_dynamics.config import InputError
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
@@ -79,14 +78,13 @@ def opened_for_showing(
             if not one.num_records:
                 raise RecordingError(f"{one.path} has no records yet; open it again when the run has written some")
             name = one.path.name or str(one.path)
-            with tqdm(total=one.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
-                bar.set_description("reading once")
+            with Progress("Computing histories", one.num_records, "records", leave=False) as bar:
                 histories = made(one, log, bar.update)
             shown[name if name not in shown else f"{name} (2)"] = ShownRecording(
                 one, histories, lineages if one is recording else None
             )
     except RecordingError as error:
-        log(f"Damaged or not there yet: {error}")
+        log(f"Damaged or missing: {error}")
         return Explored({}, Scored(), str(error))
     return Explored(shown, scored)
 
@@ -112,7 +110,7 @@ def made(
         if not isinstance(error.__cause__, OSError):
             raise
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
-        log(f"{error}; what is read once is kept in {cache}")
+        log(f"{error}; the histories are stored in {cache} instead")
         return make_histories(recording, advance, cache)
 
 

@@ -31,9 +31,9 @@ def check_output(path: Path, overwrite: bool) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError.flag("export", path, "must end in .html")
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError.flag("export", path, "must be a file in a directory that is there")
+        raise InputError.flag("export", path, "must be a file in an existing directory")
     if path.exists() and not overwrite:
-        raise InputError.flag("export", path, "exists; choose another name, or say --overwrite")
+        raise InputError.flag("export", path, "exists; choose another name, or add --overwrite")
 
 
 def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYTES) -> tuple[int, int]:

@@ -23,8 +23,7 @@ try:
     from starlette.routing import Route
 except ModuleNotFoundError as error:
     raise InputError(
-        f"looking around needs the package {error.name}: pip install 'train-dynamics[explore]'; "
-        "--export=page.html does not"
+        f"exploring needs the package {error.name}: pip install 'train-dynamics[explore]'; --export=page.html does not"
     ) from error
 
 from train_dynamics.explorer.explored import Explored
@@ -219,7 +218,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         unknown = (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL  # names are looked up by other numbers
         if unknown:
-            raise InputError.flag("host", host, "is no address of this machine") from error
+            raise InputError.flag("host", host, "is not an address of this machine") from error
         in_use = error.errno == errno.EADDRINUSE
         why = "is in use; choose another, or 0 for a free one" if in_use else f"cannot be used: {error.strerror}"
         raise InputError.flag("port", port, why) from error

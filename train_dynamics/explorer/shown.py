@@ -303,7 +303,9 @@ def read_scores(recording: Recording, analysis: AnyPath) -> Scored:
     except (OSError, ValueError, KeyError) as error:
         raise InputError.flag("analysis", analysis, f"has a damaged scores.parquet: {error}") from error
     if [str(one) for one in ids] != [_text(one) for one in recording.ids.tolist()]:
-        raise InputError.flag("analysis", analysis, f"is of other examples than {recording.path}; analyse that again")
+        raise InputError.flag(
+            "analysis", analysis, f"is of other examples than {recording.path}; analyse {recording.path} again"
+        )
     scores = {
         name: values.astype(np.float32)
         for name, values in columns.items()

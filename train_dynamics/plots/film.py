@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from train_dynamics.plots import scatter
 from train_dynamics.plots.lineages import COLORS
 from train_dynamics.plots.style import GREEN, ORANGE, styled
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.motion import frames, reach
@@ -74,7 +74,8 @@ def film(
     found = _ahead(frames(recording, seed, itertools.chain(before, iterations), layers))
     for _, frame in zip(before, found, strict=False):
         painter.paint(frame)
-    bar = tqdm(found, total=len(iterations), unit="frame", disable=None, dynamic_ncols=True)
+    # `leave=None` removes it at the end if it stands below the bar of an analysis.
+    bar = Progress("Drawing the film", len(iterations), "frames", iterable=found, leave=None)
     encode((painter.paint(frame) for frame in bar), path, fps)
 
 

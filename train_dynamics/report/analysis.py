@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from train_dynamics import __version__
 from train_dynamics.config import InputError, pluralise, time_in_words
 from train_dynamics.processes import Helpers
+from train_dynamics.progress import Progress
 from train_dynamics.recording.code import how_to_run
 from train_dynamics.recording.reader import Recording
 from train_dynamics.report.directory import STUDY, check_output, cleared
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 OF_GRADIENTS = ("groups", "cones", "lineages", "contention", "oscillation")
 OF_PAIRS = {"contention", "oscillation"}
 OF_CLASSES = ("scores", "motion")
+STEP = "{desc}: step {n_fmt} of {total_fmt}, {elapsed} so far"  # steps differ too much to say how long the others take
 MANY = 10_000  # examples of which all pairs take minutes
 
 
@@ -92,16 +93,22 @@ def analyze(
             # Seconds to import, for nothing if the recording will not do.
             from train_dynamics.report.writing import Writing
 
-            with cleared(output, about["files"], log):
+            asked = (score_study, "groups" in parts, cones, living, fighting, "histories" in parts, export)
+            total = 2 + sum(map(bool, asked)) + 2 * ("motion" in parts)
+            with cleared(output, about["files"], log), Steps(total, log) as steps:
                 # Not before it is known that options and output will do: nothing is stored by mistake.
                 histories = helpers.submit(_histories, recording) if "histories" in parts else None
                 writing = Writing(recording, results, output, about, helpers.submit)
+                steps.begin("Drawing curves")
                 writing.study()
-                _write_parts(writing, parts, cone_options, score_study, cones, (living, fighting), log)
+                _write_parts(writing, parts, cone_options, score_study, cones, (living, fighting), steps)
+                steps.begin("Writing the report")
                 writing.page(options)
                 if export:
+                    steps.begin("Exporting")
                     writing.export(export)
-            if histories and (problem := _awaited(histories, "making histories", log)):
+                problem = steps.awaited(histories, "Storing histories") if histories else ""
+            if problem:
                 log(f"Left out: histories: {problem}")
     except OSError as error:
         raise InputError.flag("output", output, f"cannot be written: {error.strerror or error}") from error
@@ -114,23 +121,30 @@ def _write_parts(
     study: "ScoreStudy | None",
     cones: Sequence[Cones],
     elsewhere: tuple[Future | None, Future | None],
-    log: Callable[[str], None],
+    steps: "Steps",
 ) -> None:
-    """Write the parts beside the study; lineages and contention are computed elsewhere."""
+    """Write the parts beside the study. Lineages and contention are computed by other processes."""
     living, fighting = elsewhere
     if study:
+        steps.begin("Drawing scores")
         writing.scores(study)
     if "groups" in parts:
+        steps.begin("Drawing groups")
         writing.groups()
-    motion = writing.motion(options) if "motion" in parts else None
+    motion = None
+    if "motion" in parts:
+        steps.begin("Drawing key frames")
+        motion = writing.motion(options)
     if cones:
+        steps.begin("Drawing cones")
         writing.cones(options, cones)
     if motion:
+        steps.begin("Drawing the film")
         writing.film(motion)  # while helpers save what was drawn
     if living:
-        writing.lineages(*_awaited(living, "following cones", log))
+        writing.lineages(*steps.awaited(living, "Following cones"))
     if fighting:
-        contention, oscillation = _awaited(fighting, "looking for pairs in contention", log)
+        contention, oscillation = steps.awaited(fighting, "Looking for contention")
         if contention:
             writing.contention(*contention)
         if oscillation:
@@ -148,7 +162,7 @@ def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[s
     log(
         f"Comparing every two of {count:,} examples, at {pluralise(options.checkpoints, 'iteration')} of "
         f"{pluralise(len(recording.seeds), 'seed')}: at most {most}; --contention_examples={MANY} takes "
-        f"{(MANY / count) ** 2:.0%} of it"
+        f"{(MANY / count) ** 2:.0%} of that"
     )
 
 
@@ -156,7 +170,7 @@ def _possible(recording: Recording, parts: Collection[str], log: Callable[[str],
     """Leave out the parts that a recording has nothing for, and say so."""
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
-        raise InputError.flag("parts", unknown, f"must be some of {','.join(PARTS)}, or empty for none of them")
+        raise InputError.flag("parts", unknown, f"must be one or more of {','.join(PARTS)}, or empty")
     impossible: dict[str, str] = {}
     if not recording.gradient_layers:
         impossible |= dict.fromkeys(OF_GRADIENTS, "compares gradients, and only measures were recorded")
@@ -201,12 +215,12 @@ def _results(
     """Compute what one pass over the recording gives, and show how far it is."""
     records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     log(f"Reading {records} of {seeds} in {recording.path}")
-    with tqdm(total=recording.num_records, unit="it", disable=None, dynamic_ncols=True) as bar:
+    with Progress("Measuring", recording.num_records, "records") as bar:
         results = compute(
             recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks, given
         )
     if results.scores and not results.scores.study.replayable:
-        log(f"Left out: scores for which the network would be run again; {how_to_run(recording)}")
+        log(f"Left out: scores for which the network must be run again; {how_to_run(recording)}")
     if dead := np.count_nonzero(results.indifferent):
         log(f"Dead networks, which at the end give every example the same probabilities: {dead} of {seeds}")
     return results
@@ -257,8 +271,35 @@ def _histories(recording: Recording) -> str:
     return ""
 
 
-def _awaited(result: Future, what: str, log: Callable[[str], None]) -> Any:
-    """Wait for another process, and say so if it takes longer than all else."""
-    if not result.done():
-        log(f"Still {what}")
-    return result.result()
+class Steps:
+    """Shows, in a terminal, which step of writing the results is going on, and how many there are.
+
+    Args:
+        total: Number of steps.
+        log: Function that prints a line for the user.
+    """
+
+    def __init__(self, total: int, log: Callable[[str], None]) -> None:
+        self._log, self._begun = log, 0
+        self._bar = Progress("Writing", total, "steps", forms=(STEP,), leave=False)
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def begin(self, words: str) -> None:
+        """Say which step begins."""
+        self._begun += 1
+        self._bar.n = self._begun
+        self._bar.set_description(words)
+
+    def awaited(self, result: Future, words: str) -> Any:
+        """Wait for another process; if it is not done yet, say so also where no bar is shown."""
+        self.begin(words)
+        if self._bar.disable and not result.done():
+            self._log(f"Still {words[0].lower()}{words[1:]}")
+        while not wait([result], timeout=1).done:
+            self._bar.refresh()
+        return result.result()

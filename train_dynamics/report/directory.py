@@ -21,7 +21,9 @@ def check_output(output: Path) -> None:
         InputError: If not.
     """
     if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
-        raise InputError.flag("output", output, "holds other files and no earlier analysis; choose another directory")
+        raise InputError.flag(
+            "output", output, "holds other files but not an earlier analysis; choose another directory"
+        )
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def _remove_earlier(output: Path, new: Collection[str], log: Callable[[str], Non
     for name in earlier:
         (output / name).unlink(missing_ok=True)
     if gone := [name for name in earlier if name not in new and Path(name).suffix not in KINDS]:
-        log(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
+        log(f"Removed from the earlier analysis in {output}: {', '.join(gone)}")
 
 
 def _files_of(output: Path) -> list[str]:

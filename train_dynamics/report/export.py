@@ -39,7 +39,7 @@ def check_targets(targets: Collection[str]) -> None:
         InputError: If a target is unknown, or its package is not installed.
     """
     if unknown := ",".join(target for target in targets if target not in PACKAGES):
-        raise InputError.flag("export", unknown, f"must be some of {','.join(PACKAGES)}, or empty for none of them")
+        raise InputError.flag("export", unknown, f"must be one or more of {','.join(PACKAGES)}, or empty")
     for target in targets:
         if importlib.util.find_spec(package := PACKAGES[target]) is None:
             raise InputError.flag(
@@ -155,7 +155,7 @@ def _to_tracker(
     except Exception as error:  # of any kind: it may be the network, the login or the disk, and all is written by now
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.flag(
-            "export", target, f"the analysis is whole in {output}, but no run could be begun: {reason}"
+            "export", target, f"the analysis is complete in {output}, but no run could be started: {reason}"
         ) from error
     last = rows[-1][0]
     for t, values in rows:

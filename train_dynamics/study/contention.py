@@ -59,7 +59,7 @@ class ContentionOptions:
             raise InputError.flag(
                 "contention_examples",
                 self.examples,
-                f"must be at least {2 * self.smallest}, two groups of the smallest",
+                f"must be at least {2 * self.smallest}, twice --smallest_group",
             )
 
 

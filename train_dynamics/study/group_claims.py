@@ -130,7 +130,10 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
         return np.array([[sum(len(set(labels[g])) == 1 for g in of), len(of)] for of in groups()], float)
 
     few = f"no cone has {SMALLEST} examples"
-    where = f"of cones of {SMALLEST} examples or more in {layer}, of each seed when it gets half of the examples right"
+    where = (
+        f"of cones of {SMALLEST} examples or more in {layer}, of each seed when it gets half of the examples right, or "
+        "at the end where it never does"
+    )
     yield (
         "cones_of_one_label",
         "A cone is examples of one label.",
@@ -192,7 +195,7 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
     def more_often(named: tuple[int, int]) -> PerSeed:
         """Of each seed, how many pairs have these labels, less how many the average pair of labels not named has."""
         found = np.zeros((len(recording.seeds), 2))
-        found[:, 1] = 1
+        found[:, 1] = bool(fights)
         for fight, here in zip(fights, both, strict=True):
             if here == named:
                 found[fight.pair.seed, 0] += 1
@@ -208,7 +211,7 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
             f"pairs of mostly {words} in a network, less those of an average pair of digits that the study doesn't "
             "name; holds above 0",
             "pairs",
-            _ratio(lambda named=named: more_often(named), "there is no seed"),
+            _ratio(lambda named=named: more_often(named), "no pair in contention was found"),
             lambda value: value > 0,
         )
     yield _of_mirrors(recording, [f.pair for f, here in zip(fights, both, strict=True) if here == (2, 6)], summed)

@@ -45,7 +45,7 @@ class LineageOptions:
         if self.smallest < 2:
             raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
         if self.covers < 2:
-            raise InputError.flag("lineage_covers", self.covers, "must be 2 or more: cones are followed from one to it")
+            raise InputError.flag("lineage_covers", self.covers, "must be 2 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

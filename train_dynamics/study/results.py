@@ -368,10 +368,12 @@ def check_finished(recording: Recording) -> None:
         InputError: If not.
     """
     if len(recording.labels) < 2:
-        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+        raise InputError.flag(
+            "recording", recording.path, "has only one example, and an analysis compares examples with each other"
+        )
     if recording.finished and recording.num_records < 2:
         there = pluralise(recording.num_records, "record")
-        raise InputError.flag("recording", recording.path, f"holds {there}, and an analysis compares two or more")
+        raise InputError.flag("recording", recording.path, f"holds {there}, but an analysis needs two or more")
     if not recording.finished:
         if recording.being_written:
             state, then = "is still being written", "analyse it when that is finished"

@@ -279,7 +279,7 @@ def write_contention_members(recording: Recording, contention: Contention, path:
 def write_lineages(recording: Recording, found: Sequence[Lineages], path: Path) -> None:
     """Write one row a lineage and iteration at which it is there.
 
-    `joined` counts members that were not in it at the cover before, `left` those that were and no longer are, and
+    `joined` counts members that were not in it when it was last seen, `left` those that were and no longer are, and
     `founders` those that were at its birth.
     """
     header = ("seed", "layer", "lineage", "iteration", "size", "labels", "joined", "left", "founders")
@@ -291,10 +291,15 @@ def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
     everyone, (first, _) = np.arange(len(labels)), one.span()
     sizes = one.sizes
     kept, founders, of_label = np.zeros_like(sizes), np.zeros_like(sizes), []
+    last = np.full(one.count, -1)  # the cover at which each lineage was seen last
+    before = np.zeros_like(sizes)  # and its members there
     for t, row in enumerate(one.lineage):
         there = row >= 0
-        before = one.lineage[t - 1] if t else np.full_like(row, -1)
-        kept[t] = np.bincount(row[there & (row == before)], minlength=one.count)
+        earlier = last[row[there]]
+        stayed = (earlier >= 0) & (one.lineage[earlier, everyone[there]] == row[there])
+        kept[t] = np.bincount(row[there][stayed], minlength=one.count)
+        before[t] = np.where(last >= 0, sizes[last, np.arange(one.count)], 0)
+        last[sizes[t] > 0] = t
         founding = one.lineage[first[row[there]], everyone[there]] == row[there]
         founders[t] = np.bincount(row[there][founding], minlength=one.count)
         counts = np.bincount(row[there] * len(names) + labels[there], minlength=one.count * len(names))
@@ -302,7 +307,7 @@ def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
     for lineage in range(one.count):
         for t in np.flatnonzero(sizes[:, lineage]):
             size, stayed = sizes[t, lineage], kept[t, lineage]
-            left = sizes[t - 1, lineage] - stayed if t else 0
+            left = before[t, lineage] - stayed
             words = _counted(names, of_label[t][lineage])
             yield (
                 *(one.seed, one.layer, lineage, one.iterations[t]),
