@@ -55,6 +55,9 @@ CASES = [
     ("train", ["--momentum=1"], "--momentum=1.0: must be"),
     ("train", ["--momentum=-0.1"], "--momentum=-0.1: must be"),
     ("train", ["--nesterov"], "--nesterov=True: "),
+    ("train", ["--plan=yes,please"], "flag --plan=yes,please: must be true or false"),
+    ("train", ["--plan", "--seeds=10000000"], "not enough memory: two records of 10,000,000 seeds need "),
+    ("train", ["--distributed", "--num_processes=0", "--process_id=0"], "--num_processes=0: must be 1 or more"),
     ("train", ["--nesterov=perhaps"], "flag --nesterov=perhaps: must be true or false"),
     ("train", ["--label_noise=1"], "--label_noise=1.0: must be at least 0 and below 1"),
     ("train", ["--label_noise=-0.1"], "--label_noise=-0.1: must be at least 0 and below 1"),
@@ -177,6 +180,12 @@ CASES = [
         f"--parts=film: must be one or more of {','.join(PARTS)}, or empty",
     ),
     ("analyze", ["--recording=good", "--outputs=x"], "Unknown command line flag 'outputs'"),
+    ("analyze", ["--recording=good,"], "good, names no directory before or after a comma"),
+    (
+        "explore",
+        ["--recording=good", "--no_browser", "--host="],
+        "--host=: must be an address of this machine; 0.0.0.0",
+    ),
     ("analyze", ["--recording="], "--recording=: must name a directory"),
     ("analyze", [], "recordings/mini_mnist is not a directory"),
     # animate
@@ -256,7 +265,7 @@ def place(tmp_path_factory, small_once, device):
 
 def test_there_are_enough():
     assert len(CASES) >= 60
-    assert {module for module, _, _ in CASES} == {"train", "further", "analyze", "animate", "verify"}
+    assert {module for module, _, _ in CASES} == {"train", "further", "analyze", "animate", "verify", "explore"}
 
 
 def test_every_mistake_gets_one_clear_line(place):

@@ -165,6 +165,8 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
         message = f"{error}; --help lists the flags"
     except flags.Error as error:
         message = str(error).removeprefix("ERROR:: ")
+        if "Non-boolean" in message:  # absl puts a tuple there
+            message = f"{message.partition(': ')[0]}: must be true or false"
     except UnicodeDecodeError as error:
         files = ", ".join(argument for argument in argv if argument.startswith("--flagfile"))
         message = f"{files}: a flag file must be text, and this is not: {error}"

@@ -106,7 +106,7 @@ def main() -> None:
 
         dataset = None if reading is None else reading.result()
     if PLAN.value:  # which leaves nothing behind, however it ends
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     else:
         noted = stop_on_signals("train: stopping after this block; a second signal stops it at once")
     sweep.enable_compilation_cache()
@@ -147,6 +147,8 @@ def which_host() -> "Host | None":
         return None
     if (count is None) != (process is None) or (address is not None and count is None):
         raise InputError.flag("distributed", True, "needs both --num_processes and --process_id, or none of the three")
+    if count is not None and count < 1:
+        raise InputError.flag("num_processes", count, "must be 1 or more")
     if count is not None and not 0 <= process < count:
         raise InputError.flag("process_id", process, f"must be from 0 to {count - 1}, one less than --num_processes")
     from train_dynamics.training.hosts import Host, meet

@@ -79,6 +79,8 @@ def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) 
     if path == "curves":
         return one.curves(s).astype("<f4").tobytes(), "float32"
     layer = ask("layer")
+    if layer not in one.recording.layers:
+        raise KeyError(layer)
     if path == "history":
         example = _whole(ask("example"), len(one.recording.labels))
         return one.history(s, layer, [example])[..., 0].astype("<f4").tobytes(), "float32"
@@ -210,6 +212,8 @@ class Server:
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not host:
+        raise InputError.flag("host", host, "must be an address of this machine; 0.0.0.0 stands for all of them")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

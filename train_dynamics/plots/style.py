@@ -1,6 +1,7 @@
 """One look for all figures: colours told apart by colour-blind readers and in grey, and how a figure is saved."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
 from matplotlib.textpath import text_to_path
 
 matplotlib.use("agg")
@@ -73,11 +75,23 @@ def cut_short(name: str, length: int) -> str:
     return name if len(name) <= length else f"...{name[3 - length :]}"
 
 
+def lacking(names: Iterable[str]) -> str:
+    """List the letters of some names that the font of figures does not have, which draws boxes instead.
+
+    Example:
+        >>> lacking(["cat", "日本"])
+        '日本'
+    """
+    letters = FT2Font(findfont(FontProperties())).get_charmap()
+    return "".join(letter for letter in dict.fromkeys("".join(names)) if ord(letter) not in letters)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
     # Not by `savefig`, which draws everything once for nothing after the layout.
     dpi = figure.dpi
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # `lacking` says it once
         FigureCanvasAgg(figure).print_png(f"{path}.png", metadata={"Software": None})
         FigureCanvasSVG(figure).print_svg(f"{path}.svg", metadata={"Date": None})
     figure.dpi = dpi  # SVG has one of its own

@@ -665,7 +665,10 @@ class Recording:
 
 def opened(paths: str) -> Recording:
     """Open the recording that a flag names: a directory, or several, comma separated."""
-    return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
+    several = [paths] if os.path.exists(paths) else paths.split(",")
+    if len(several) > 1 and "" in several:
+        raise RecordingError(f"{paths} names no directory before or after a comma")
+    return Recording(several if len(several) > 1 else paths)
 
 
 def _is_by_several(path: AnyPath) -> bool:

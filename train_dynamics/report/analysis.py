@@ -91,6 +91,7 @@ def analyze(
             score_study = _score_study(recording, results)
             cones = find_cones(recording, cone_options, results.progress) if "cones" in parts else []
             # Seconds to import, for nothing if the recording will not do.
+            from train_dynamics.plots.style import lacking
             from train_dynamics.report.writing import Writing
 
             asked = (score_study, "groups" in parts, cones, living, fighting, "histories" in parts, export)
@@ -98,6 +99,8 @@ def analyze(
             with cleared(output, about["files"], log), Steps(total, log) as steps:
                 # Not before it is known that options and output will do: nothing is stored by mistake.
                 histories = helpers.submit(_histories, recording) if "histories" in parts else None
+                if letters := lacking(recording.class_names):
+                    log(f"Figures show boxes in place of {letters}, which their font does not have; tables have them")
                 writing = Writing(recording, results, output, about, helpers.submit)
                 steps.begin("Drawing curves")
                 writing.study()

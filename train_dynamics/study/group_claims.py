@@ -184,7 +184,7 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
         "of the pairs in contention found after iteration 30, the share whose mean losses change against each other "
         f"from one record to the next, with a correlation below {SWINGS:g}; holds from 50 %",
         "share",
-        _ratio(swinging, "no pair in contention was found after iteration 30"),
+        _ratio(swinging, "no pair in contention found after iteration 30 could be followed"),
         lambda value: value >= 0.5,
     )
     if recording.class_names != tuple("0123456789"):

@@ -46,12 +46,14 @@ def read_ranking(recording: Recording, where: str) -> Ranking:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if column not in columns:
-        raise wrong(f"the file has no column {column}; it has {', '.join(columns)}")
+        raise wrong(f"the file has no column {column}; it has {', '.join(columns) or 'none'}")
     if [row.get("id") for row in rows] != [str(name) for name in recording.ids]:
         raise wrong(f"the file is not of the {len(recording.ids):,} examples of {recording.path}, in their order")
     try:
         values = np.array([float(row[column]) for row in rows])
     except ValueError as error:
         raise wrong(f"has not a number for each example: {error}") from error
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise wrong("must have a finite number for each example, and not the same for all")
     low = any(score.name == column and score.hard == "low" for score in SCORES)
     return Ranking(f"{column} of {name}", -values if low else values)

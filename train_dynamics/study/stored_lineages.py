@@ -2,11 +2,12 @@
 
 import functools
 import io
+import json
 
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.dynamics.lineages import link
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.remote import AnyPath, Url
@@ -90,12 +91,15 @@ def read_lineages(recording: Recording, analysis: AnyPath, flag: str = "analysis
         flag: Name of the flag that has named that.
 
     Raises:
-        InputError: If they are damaged.
+        InputError: If they are damaged, or if they are of another recording.
     """
     path = analysis / FILE
     if (isinstance(path, Url) and len(recording.paths) > 1) or not path.exists():
         return None
     try:
+        about = json.loads((analysis / "analysis.json").read_bytes())
+        if StudyConfig.from_dict(about["config"]) != recording.config:
+            raise InputError.flag(flag, analysis, f"is an analysis of another recording, {about['recording']}")
         return StoredLineages(path.read_bytes(), len(recording.labels))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError.flag(flag, analysis, f"has a damaged {FILE}: {error}") from error

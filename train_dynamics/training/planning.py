@@ -83,8 +83,14 @@ def forecast(
         InputError: If the configuration is wrong, or if not even a block fits on the disk or in memory.
     """
     prepared = prepare(config, dataset)
-    check_examples_apart(config, prepared, dataset.labels)
     todo = plan(config, dataset, prepared)
+    least, memory = 2 * todo.record_bytes + todo.state_bytes, memory_of_machine()
+    if memory and least > memory:
+        raise InputError(
+            f"not enough memory: two records of {pluralise(config.num_seeds, 'seed')} need {bytes_in_words(least)}, "
+            f"and this machine has {bytes_in_words(memory)}; fewer --seeds or --num_examples need less"
+        )
+    check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
     room = existing(path)
     with enough_memory():
