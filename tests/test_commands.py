@@ -63,7 +63,7 @@ def test_all_commands_have_one_name(tmp_path):
     done = shell(f"python -m train_dynamics train {TINY}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and Recording(tmp_path / "out").finished
     done = shell("python -m train_dynamics verify --help", tmp_path)
-    assert done.stdout.startswith("Check that a recording is whole and right.")
+    assert done.stdout.startswith("Check that a recording is complete and correct.")
 
 
 @pytest.mark.parametrize("buffered", ["env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"])
