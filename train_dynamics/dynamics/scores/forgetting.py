@@ -103,8 +103,7 @@ def _first(first: Int[np.ndarray, "s n"], presentations: Int[np.ndarray, "s n"])
 
 def _needs(study: Study) -> str:
     if study.of_loop:
-        return "needs to know which examples are in each batch, and a recording of your own training loop does not "
-            "store that"
+        return "needs the examples of each batch, which a recording of your own training loop does not store"
     return "" if study.all_recorded else "batches can only be looked at if every iteration is recorded"
 
 
