@@ -91,7 +91,7 @@ def test_what_is_an_image(shape, dtype, images):
     ("fields", "message"),
     [
         ({"inputs": np.zeros((3, 2))}, "inputs and labels must have the same length, not 3 and 2"),
-        ({"inputs": {"a": np.zeros((2, 2)), "b": np.zeros(3)}}, "inputs.b and labels must be of one length"),
+        ({"inputs": {"a": np.zeros((2, 2)), "b": np.zeros(3)}}, "inputs.b and labels must have the same length"),
         ({"ids": [1]}, "ids and labels must have the same length, not 1 and 2"),
         ({"inputs": {}}, "inputs must hold an array"),
         ({"inputs": {"a/b": np.zeros(2)}}, "the names of inputs may contain only letters"),
@@ -296,7 +296,7 @@ def test_directory_mistakes(tmp_path):
     (tmp_path / "set" / "train" / "dog").mkdir()
     assert "has no PNG or JPEG images in dog" in refusal(tmp_path / "set" / "train")
     (tmp_path / "set" / "train" / "dog" / "1.png").write_bytes(b"no image")
-    assert "dog/1.png is damaged, or no PNG or JPEG image" in refusal(tmp_path / "set" / "train")
+    assert "dog/1.png is damaged, or not a PNG or JPEG image" in refusal(tmp_path / "set" / "train")
 
 
 # Tables

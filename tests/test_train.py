@@ -71,7 +71,7 @@ def test_a_narrow_terminal_too_says_what_is_done_how_far_and_how_long_yet(record
     lines = in_a_terminal(60, "train", *ON_LITTLE, "--recording=out", cwd=tmp_path)
     assert re.match(r"Recording: 100%, 17/17 records, 00:00 left, accuracy=\d+\.\d%$", lines[-1])
     analysis = in_a_terminal(
-        60, "analyze", f"--recording={recorded[0]}", "--output=out", "--parts=groups", cwd=tmp_path
+        60, "analyze", f"--recording={recorded[0]}", "--output=results", "--parts=groups", cwd=tmp_path
     )
     assert any(re.match(r"Measuring: 100%\|.*\| 17/17 records, 00:00 left", line) for line in analysis)
     assert any(re.match(r"Writing the report: step 3 of 3, \d\d:\d\d so far$", line) for line in analysis)

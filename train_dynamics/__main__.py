@@ -16,7 +16,7 @@ def main() -> None:
         runpy.run_module(f"train_dynamics.{name}", run_name="__main__", alter_sys=True)
         return
     if name not in ("-h", "--help", "help"):
-        sys.exit(f"train-dynamics: {name!r} is no command; there are {', '.join(COMMANDS)}")
+        sys.exit(f"train-dynamics: {name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     print("train-dynamics COMMAND [--FLAG...]: watch a neural network learn, example by example\n")
     for command in COMMANDS:
         # From the text of the file: to import it takes seconds.

@@ -1,4 +1,4 @@
-"""Recordings opened for the page, with their histories made first; and a run that goes on, followed."""
+"""Opens recordings for the page: makes their histories first, and follows runs that are still going on."""
 
 import os
 import threading
@@ -16,12 +16,12 @@ from train_dynamics.study.stored_lineages import read_lineages
 
 
 class Explored:
-    """What is shown.
+    """What the page shows.
 
     Args:
-        recordings: The recordings by name, the first of which says what the examples are.
-        scored: What its analysis says of each example.
-        problem: Why there is nothing to show, or empty.
+        recordings: The recordings by name. The first one defines the examples.
+        scored: What its analysis says about each example.
+        problem: Why there is nothing to show. Empty if there is something.
     """
 
     def __init__(self, recordings: dict[str, ShownRecording], scored: Scored, problem: str = "") -> None:
@@ -29,7 +29,7 @@ class Explored:
         self._growing = threading.Lock()
 
     def grow(self) -> None:
-        """Take what runs that go on have written since."""
+        """Read what running recordings have written since."""
         if not self._growing.acquire(blocking=False):
             return  # another request does
         try:
@@ -51,18 +51,18 @@ def opened_for_showing(
     analysis: str | os.PathLike | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Explored:
-    """Make the histories of recordings that have none yet, with a progress bar, and read the scores.
+    """Make missing histories of the recordings, with a progress bar, and read the scores.
 
-    What is damaged is told by the page.
+    If a recording is damaged, the page says so.
 
     Args:
         recording: The recording.
-        compared: Another one of the same examples.
-        analysis: Directory of the analysis with the scores; the usual one if None.
-        log: Takes the lines to show the user.
+        compared: Another recording of the same examples. None if there is none.
+        analysis: Directory of the analysis with the scores. None means the usual one.
+        log: Function that prints a line for the user.
 
     Raises:
-        InputError: If the second recording is of other examples, or the analysis.
+        InputError: If the second recording, or the analysis, has other examples.
     """
     if compared is not None and (different := _difference(recording, compared)):
         raise InputError.flag("compare", compared.path, f"has other {different} than {recording.path}")
@@ -94,15 +94,15 @@ def made(
     log: Callable[[str], None] = lambda line: None,
     advance: Callable[[int], object] = lambda records: None,
 ) -> Histories:
-    """Make the histories of a recording that are not there yet; where it cannot be written to, among the user's caches.
+    """Make the missing histories of a recording; if it is read-only, in the user's cache directory.
 
     Args:
         recording: The recording.
-        log: Takes the lines to show the user.
-        advance: Told the number of records after each few.
+        log: Function that prints a line for the user.
+        advance: Called with the number of records after every few.
 
     Raises:
-        RecordingError: If the recording is damaged, or nothing can be written anywhere.
+        RecordingError: If the recording is damaged, or if nothing can be written anywhere.
     """
     try:
         return make_histories(recording, advance)
@@ -115,6 +115,6 @@ def made(
 
 
 def _difference(first: Recording, second: Recording) -> str:
-    """Name the files of the examples in which two recordings differ."""
+    """Name the example files in which two recordings differ."""
     one, other = first.example_checksums, second.example_checksums
     return ", ".join(name for name in sorted({*one, *other}) if one.get(name) != other.get(name))

@@ -29,8 +29,8 @@ class Drawing:
     """A figure with its words.
 
     Attributes:
-        name: Name of its files.
-        title: What it shows, in a line; also its text for those who cannot see it.
+        name: File name, without ending.
+        title: What it shows, in one line. This is also its text for those who cannot see it.
         caption: How to read it and what to look for.
         figure: The figure.
     """
@@ -190,14 +190,14 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
 
 
 def label_text(recording: Recording, n: int | np.integer) -> str:
-    """Name the label of an example: its class, or its target."""
+    """Return the name of an example's label: its class, or its target."""
     if recording.contents.classes:
         return recording.class_names[recording.labels[n]]
     return ", ".join(f"{value:.3g}" for value in np.atleast_1d(recording.labels[n]))
 
 
 def _shown_groups(results: Results) -> dict[str, int]:
-    """Choose the groups to look at more closely: column of a curve by title."""
+    """Choose the groups to look at more closely: title, and column of the curves."""
     top, middle, bottom = 1, results.num_chunks // 2 + 1, results.num_chunks
     part = "tenth " if results.num_chunks == NUM_CHUNKS else ""
     chosen = {f"{word} {part}(chunk {k - 1})": k for word, k in (("top", top), ("middle", middle), ("bottom", bottom))}
@@ -205,7 +205,7 @@ def _shown_groups(results: Results) -> dict[str, int]:
 
 
 def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:
-    """Draw all examples of a seed at key iterations, around that at which half of them are learned."""
+    """Draw all examples of a seed at key iterations around the one at which half of them are learned."""
     times = nearest(recording.iterations, np.array([0, half // 2, half, 2 * half, 4 * half, recording.num_iterations]))
     layers, all_layers = recording.layers[-MOST_COLUMNS:], recording.layers
     view = film.view(recording, seed, recording.iterations, layers)
@@ -221,7 +221,7 @@ def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Draw
 
 
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
-    """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
+    """Draw the largest cones of each layer: their images, where they lie, and what happens to the largest."""
     layers = recording.layers
     besides = " besides the label" if recording.contents.classes else ""
     for cones in found:
@@ -259,7 +259,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
 
 
 def contention_drawings(recording: Recording, contention: Contention) -> Iterator[Drawing]:
-    """Draw the first pairs, those that survive the test before others, and who fights whom in each layer."""
+    """Draw the first pairs, surviving ones before others, and which labels fight in each layer."""
     accuracies, alike = (", and the accuracies", "sizes, labels") if recording.contents.classes else ("", "sizes")
     order = sorted(range(len(contention.fights)), key=lambda k: (not contention.fights[k].survives, k))
     for k in order[:NUM_FIGHTS]:
@@ -296,7 +296,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
 
 
 def composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
-    """Say how many examples a group has, and of which labels."""
+    """Describe how many examples a group has, and with which labels."""
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
         of_label = f" of label {label_text(recording, group[0])}" if recording.contents.classes else ""

@@ -41,7 +41,7 @@ def _by_layer(recording: Recording, results: Results, measure: str) -> dict[str,
 
 
 def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
-    """Draw m-coherence and noise scale, with the batch that was trained with."""
+    """Draw m-coherence and noise scale, with the batch size used in training."""
     noise_scale = _by_layer(recording, results, "noise_scale")
     figure = groups.panels(
         results.group_dynamics.checkpoints,
@@ -96,7 +96,7 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
 
 
 def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
-    """Draw the mean cosine within and between classes, of all layers in one panel; of a regression, of all examples."""
+    """Draw the mean cosine within and between classes, for all layers in one panel."""
     found, layers, classes = results.group_dynamics, recording.gradient_layers, recording.contents.classes
     kinds, of_classes = [("two examples", "stiffness_within")], ""
     if classes:

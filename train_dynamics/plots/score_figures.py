@@ -16,7 +16,7 @@ from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 
 def score_drawings(recording: Recording, results: Results, study: ScoreStudy) -> Iterator[Drawing]:
-    """Draw how the scores compare: do they agree, are they stable, what is at their ends, do they find wrong labels?"""
+    """Draw how the scores compare: their agreement, their stability, their ends, and whether they find wrong labels."""
     names = [score.name for score in results.scores.scores]
     yield _correlation_drawing(names, study)
     if results.scores.study.num_seeds > 1:
@@ -63,7 +63,7 @@ def _seed_drawing(names: list[str], study: ScoreStudy) -> Drawing:
 
 
 def _stopping_drawing(names: list[str], results: Results, study: ScoreStudy) -> Drawing:
-    """Draw how stable rankings are had recording stopped early."""
+    """Draw how stable rankings are if recording stops early."""
     return Drawing(
         "score_stability_iterations",
         "How early recording may stop: correlation of rankings had it stopped with those at the end",
@@ -138,7 +138,7 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
 
 
 def extremes_title(score: Score) -> str:
-    """Say what a score is, and which end of it is hard."""
+    """Describe a score, and which end of it is hard."""
     return f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)"
 
 
@@ -151,7 +151,7 @@ def _with_values(results: Results) -> list[Score]:
 
 
 def ends(score: Score, results: Results, count: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """List the easiest and the hardest examples, the most extreme first, of equal ones the first; NaN is neither."""
+    """List the easiest and the hardest examples, the most extreme first. Ties keep their order; NaN is in neither."""
     difficulty = score.difficulty(results.scores.values[score.name])
     known = np.flatnonzero(~np.isnan(difficulty))
     count = min(count, len(known))

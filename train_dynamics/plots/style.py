@@ -1,4 +1,4 @@
-"""One look for all figures: colours told apart by colour-blind readers and in grey, and how a figure is saved."""
+"""The common look of all figures: colours that work for colour-blind readers and in grey, and how to save them."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ def styled() -> Iterator[None]:
 
 
 def of_seeds(words: str, count: int) -> str:
-    """Say what of the seeds is drawn; of one there is nothing to say.
+    """Describe what is drawn of the seeds. With one seed, only that.
 
     Example:
         >>> of_seeds("mean", 2), of_seeds("mean", 1)
@@ -54,7 +54,7 @@ def of_seeds(words: str, count: int) -> str:
 
 
 def wrapped(text: str, fontsize: int, width: float) -> list[str]:
-    """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
+    """Break a text into lines that are at most this many inches long when drawn, unless a word is longer."""
     font, lines = FontProperties(size=fontsize), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -66,7 +66,7 @@ def wrapped(text: str, fontsize: int, width: float) -> list[str]:
 
 
 def cut_short(name: str, length: int) -> str:
-    """Leave out the beginning of a name that is too long: the path of a parameter differs at its end.
+    """Leave out the beginning of a name that is too long, because paths of parameters differ at their ends.
 
     Example:
         >>> cut_short("encoder/block1/attention/query/kernel", 20)
@@ -87,7 +87,7 @@ def lacking(names: Iterable[str]) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
+    """Write a figure as PATH.png and PATH.svg. The same figure gives the same bytes."""
     # Not by `savefig`, which draws everything once for nothing after the layout.
     dpi = figure.dpi
     with styled(), warnings.catch_warnings():

@@ -67,9 +67,9 @@ def read_header(path: AnyPath) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordingError(f"{path} is not a recording: it has no config.json") from None
     except KeyError as error:
-        raise RecordingError(f"{path / 'config.json'} is not a recording's: it has no {error}") from error
+        raise RecordingError(f"{path / 'config.json'} does not belong to a recording: it has no {error}") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
+        raise RecordingError(f"{path / 'config.json'} does not belong to a recording: {error}") from error
     return header
 
 

@@ -308,7 +308,7 @@ def read_header(recording: "Recording", directory: AnyPath) -> dict[str, Any]:
             if not all(isinstance(name, str) for name in header["checked"]):
                 raise ValueError("the names of arrays that it has checksums of are malformed")
             if not (isinstance(header["span"], int) and header["span"] > 0):
-                raise ValueError("its span is no length")
+                raise ValueError("its span is not a length")
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"histories.json is malformed: {error}") from error
     return header

@@ -555,7 +555,7 @@ class Recording:
 
     def _check_classes(self) -> None:
         if not self.contents.classes:
-            raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
+            raise KeyError("the network is not a classifier, so there are no class probabilities")
 
     @property
     def replayable(self) -> bool:
@@ -635,7 +635,7 @@ class Recording:
 
     def _vectors(self, kept: KeptLayer, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         if not kept.has_gradient:
-            raise KeyError(f"of layer {kept.name!r} only measures were recorded, by which no two are compared")
+            raise KeyError(f"of layer {kept.name!r} only measures were recorded, so examples cannot be compared")
         if kept.of_inputs:
             return self._flat_inputs(), *arrays
         if kept.layout == "factored" and arrays[0].ndim > 3:  # several positions

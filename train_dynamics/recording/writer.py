@@ -84,7 +84,9 @@ class Writer:
         self._closed = False
         num_examples = len(dataset.labels)
         files = {name: npy(array) for name, array in example_arrays(dataset).items()}
-        self._again = "the same command goes on from there" if loop is None else "Recorder(..., resume=True) goes on"
+        self._again = (
+            "the same command continues from there" if loop is None else "Recorder(..., resume=True) continues"
+        )
         sizes = {"num_iterations": config.num_iterations(num_examples), "block_length": block_length}
         header = {
             "format": FORMAT,

@@ -1,4 +1,4 @@
-"""A whole analysis of a recording: everything is computed, and then written into one directory."""
+"""A whole analysis of a recording: computes everything, and writes it into one directory."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -52,25 +52,26 @@ def analyze(
     export: Collection[str] = (),
     given: Ranking | None = None,
 ) -> None:
-    """Write tables, claims, figures and report of a finished recording, replacing those of an earlier analysis.
+    """Write tables, claims, figures and the report of a finished recording, replacing an earlier analysis.
 
     Args:
         recording: The recording.
-        output: Directory for the results, new, empty or of an earlier analysis.
+        output: Directory for the results. It must be new, empty, or hold an earlier analysis.
         cone_options: Which cones to look for, and which seed to show.
         contention_options: Which pairs in contention to look for.
         score_options: How to compute scores.
         lineage_options: Which cones to follow.
-        parts: Which of `PARTS` to look at beside the study itself; what an earlier analysis has of others is removed.
-        log: Takes the lines to show the user.
-        networks: Runs networks again, for the scores that need it; not needed of the default network.
-        export: What to hand it on to when it is whole: some of `tensorboard`, `wandb` and `trackio`.
-        given: What to rank the examples by, if not their agreement.
+        parts: Which of `PARTS` to compute in addition to the study itself. Files of other parts from an earlier
+            analysis are removed.
+        log: Function that prints a line for the user.
+        networks: Runs networks again, for the scores that need it. Not needed for the default network.
+        export: Where to export the finished analysis: some of `tensorboard`, `wandb` and `trackio`.
+        given: What to rank the examples by, instead of their agreement.
 
     Raises:
-        InputError: If a part or an export is unknown, if the recording is unfinished or damaged, if the options ask for
-            what it does not have, if the output holds other files, cannot be written or is being written by another
-            analysis, or if a package to export with is not installed.
+        InputError: If a part or an export is unknown; if the recording is unfinished or damaged, or lacks what the
+            options ask for; if the output holds other files, cannot be written, or is being written by another
+            analysis; or if a package for an export is not installed.
     """
     check_targets(export)
     parts = _possible(recording, parts, log)
@@ -126,7 +127,7 @@ def _write_parts(
     elsewhere: tuple[Future | None, Future | None],
     steps: "Steps",
 ) -> None:
-    """Write the parts beside the study. Lineages and contention are computed by other processes."""
+    """Write the parts besides the study. Lineages and contention are computed by other processes."""
     living, fighting = elsewhere
     if study:
         steps.begin("Drawing scores")
@@ -157,7 +158,7 @@ def _write_parts(
 
 
 def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[str], None]) -> None:
-    """Say how long it may take to compare every two of many examples, and what takes less."""
+    """Log how long it may take to compare every two of many examples, and how to shorten it."""
     count = min(len(recording.labels), options.examples or len(recording.labels))
     if count <= MANY:
         return
@@ -170,7 +171,7 @@ def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[s
 
 
 def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:
-    """Leave out the parts that a recording has nothing for, and say so."""
+    """Leave out the parts that a recording has no data for, and say so."""
     unknown = ", ".join(part for part in parts if part not in PARTS)
     if unknown:
         raise InputError.flag("parts", unknown, f"must be one or more of {','.join(PARTS)}, or empty")
@@ -191,7 +192,7 @@ def _about(
     parts: Collection[str],
     given: Ranking | None,
 ) -> dict[str, Any]:
-    """Say what `analysis.json` does: of which recording the analysis is, how it was made, and what files it has."""
+    """Return what `analysis.json` stores: the recording, how the analysis was made, and its files."""
     cones, contention, scores, lineages = map(dataclasses.asdict, options)
     return {
         "recording": str(recording.path),
@@ -215,7 +216,7 @@ def _results(
     networks: Networks | None,
     given: Ranking | None,
 ) -> Results:
-    """Compute what one pass over the recording gives, and show how far it is."""
+    """Compute everything that needs one pass over the recording, and show the progress."""
     records, seeds = pluralise(recording.num_records, "record"), pluralise(len(recording.seeds), "seed")
     log(f"Reading {records} of {seeds} in {recording.path}")
     with Progress("Measuring", recording.num_records, "records") as bar:
@@ -241,7 +242,7 @@ def _score_study(recording: Recording, results: Results) -> "ScoreStudy | None":
 def _pairs(
     recording: Recording, options: ContentionOptions, parts: Collection[str]
 ) -> tuple[tuple[Contention, list["Drawing"]] | None, tuple[Oscillation, list["Drawing"]] | None]:
-    """Look for contention and for what becomes of it, as far as they are asked for, and draw what is found."""
+    """Look for contention and follow it, as far as asked for, and draw what is found."""
     from train_dynamics.plots.figures import contention_drawings
     from train_dynamics.plots.oscillation_drawings import oscillation_drawings
 
@@ -257,7 +258,7 @@ def _pairs(
 def _lineages(
     recording: Recording, options: LineageOptions, seed: int
 ) -> tuple[int, list[Lineages], list[Persistence], list["Drawing"]]:
-    """Follow the cones, compare them with groups drawn at random, and draw those of a seed."""
+    """Follow the cones, compare them with groups drawn at random, and draw those of one seed."""
     from train_dynamics.plots.lineage_drawings import lineage_drawings
 
     found = find_lineages(recording, options)
@@ -266,7 +267,7 @@ def _lineages(
 
 
 def _histories(recording: Recording) -> str:
-    """Make histories; tell why that cannot be done, as of a recording that nobody may write to, if it cannot."""
+    """Make histories. If that is not possible, for example in a read-only recording, return the reason."""
     try:
         make_histories(recording)
     except InputError as error:

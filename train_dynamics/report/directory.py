@@ -1,4 +1,4 @@
-"""The directory of an analysis: which of its files are an analysis's, and only one analysis at a time writes there."""
+"""The directory of an analysis: which files in it belong to an analysis, and a lock against a second one."""
 
 import contextlib
 import json
@@ -15,10 +15,10 @@ STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.ht
 
 
 def check_output(output: Path) -> None:
-    """See whether a directory is new, empty or of an earlier analysis.
+    """Check that a directory is new, empty, or holds an earlier analysis.
 
     Raises:
-        InputError: If not.
+        InputError: If it does not.
     """
     if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
         raise InputError.flag(
@@ -28,12 +28,12 @@ def check_output(output: Path) -> None:
 
 @contextlib.contextmanager
 def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> Iterator[None]:
-    """Make the directory, and keep other analyses out of it; what an earlier one has left there is removed.
+    """Make the directory, remove the files of an earlier analysis, and keep other analyses out of it.
 
     Args:
         output: The directory.
-        new: The files to come, which the user is not told are removed.
-        log: Takes the lines to show the user.
+        new: The files to be written. Their removal is not mentioned to the user.
+        log: Function that prints a line for the user.
 
     Raises:
         InputError: If another analysis is writing there.
@@ -49,7 +49,7 @@ def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> I
 
 
 def _remove_earlier(output: Path, new: Collection[str], log: Callable[[str], None]) -> None:
-    """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
+    """Remove the files of an earlier analysis, so that none of them remain beside new ones after an interruption."""
     for events in (output / "tensorboard").glob(f"*{EVENTS}"):
         events.unlink()
     earlier = _files_of(output)

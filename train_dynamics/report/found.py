@@ -1,4 +1,4 @@
-"""What was found, in a few sentences with numbers: what a reader of the page reads first."""
+"""The main findings, in a few sentences with numbers, at the top of the page."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from train_dynamics.study.results import NUM_CHUNKS, SHARE, Results, metric_name
 
 
 def found(recording: Recording, results: Results, contention: Contention | None) -> list[str]:
-    """Say what was found: how far training came, in which order, who made up the gradient, what was lost, who fights.
+    """List the main findings: how far training came, in which order, what made up the gradient, and who fights.
 
-    What a recording says nothing of is left out.
+    Findings that a recording has no data for are left out.
     """
     return [
         *_learned(recording, results),

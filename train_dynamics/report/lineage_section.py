@@ -1,4 +1,4 @@
-"""What the page says of lineages, beside their pictures."""
+"""The text about lineages on the page."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def lineages_section(
     beside_chance: Sequence[Persistence],
     pictures: Sequence[Picture],
 ) -> Section:
-    """Lay out how cones live, with a table of the largest lineages of a seed.
+    """Write the section on how cones live, with a table of the largest lineages of a seed.
 
     Args:
         recording: The recording.
         smallest: Fewest members of a cone that is followed.
         seed: The seed that is shown.
         found: The lineages of all seeds and layers.
-        beside_chance: How long they last, of each layer.
+        beside_chance: How long they last, compared with chance, for each layer.
         pictures: The figures.
     """
     times, count = found[0].iterations, len(recording.labels)
@@ -58,7 +58,7 @@ def lineages_section(
 
 
 def _layer_words(recording: Recording, found: Sequence[Lineages], of: Persistence) -> str:
-    """Say how many lineages there were in a layer, what befell them, and how long they and their members last."""
+    """Describe how many lineages a layer has, what happened to them, and how long they and their members last."""
     total = sum(one.count for one in found)
     if not total:
         return f"In {of.layer} there is no such cone."

@@ -1,4 +1,4 @@
-"""What the page says of pairs that take turns, or do not, beside their pictures."""
+"""The text on the page about pairs that take turns, or do not."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from train_dynamics.study.oscillation import NUM_CONTROLS, Oscillation, Verdict,
 
 
 def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequence[Picture]) -> Section:
-    """Lay out the steps of the explanation, with a table of how many pairs each holds in."""
+    """Write the section on the steps of the explanation, with a table of how many pairs each holds in."""
     title = "Do the groups in contention take turns?"
     followed = sum(course is not None for course in found.courses)
     if not found.pairs:
@@ -44,7 +44,7 @@ def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequ
 
 
 def _times(found: Oscillation) -> str:
-    """Say the period and the lags."""
+    """Describe the period and the lags."""
     times = time_quartiles(found)
     period, loss = times["period"], times["loss_lag"]
     if period["median"] is None:

@@ -1,4 +1,4 @@
-"""What the page says of scores, beside their pictures."""
+"""The text about scores on the page."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from train_dynamics.study.score_agreement import ScoreStudy, summary
 def scores_section(
     results: Results, study: ScoreStudy, pictures: Sequence[Picture], has_pictures: bool = True
 ) -> Section:
-    """Lay out all scores, with a table of what each is, how stable, and how well it finds wrong labels.
+    """Write the section on scores, with a table of what each is, how stable, and how well it finds wrong labels.
 
     Args:
         results: The scores.

@@ -1,4 +1,4 @@
-"""What the page says of gradients in motion, cones and contention, beside their pictures."""
+"""The text on the page about gradients in motion, cones and contention."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ LISTED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure as the page needs it: its words, its PNG file, and whether it is higher than wide."""
+    """A figure for the page: its words, its PNG file, and whether it is taller than wide."""
 
     title: str
     caption: str
@@ -31,13 +31,13 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself."""
+        """The picture's data."""
         return _address(self.file, "image/png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """A film as the page needs it."""
+    """A film for the page."""
 
     title: str
     caption: str
@@ -57,13 +57,13 @@ class Film:
 
     @property
     def source(self) -> str:
-        """The film itself."""
+        """The film's data."""
         return _address(self.file, "video/mp4")
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: words, then a film, pictures and a table, whose columns are lists of cells by their names."""
+    """A part of the page: text, then a film, pictures and a table. Columns are lists of cells by name."""
 
     title: str
     words: str = ""
@@ -79,7 +79,7 @@ class Section:
 
 
 def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Section:
-    """Lay out the film and its key frames."""
+    """Write the section with the film and its key frames."""
     return Section(
         "Gradients in motion",
         "Every example is a point: how large a change it asks for, and how far that is the change that all ask for "
@@ -91,7 +91,7 @@ def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Sectio
 
 
 def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
-    """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
+    """Write the section on groups of examples, with a table of the start, the middle and the end."""
     found, layers = results.group_dynamics, recording.gradient_layers
     classes = recording.contents.classes
     words = (
@@ -122,7 +122,7 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
 def cones_section(
     recording: Recording, options: ConeOptions, found: Sequence[Cones], pictures: Sequence[Picture]
 ) -> Section:
-    """Lay out the cones, with a table of the largest of each layer."""
+    """Write the section on cones, with a table of the largest ones in each layer."""
     first, half = found[0], "three quarters" if len(recording.class_names) == 2 else "half"
     classes = recording.contents.classes
     learned = f"it classifies {half} of the examples correctly" if classes else f"{half} of its loss is gone"
@@ -169,7 +169,7 @@ def cones_section(
 
 
 def sketch_words(recording: Recording) -> str:
-    """Say how sure cosines between sketches are; nothing if there are none."""
+    """Describe how accurate cosines between sketches are. Empty if there are no sketches."""
     size = recording.config.sketch_size
     sketched = [kept for kept in recording.contents.layers.values() if kept.layout == "sketch"]
     errors = {kept.name: sketch_error(kept.layer, size).cosine for kept in sketched}
@@ -184,7 +184,7 @@ def sketch_words(recording: Recording) -> str:
 
 
 def contention_section(recording: Recording, contention: Contention, pictures: Sequence[Picture]) -> Section:
-    """Lay out the pairs in contention, and say plainly which of them survive the test."""
+    """Write the section on pairs in contention, and say clearly which of them survive the test."""
     options, fights = contention.options, contention.fights
     classes = recording.contents.classes
     labels, alike = ("labels", "sizes, labels") if classes else ("targets", "sizes")

@@ -1,4 +1,4 @@
-"""What the published study says of points that move, of cones and of contention, measured in this recording."""
+"""The published study's claims about moving points, cones and contention, measured in this recording."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ def group_claims(
     """Measure the claims about groups of examples.
 
     Args:
-        recording: The recording; of a classifier, with gradients.
+        recording: The recording, of a classifier, with gradients.
         progress: Accuracy of each seed and record.
-        options: Which cones.
-        contention: Pairs in contention; None if they were not looked for.
+        options: Which cones to look for.
+        contention: The pairs in contention. None if they were not looked for.
     """
     definitions = [*_of_motion(recording), *_of_cones(recording, progress, options)]
     if contention is not None:
@@ -42,7 +42,7 @@ def group_claims(
 
 
 def _ratio(of_seeds: Callable[[], PerSeed], reason: str) -> Callable[[Float[np.ndarray, " s"]], float]:
-    """Make a statistic of the weights of seeds; undecided where there is nothing to divide by."""
+    """Make a statistic of the seeds' weights. It is undecided where there is nothing to divide by."""
     known: list[PerSeed] = []
 
     def statistic(weights: Float[np.ndarray, " s"]) -> float:
@@ -59,10 +59,10 @@ def _ratio(of_seeds: Callable[[], PerSeed], reason: str) -> Callable[[Float[np.n
 def moves(
     norm: Float[np.ndarray, "t n"], correct: Bool[np.ndarray, "t n"]
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-    """Add up how gradient norms change from one record to the next, of examples that are right and of those wrong.
+    """Add up how gradient norms change between records, for examples that are right and for those that are wrong.
 
     Returns:
-        Sum and number of changes of those right before, and of those wrong.
+        Sum and number of changes, of examples that were right before and of those that were wrong.
 
     Example:
         >>> moves(np.array([[2.0, 1.0], [1.5, 3.0]]), np.array([[True, False], [True, True]]))
@@ -73,7 +73,7 @@ def moves(
 
 
 def _of_motion(recording: Recording) -> Iterator[tuple]:
-    """List those about how points of the scatter move, whose horizontal axis is the gradient norm."""
+    """List the claims about how points move in the scatter, whose horizontal axis is the gradient norm."""
     layer = next(name for name in recording.layers if name != TOGETHER)
     times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, STEPS).astype(int))]
     known: dict[int, np.ndarray] = {}
@@ -101,7 +101,7 @@ def _of_motion(recording: Recording) -> Iterator[tuple]:
 
 
 def spread(inputs: Float[np.ndarray, "m p"]) -> float:
-    """Average the squared distance between every two of some inputs.
+    """Compute the mean squared distance between every two of some inputs.
 
     Example:
         >>> spread(np.array([[0.0], [1.0], [3.0]]))  # 1, 9 and 4
@@ -114,7 +114,7 @@ def spread(inputs: Float[np.ndarray, "m p"]) -> float:
 
 
 def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options: ConeOptions) -> Iterator[tuple]:
-    """List those about cones of ten examples or more, of each seed when it gets half of the examples right."""
+    """List the claims about cones of at least ten examples, for each seed when half of its examples are right."""
     layer, labels = recording.gradient_layers[-1], recording.classes[0]
     known: list[list[Int[np.ndarray, " m"]]] = []
 
@@ -148,7 +148,7 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
     of_label = {c: spread(inputs[labels == c]) for c in set(labels.tolist()) if (labels == c).sum() > 1}
 
     def of_one_style() -> PerSeed:
-        """Of each seed, the sum over cones of one label of their spread as a share of their label's."""
+        """For each seed, add up over cones of one label their spread as a share of their label's."""
         alike = [[g for g in of if len(set(labels[g])) == 1] for of in groups()]
         return np.array([[sum(spread(inputs[g]) / of_label[labels[g[0]]] for g in of), len(of)] for of in alike], float)
 
@@ -164,7 +164,7 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
 
 
 def _of_contention(recording: Recording, contention: Contention) -> Iterator[tuple]:
-    """List those about pairs in contention."""
+    """List the claims about pairs in contention."""
     labels = recording.classes[0]
     fights = contention.fights
 
@@ -218,7 +218,7 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
 
 
 def _of_mirrors(recording: Recording, pairs: Sequence[Pair], summed: Callable[[Any], PerSeed]) -> tuple:
-    """Give that about 2 and 6, which the study sees as mirror images."""
+    """Return the claim about 2 and 6, which the study sees as mirror images."""
 
     def mirrored() -> PerSeed:
         images = np.asarray(recording.data.inputs, np.float32)
@@ -236,7 +236,7 @@ def _of_mirrors(recording: Recording, pairs: Sequence[Pair], summed: Callable[[A
 
 
 def gain_by_mirror(left: Float[np.ndarray, "a h w ..."], right: Float[np.ndarray, "b h w ..."]) -> float:
-    """Tell how much better the mean images of two groups correlate if one of them is mirrored left to right.
+    """Compute how much better two groups' mean images correlate if one is mirrored left to right.
 
     Example:
         >>> gain_by_mirror(np.array([[[0.0, 1.0]]]), np.array([[[1.0, 0.0]]]))

@@ -96,7 +96,7 @@ def _made(make: Callable[[], Any], flag: str, text: str, kind: Any) -> Any:
     except Exception as error:
         raise InputError.flag(flag, text, f"cannot be made: {str(error).strip().splitlines()[0][:200]}") from error
     if (kind is Callable and not callable(found)) or (kind is not Callable and not hasattr(found, "update")):
-        right = "a schedule, a function of the update" if kind is Callable else "an optimizer, as those of Optax"
+        right = "a schedule, a function of the update" if kind is Callable else "an optimizer like those of Optax"
         raise InputError.flag(flag, text, f"must make {right}, but makes a {type(found).__name__}")
     return found
 

@@ -103,7 +103,7 @@ def _first(first: Int[np.ndarray, "s n"], presentations: Int[np.ndarray, "s n"])
 
 def _needs(study: Study) -> str:
     if study.of_loop:
-        return "looks at examples when they are in a batch, and a loop of one's own does not tell its batches"
+        return "needs the examples of each batch, which a recording of your own training loop does not store"
     return "" if study.all_recorded else "batches can only be looked at if every iteration is recorded"
 
 

@@ -172,7 +172,7 @@ class ReplayedScore(Score):
     of_inputs: bool = False
 
     def missing(self, study: Study) -> str:
-        """Say why the score cannot be had from a study; empty if it can."""
+        """Explain why the score cannot be computed for a study. Empty if it can."""
         if not study.replayable:
             return f"runs the network again; {study.how_to_run}"
         if self.of_inputs and not study.continuous:
