@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -395,6 +396,8 @@ def test_tables_of_events_and_persistence(found, tmp_path):
 
 def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_path):
     assert stored_lineages.read_lineages(small, tmp_path) is None
+    about = {"recording": "mine", "config": small.config.to_dict()}
+    (tmp_path / "analysis.json").write_text(json.dumps(about))
     tables.write_lineage_members(found, tmp_path / "cone_lineage_members.parquet")
     stored = stored_lineages.read_lineages(small, tmp_path)
     for one in found:
@@ -411,6 +414,9 @@ def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_pat
     assert (stored.at(9, "fc2", 3) == -1).all()  # of no such seed
     (tmp_path / "cone_lineage_members.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"--analysis=.* has a damaged cone_lineage_members.parquet"):
+        stored_lineages.read_lineages(small, tmp_path)
+    (tmp_path / "analysis.json").write_text(json.dumps({**about, "config": {**about["config"], "epochs": 9}}))
+    with pytest.raises(InputError, match="is an analysis of another recording, mine"):
         stored_lineages.read_lineages(small, tmp_path)
 
 

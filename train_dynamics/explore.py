@@ -47,6 +47,8 @@ OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Let --export replace the f
 
 def main() -> None:
     """Run the command."""
+    if not HOST.value:
+        raise InputError.flag("host", HOST.value, "must be an address of this machine; 0.0.0.0 stands for all of them")
     recording = opened(RECORDING.value)
     output = Path(EXPORT.value) if EXPORT.value else None
     if output:

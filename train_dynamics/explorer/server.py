@@ -212,8 +212,6 @@ class Server:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    if not host:
-        raise InputError.flag("host", host, "must be an address of this machine; 0.0.0.0 stands for all of them")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
