@@ -158,6 +158,7 @@ CASES = [
         ["--recording=good", "--output=foreign"],
         "--output=foreign: holds other files but not",
     ),
+    ("analyze", ["--recording=good", "--output=unfinished/analysis"], "is inside another recording, "),
     ("analyze", ["--recording=good", "--output=/proc/x"], "--output=/proc/x: cannot be written"),
     (
         "analyze",

@@ -54,9 +54,12 @@ def _read(path: Path) -> "pa.Table":
 
     try:
         table = csv.read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not text in UTF-8: {error}; save it so") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read: {told(error)}") from error
-    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise DataError(f"has more than one column {min(twice)!r}")
     return table
@@ -105,6 +108,7 @@ def _plain(table: "pa.Table", name: str) -> "pa.ChunkedArray":
 
 
 def _refuse_gaps(column: "pa.ChunkedArray", name: str) -> None:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
+    gaps = [value is None or value == "" for value in column.to_pylist()]
+    if any(gaps):
+        row = gaps.index(True)
         raise DataError(f"column {name} is empty in row {row}; leave such rows out, or fill in the values")

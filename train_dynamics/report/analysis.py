@@ -77,7 +77,7 @@ def analyze(
     parts = _possible(recording, parts, log)
     options = (cone_options, contention_options, score_options, lineage_options)
     try:
-        check_output(output)
+        check_output(output, recording)
         about = _about(recording, options, parts, given)
         check_finished(recording)
         check_options(recording, cone_options)

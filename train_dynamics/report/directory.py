@@ -7,6 +7,7 @@ from pathlib import Path
 
 from train_dynamics.config import InputError
 from train_dynamics.recording.locks import locked
+from train_dynamics.recording.reader import Recording
 from train_dynamics.study.tables import PARTS
 
 KINDS = (".png", ".svg")
@@ -14,12 +15,16 @@ EVENTS = ".train_dynamics"  # at the end of our event files, which tells them fr
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 
 
-def check_output(output: Path) -> None:
-    """Check that a directory is new, empty, or holds an earlier analysis.
+def check_output(output: Path, recording: Recording) -> None:
+    """Check that a directory is new, empty, or holds an earlier analysis, and is not inside another recording.
 
     Raises:
-        InputError: If it does not.
+        InputError: If it does not, or is.
     """
+    inside = output.resolve().parent
+    own = {path.resolve() for path in recording.paths if isinstance(path, Path)}
+    if (inside / "config.json").is_file() and inside not in own:
+        raise InputError.flag("output", output, f"is inside another recording, {inside}; choose another directory")
     if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
         raise InputError.flag(
             "output", output, "holds other files but not an earlier analysis; choose another directory"
