@@ -589,7 +589,7 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
 
     with td.Recorder(tmp_path / "binary", binary, examples, log=told.append) as found:
         found.record(0, start())
-    assert "of shape [], and not one number for each of 3 classes" in "".join(told)
+    assert "of shape [], not one number for each of 3 classes" in "".join(told)
 
     words = np.array(["cat", "dog", "eel"])[examples[1]]
     with recorder(tmp_path / "words", loss, examples, labels=words, ids=[f"x{k}" for k in range(N)]) as found:
@@ -646,7 +646,7 @@ def test_mistakes_get_a_line_and_nothing_is_written(tmp_path, examples, options,
         (None, loss, print, "path=None: must be the directory of the recording"),
         (3, loss, print, "path=3: must be the directory of the recording"),
         ("out", 3, print, "loss=3: must be a function of params and one example"),
-        ("out", loss, None, "log=None: must be a function that takes a line"),
+        ("out", loss, None, "log=None: must be a function that takes a line of text"),
     ],
 )
 def test_arguments_of_other_kinds_get_a_line(examples, path, of_one, log, message):
@@ -675,7 +675,7 @@ def test_parameters_that_an_update_has_taken_get_a_line(tmp_path, examples):
 @pytest.mark.parametrize(
     ("mean", "message"),
     [
-        (1.0, "variable mean is a float and no array"),
+        (1.0, "variable mean is a float and not an array"),
         (jnp.ones(3), r"leading axis of 2 seeds, but variable mean is \[3\]"),
     ],
 )
