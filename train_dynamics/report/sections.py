@@ -220,7 +220,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
             "chance, as long as pairs that share examples or iterations depend on each other positively. No p can be "
             f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that {alike} and norms alone do not explain the "
             "antiphase; groups that oppose each other a little less would also show some. "
-            f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Figures show "
+            f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Shown are "
             "the strongest that survive, before others."
             if tested
             else "None of them could be tested; the table says why."
