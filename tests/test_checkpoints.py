@@ -197,7 +197,11 @@ PAIRS = r"^checkpoints must be a pattern like runs/3/step_\*, a list of files, o
             "^checkpoints: iteration 2: not the network of iteration 0: ",
         ),
         ([(0, {"body": [1.0, 2.0]})], {}, "^checkpoints: iteration 0: params hold no floating-point array"),
-        ([(0, SOME), (2, SOME)], {"when": lambda t: t > 9}, "at iterations 0 to 2, .* chooses none$"),
+        (
+            [(0, SOME), (2, SOME)],
+            {"when": lambda t: t > 9},
+            "selects none of the checkpoints, which are at iterations 0 to 2$",
+        ),
         ("*", {"like": {"body": 1.0}}, "^like must hold arrays or their shapes, and holds a float$"),
     ],
 )

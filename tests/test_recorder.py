@@ -486,11 +486,11 @@ def test_only_the_same_goes_on(tmp_path, examples):
             recorder(tmp_path / "out", *arguments, resume=True, **options)
     with pytest.raises(td.InputError, match="was begun with other examples"):
         recorded(tmp_path / "out", (examples[0] + 1, examples[1]), range(5, 7), resume=True)
-    with pytest.raises(td.InputError, match=r"was begun with batch_size=None, and goes on with batch_size=128$"):
+    with pytest.raises(td.InputError, match=r"was begun with batch_size=None, but now batch_size=128$"):
         recorded(tmp_path / "out", examples, range(5, 7), resume=True, batch_size=128)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start())
     recorded(tmp_path / "both", examples, range(2), both, seed=[0, 1])
-    with pytest.raises(td.InputError, match=r"was begun with seeds=\[0, 1\], and goes on with seeds=\[0, 2\]$"):
+    with pytest.raises(td.InputError, match=r"was begun with seeds=\[0, 1\], but now seeds=\[0, 2\]$"):
         recorded(tmp_path / "both", examples, range(2, 4), both, seed=[0, 2], resume=True)
 
 
@@ -508,12 +508,12 @@ def test_a_full_disk_ends_recording_and_not_training_if_that_is_wanted(tmp_path,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if on_error == "raise":
-            with pytest.raises(td.RecordingError, match=r"No space left on device; .* resume=True\) goes on"):
+            with pytest.raises(td.RecordingError, match=r"No space left on device; .* resume=True\) continues"):
                 recorded(tmp_path / "out", examples, range(8))
         else:
             _, seen = recorded(tmp_path / "out", examples, range(8), on_error="warn")
             assert len(seen) == 8
-            (one,) = [one for one in caught if "recording has ended" in str(one.message)]
+            (one,) = [one for one in caught if "recording has stopped" in str(one.message)]
             assert one.filename == __file__  # the line of the loop
     recording = td.Recording(tmp_path / "out")
     assert recording.iterations.tolist() == [0, 1] and recording.finished
@@ -589,7 +589,7 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
 
     with td.Recorder(tmp_path / "binary", binary, examples, log=told.append) as found:
         found.record(0, start())
-    assert "of shape [], and not one number for each of 3 classes" in "".join(told)
+    assert "of shape [], not one number for each of 3 classes" in "".join(told)
 
     words = np.array(["cat", "dog", "eel"])[examples[1]]
     with recorder(tmp_path / "words", loss, examples, labels=words, ids=[f"x{k}" for k in range(N)]) as found:
@@ -646,7 +646,7 @@ def test_mistakes_get_a_line_and_nothing_is_written(tmp_path, examples, options,
         (None, loss, print, "path=None: must be the directory of the recording"),
         (3, loss, print, "path=3: must be the directory of the recording"),
         ("out", 3, print, "loss=3: must be a function of params and one example"),
-        ("out", loss, None, "log=None: must be a function that takes a line"),
+        ("out", loss, None, "log=None: must be a function that takes a line of text"),
     ],
 )
 def test_arguments_of_other_kinds_get_a_line(examples, path, of_one, log, message):
@@ -675,7 +675,7 @@ def test_parameters_that_an_update_has_taken_get_a_line(tmp_path, examples):
 @pytest.mark.parametrize(
     ("mean", "message"),
     [
-        (1.0, "variable mean is a float and no array"),
+        (1.0, "variable mean is a float and not an array"),
         (jnp.ones(3), r"leading axis of 2 seeds, but variable mean is \[3\]"),
     ],
 )

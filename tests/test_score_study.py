@@ -242,7 +242,7 @@ def test_wrong_labels_that_were_recorded_are_looked_for(tmp_path, device, sketch
         assert (row["hard"], float(row["auc"])) == (score.hard, pytest.approx(oracles.auc(values, recording.noisy)))
     assert (tmp_path / "out" / "figures" / "label_noise.png").is_file()
     text = (tmp_path / "out" / "report.html").read_text()
-    assert "10 labels were made wrong" in text and "precision at noise rate" in text
+    assert "10 labels were flipped" in text and "precision at noise rate" in text
     # Another analysis into the same place, of a recording whose labels are right, leaves nothing of it.
     clean = recorded(tmp_path / "clean", device)
     with sketching(blank=True):

@@ -141,7 +141,7 @@ def test_a_save_that_fails_ends_the_command_at_once(tmp_path, replaced):
     _, errors = process.communicate(timeout=120)  # a few seconds, if they are not shared with too many others
     assert process.returncode == 1
     (line,) = errors.splitlines()
-    at_a_save = "could not be written: " in line and "the same command goes on from there" in line
+    at_a_save = "could not be written: " in line and "the same command continues from there" in line
     assert at_a_save or "or a part of it, was moved or removed during recording; bring it back" in line
     assert (tmp_path / "out" / "blocks").is_file() if replaced else blocks(tmp_path / "out")[0] < 5
 

@@ -288,8 +288,8 @@ def test_targets_of_a_regression(tmp_path, device):
     [
         ({"model": "nosuch:x"}, "--model=nosuch:x: nosuch cannot be imported: ModuleNotFoundError"),
         ({"model": "networks.py:nosuch"}, "--model=networks.py:nosuch: networks.py has no nosuch"),
-        ({"model": "networks.py:number"}, "--model=networks.py:number: is of type int, and must be a Linen module"),
-        ({"model": "networks.py:narrow"}, "must give one number for each of 10 classes, and gives [7]"),
+        ({"model": "networks.py:number"}, "--model=networks.py:number: is of type int, but must be a Linen module"),
+        ({"model": "networks.py:narrow"}, "must output one number for each of 10 classes, but outputs [7]"),
         ({"model": "networks.py:half"}, "--model=networks.py:half: parameter Dense_0/bias is float16"),
         ({"model": "networks.py:random"}, "--model=networks.py:random: needs random numbers where it is evaluated"),
         ({"model": "networks.py:mixing"}, "--model=networks.py:mixing: an example's gradient depends on the other"),
