@@ -1,11 +1,13 @@
 """Claims about groups of examples, on recordings made so that they hold or fail."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL, silent
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study import group_claims
@@ -13,12 +15,13 @@ from train_dynamics.study.cones import ConeOptions
 from train_dynamics.study.contention import Contention, ContentionOptions, Fight
 from train_dynamics.study.group_claims import gain_by_mirror, moves, spread
 from train_dynamics.study.motion import frames
+from train_dynamics.training import sweep
 
 DIGITS = tuple("0123456789")
 
 
-def fight(seed, iteration, left, right, correlation):
-    pair = Pair(seed, "fc2", iteration, np.array(left), np.array(right), -1.0, 1.0, iteration)
+def fight(seed, iteration, left, right, correlation, layer="fc2"):
+    pair = Pair(seed, layer, iteration, np.array(left), np.array(right), -1.0, 1.0, iteration)
     return Fight(pair, loss_correlation=correlation)
 
 
@@ -85,6 +88,26 @@ def test_fights_are_counted_by_label_and_seed(digits):
     assert found["fights_4_9"].value == pytest.approx(-1 / 41 / 3) and not found["fights_4_9"].holds
     assert found["mirrored_2_6"].holds is None and "no pair in contention of 2 and 6" in found["mirrored_2_6"].reason
     assert not set(verdicts(digits)) & {"clusters_oscillate", "fights_1_2"}  # not looked for
+
+
+def test_each_layer_has_claims_of_its_own(tmp_path, device, monkeypatch):
+    layers = ("fc1", "fc2")
+    sweep.train(dataclasses.replace(SMALL, layers=layers), tmp_path / "two", device, log=silent)
+    recording = Recording(tmp_path / "two")
+    recording.class_names = DIGITS
+    monkeypatch.setattr(Recording, "labels", np.repeat(np.arange(5), 10))
+    found = verdicts(recording, [fight(0, 40, range(20, 23), range(10, 13), -0.9, "fc1")])
+    alone = ("right_move_left", "cones_of_one_label", "clusters_oscillate", "fights_1_2", "mirrored_2_6")
+    assert {f"{name}_{layer}" for name in alone for layer in layers} <= set(found) and not set(alone) & set(found)
+    for k, layer in enumerate(layers):
+        changes = []
+        for seed in recording.seeds:
+            for before, after in itertools.pairwise(frames(recording, int(seed), recording.iterations)):
+                changes += (after.norm[k] - before.norm[k])[before.correct].tolist()
+        assert found[f"right_move_left_{layer}"].value == pytest.approx(np.mean(changes), rel=1e-5)
+        assert all(found[f"{name}_{layer}"].sentence.endswith(f" in {layer}.") for name in alone)
+    assert found["fights_1_2_fc1"].value == pytest.approx(1 / 3) and found["fights_1_2_fc2"].value == 0
+    assert found["clusters_oscillate_fc1"].holds and found["clusters_oscillate_fc2"].holds is None
 
 
 def test_mirrors(rng):

@@ -63,6 +63,7 @@ export interface Pair {
 
 export interface Groups {
   iteration: number;
+  among: number; // examples that were compared
   cones: Cone[];
   pairs: Pair[];
 }

@@ -104,11 +104,14 @@ export class Groups {
       return;
     }
     const { app } = this;
-    const { cones, pairs, iteration } = found.groups;
+    const { among, cones, pairs, iteration } = found.groups;
+    const count = app.about.numExamples;
     const moved = [found.key, this.failed].includes(this.asked) ? "" : " (looking anew …)";
     const at = `at iteration ${iteration.toLocaleString("en")}${moved}`;
+    const drawn = `Among ${among.toLocaleString("en")} of the ${count.toLocaleString("en")} examples, drawn at random.`;
     refill(
       this.body,
+      ...(among < count ? [element("p", { class: "quiet" }, drawn)] : []),
       element("h3", {}, `Cones ${at}`),
       cones.length
         ? this.rows(

@@ -63,7 +63,8 @@ void main() {
   if (beyond > 0.5) {
     ink = 1.0 - smoothstep(-edge, edge, max(abs(p.y) + p.x * 0.7, -p.x) - 0.62);
   } else if ((shape & ${CROSS}u) != 0u) {
-    ink = (1.0 - smoothstep(0.16, 0.16 + edge, min(abs(p.x - p.y), abs(p.x + p.y)) * 0.7071)) * (1.0 - step(0.95, max(abs(p.x), abs(p.y))));
+    float arm = min(0.5 * edge, 0.25); // wider, a cross of four pixels would be a square
+    ink = (1.0 - smoothstep(0.16, 0.16 + arm, min(abs(p.x - p.y), abs(p.x + p.y)) * 0.7071)) * (1.0 - step(0.95, max(abs(p.x), abs(p.y))));
   } else {
     ink = 1.0 - smoothstep(0.8 - edge, 0.8 + edge * 0.5, length(p));
   }
@@ -71,7 +72,9 @@ void main() {
     float from = length(p);
     ink = max(1.0 - smoothstep(0.42, 0.42 + edge, from), 1.0 - smoothstep(0.0, edge, abs(from - 0.8) - 0.1));
   }
-  result = vec4(paint.rgb * paint.a * ink, paint.a * ink);
+  // Where others lie so close that they cover the ground, chosen ones would not be seen without a rim.
+  float rim = (shape & ${CHOSEN}u) != 0u ? smoothstep(0.35, 0.35 + 0.5 * edge, length(p)) : 0.0;
+  result = vec4(paint.rgb * (1.0 - 0.7 * rim) * paint.a * ink, paint.a * ink);
 }`;
 
 const SLOTS = ["x0", "x1", "y0", "y1"] as const;

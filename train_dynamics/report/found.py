@@ -55,8 +55,11 @@ def _order(results: Results) -> Iterator[str]:
         return
     mean = results.curves["accuracy"].mean(axis=0)
     times = [reaches(mean[:, column], LEARNED) for column in (1, NUM_CHUNKS)]
-    first, last = ("never" if t is None else f"at update {results.iterations[t]:,}" for t in times)
-    yield f"The most typical tenth of them reached {LEARNED:.0%} {first}, the least typical {last}."
+    level = f"{LEARNED:.0%}"
+    first, last = (
+        f"never reached {level}" if t is None else f"reached {level} at update {results.iterations[t]:,}" for t in times
+    )
+    yield f"The most typical tenth of them {first}, the least typical {last}."
 
 
 def _gradient(recording: Recording, results: Results) -> Iterator[str]:

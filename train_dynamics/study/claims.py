@@ -65,6 +65,16 @@ class Claim:
         return dataclasses.asdict(self)
 
 
+def in_words(layers: Sequence[str], layer: str) -> tuple[str, str]:
+    """Give what tells a claim of a layer from the same of others: in its name and in its sentence; nothing of one.
+
+    Example:
+        >>> in_words(("fc2", "fc3"), "fc3")
+        ('_fc3', ' in fc3')
+    """
+    return ("", "") if len(layers) == 1 else (f"_{layer}", f" in {layer}")
+
+
 def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
     """Find the first iteration at which a curve is at least `level`, up to rounding. None if it never is.
 
@@ -286,8 +296,7 @@ def _of_the_slowest(num_records: int) -> Iterator[tuple]:
 
 def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iterator[tuple]:
     """List the claims about the gradients of a layer."""
-    of_layer = "" if len(layers) == 1 else f" in {layer}"
-    suffix = "" if len(layers) == 1 else f"_{layer}"
+    suffix, of_layer = in_words(layers, layer)
 
     def lead(means: Means) -> float:
         _need(EARLY, num_records)

@@ -11,9 +11,9 @@ from train_dynamics.dynamics import cones
 from train_dynamics.dynamics.contention import Pair
 from train_dynamics.recording.layers import TOGETHER
 from train_dynamics.recording.reader import Recording
-from train_dynamics.study.claims import Claim, UndecidedError, decided
+from train_dynamics.study.claims import Claim, UndecidedError, decided, in_words
 from train_dynamics.study.cones import ConeOptions, cover, half_learned, read_factors
-from train_dynamics.study.contention import Contention
+from train_dynamics.study.contention import Contention, Fight
 from train_dynamics.study.motion import frames
 
 STEPS = 100
@@ -27,7 +27,7 @@ PerSeed = Float[np.ndarray, "s 2"]
 def group_claims(
     recording: Recording, progress: Float[np.ndarray, "s t"], options: ConeOptions, contention: Contention | None
 ) -> list[Claim]:
-    """Measure the claims about groups of examples.
+    """Measure the claims about groups of examples, in each layer as those about its gradients.
 
     Args:
         recording: The recording, of a classifier, with gradients.
@@ -35,9 +35,11 @@ def group_claims(
         options: Which cones to look for.
         contention: The pairs in contention. None if they were not looked for.
     """
-    definitions = [*_of_motion(recording), *_of_cones(recording, progress, options)]
-    if contention is not None:
-        definitions += _of_contention(recording, contention)
+    definitions = [named for layer in recording.layers if layer != TOGETHER for named in _of_motion(recording, layer)]
+    for layer in recording.gradient_layers:
+        definitions += _of_cones(recording, layer, progress, options)
+    for layer in recording.gradient_layers if contention is not None else ():
+        definitions += _of_contention(recording, layer, [f for f in contention.fights if f.pair.layer == layer])
     return decided(definitions, lambda weights: weights, len(recording.seeds))
 
 
@@ -72,9 +74,9 @@ def moves(
     return tuple(np.array([change[which].sum(dtype=np.float64), which.sum()]) for which in (right, ~right))
 
 
-def _of_motion(recording: Recording) -> Iterator[tuple]:
-    """List the claims about how points move in the scatter, whose horizontal axis is the gradient norm."""
-    layer = next(name for name in recording.layers if name != TOGETHER)
+def _of_motion(recording: Recording, layer: str) -> Iterator[tuple]:
+    """List the claims about how points of the scatter move, whose horizontal axis is the gradient norm."""
+    suffix, of_layer = in_words(recording.layers, layer)
     times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, STEPS).astype(int))]
     known: dict[int, np.ndarray] = {}
 
@@ -90,8 +92,8 @@ def _of_motion(recording: Recording) -> Iterator[tuple]:
         (("right", "left", lambda value: value < 0), ("wrong", "right", lambda value: value > 0))
     ):
         yield (
-            f"{which}_move_{where}",
-            f"Points that are {which} move {where}, to {'smaller' if k == 0 else 'larger'} gradients.",
+            f"{which}_move_{where}{suffix}",
+            f"Points that are {which} move {where}, to {'smaller' if k == 0 else 'larger'} gradients{of_layer}.",
             f"mean change of the gradient norm in {layer} of examples that are {which}, from one of {len(times)} "
             f"evenly spread records to the next; holds {'below' if k == 0 else 'above'} 0",
             "nats per unit of weight",
@@ -113,9 +115,12 @@ def spread(inputs: Float[np.ndarray, "m p"]) -> float:
     return float(2 * variance * count / (count - 1))
 
 
-def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options: ConeOptions) -> Iterator[tuple]:
-    """List the claims about cones of at least ten examples, for each seed when half of its examples are right."""
-    layer, labels = recording.gradient_layers[-1], recording.classes[0]
+def _of_cones(
+    recording: Recording, layer: str, progress: Float[np.ndarray, "s t"], options: ConeOptions
+) -> Iterator[tuple]:
+    """List the claims about cones of ten examples or more, of each seed when it gets half of the examples right."""
+    suffix, of_layer = in_words(recording.layers, layer)
+    labels = recording.classes[0]
     known: list[list[Int[np.ndarray, " m"]]] = []
 
     def groups() -> list[list[Int[np.ndarray, " m"]]]:
@@ -135,8 +140,8 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
         "at the end where it never does"
     )
     yield (
-        "cones_of_one_label",
-        "A cone is examples of one label.",
+        f"cones_of_one_label{suffix}",
+        f"A cone is examples of one label{of_layer}.",
         f"{where}, the share with one label; holds from 95 %",
         "share",
         _ratio(of_one_label, few),
@@ -153,8 +158,8 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
         return np.array([[sum(spread(inputs[g]) / of_label[labels[g[0]]] for g in of), len(of)] for of in alike], float)
 
     yield (
-        "cones_of_one_style",
-        "A cone is examples of one style.",
+        f"cones_of_one_style{suffix}",
+        f"A cone is examples of one style{of_layer}.",
         f"{where}, and one label: mean squared pixel distance between two members, as a multiple of that between two "
         "random examples of the label; holds below 1",
         "ratio",
@@ -163,10 +168,10 @@ def _of_cones(recording: Recording, progress: Float[np.ndarray, "s t"], options:
     )
 
 
-def _of_contention(recording: Recording, contention: Contention) -> Iterator[tuple]:
-    """List the claims about pairs in contention."""
+def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) -> Iterator[tuple]:
+    """List the claims about pairs in contention in a layer."""
+    suffix, of_layer = in_words(recording.layers, layer)
     labels = recording.classes[0]
-    fights = contention.fights
 
     def summed(values: Sequence[tuple[Pair, float, float]]) -> PerSeed:
         found = np.zeros((len(recording.seeds), 2))
@@ -179,8 +184,8 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
         return summed([(f.pair, float(f.loss_correlation < SWINGS), 1.0) for f in after])
 
     yield (
-        "clusters_oscillate",
-        "After iteration 30, groups that oppose each other oscillate.",
+        f"clusters_oscillate{suffix}",
+        f"After iteration 30, groups that oppose each other oscillate{of_layer}.",
         "of the pairs in contention found after iteration 30, the share whose mean losses change against each other "
         f"from one record to the next, with a correlation below {SWINGS:g}; holds from 50 %",
         "share",
@@ -206,27 +211,29 @@ def _of_contention(recording: Recording, contention: Contention) -> Iterator[tup
     for named in FIGHTING:
         words = f"{named[0]} and {named[1]}"
         yield (
-            f"fights_{named[0]}_{named[1]}",
-            f"{words} are in contention more often than other labels.",
+            f"fights_{named[0]}_{named[1]}{suffix}",
+            f"{words} are in contention more often than other labels{of_layer}.",
             f"pairs of mostly {words} in a network, less those of an average pair of digits that the study doesn't "
             "name; holds above 0",
             "pairs",
             _ratio(lambda named=named: more_often(named), "no pair in contention was found"),
             lambda value: value > 0,
         )
-    yield _of_mirrors(recording, [f.pair for f, here in zip(fights, both, strict=True) if here == (2, 6)], summed)
+    two_and_six = [f.pair for f, here in zip(fights, both, strict=True) if here == (2, 6)]
+    yield _of_mirrors(recording, layer, two_and_six, summed)
 
 
-def _of_mirrors(recording: Recording, pairs: Sequence[Pair], summed: Callable[[Any], PerSeed]) -> tuple:
+def _of_mirrors(recording: Recording, layer: str, pairs: Sequence[Pair], summed: Callable[[Any], PerSeed]) -> tuple:
     """Return the claim about 2 and 6, which the study sees as mirror images."""
+    suffix, of_layer = in_words(recording.layers, layer)
 
     def mirrored() -> PerSeed:
         images = np.asarray(recording.data.inputs, np.float32)
         return summed([(pair, gain_by_mirror(images[pair.left], images[pair.right]), 1.0) for pair in pairs])
 
     return (
-        "mirrored_2_6",
-        "Twos and sixes in contention are mirror images of each other.",
+        f"mirrored_2_6{suffix}",
+        f"Twos and sixes in contention are mirror images of each other{of_layer}.",
         "of pairs of mostly 2 and 6, the correlation of the mean images of both groups, one of them mirrored left to "
         "right, less the same of both as they are; holds above 0",
         "ratio",
