@@ -131,7 +131,7 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
             metric_name(layers, layer, "class_stiffness").replace("/", "_"),
             f"Stiffness by pair of labels in {layer}",
             "Mean cosine between the gradients of examples of two labels (none is paired with itself), averaged over "
-            "seeds: at the start, half way, and at the end. Blue pulls together, red "
+            "seeds: at the first, the middle and the last record. Blue pulls together, red "
             "apart. Which labels are opposed, and does a label still pull in one direction at the end?",
             groups.class_matrices(
                 [matrices[k] for k in shown],

@@ -95,7 +95,7 @@ def _of_motion(recording: Recording, layer: str) -> Iterator[tuple]:
             f"{which}_move_{where}{suffix}",
             f"Points that are {which} move {where}, to {'smaller' if k == 0 else 'larger'} gradients{of_layer}.",
             f"mean change of the gradient norm in {layer} of examples that are {which}, from one of {len(times)} "
-            f"evenly spread records to the next; holds {'below' if k == 0 else 'above'} 0",
+            f"records to the next; holds {'below' if k == 0 else 'above'} 0",
             "nats per unit of weight",
             _ratio(lambda k=k: of_seeds(k), "no example is"),
             holds,
