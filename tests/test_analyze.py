@@ -302,7 +302,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     strengths = [float(row["strength"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
     report = (tmp_path / "out" / "report.html").read_text()
-    assert f"{len(found)} pairs turned up" in report and "in contention: " in report
+    assert f"{len(found)} pairs found." in report and "in contention: " in report
     drawn = set((tmp_path / "out" / "figures").glob("contention_*.png"))
     assert 1 <= len(drawn) <= 3
     (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
