@@ -36,9 +36,10 @@ fi
 made_from=$(cat pyproject.toml setup.cfg constraints.txt)
 if [ "$made_from" != "$(cat .venv/made_from 2>/dev/null)" ]; then
   echo "Installing into .venv; this takes a minute and a network, once"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-  # Where PYTHONDONTWRITEBYTECODE is set, every process would compile the package anew: pip compiles only what it copies.
-  .venv/bin/python -m compileall -q train_dynamics
+  # pip compiles one file after the other, on one processor; and where PYTHONDONTWRITEBYTECODE is set, every process would
+  # compile what is not compiled yet. Some packages hold templates that are no Python: they are left.
+  .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[test]'
+  .venv/bin/python -m compileall -qq -j 0 .venv/lib train_dynamics || true
   echo "$made_from" >.venv/made_from
 fi
 

@@ -25,15 +25,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from tests.forks import Fork
+from tests.forks import Fork, sketching
 from train_dynamics.commands import seldom_collect_garbage
 from train_dynamics.config import StudyConfig
 
@@ -75,9 +74,9 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def run(module: str, *arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    """Run a command, with the environment as it was when the tests began."""
-    fork = Fork(module, *arguments, cwd=cwd)
+def run(module: str, *arguments: str, cwd=None, drawn: bool = False) -> subprocess.CompletedProcess:
+    """Run a command, with the environment as it was when the tests began; its figures are sketches, if not `drawn`."""
+    fork = Fork(module, *arguments, cwd=cwd, drawn=drawn)
     output = fork.communicate()
     return subprocess.CompletedProcess([module, *arguments], fork.returncode, *output)
 
@@ -175,7 +174,7 @@ def analysed(request: pytest.FixtureRequest, small_once: Path, tmp_path_factory:
         if not (place / "analysed").exists():
             new = tmp_path_factory.mktemp("new")
             shutil.copytree(small_once, new / "copy")
-            done = run("analyze", "--recording=copy", cwd=new)
+            done = run("analyze", "--recording=copy", cwd=new, drawn=True)
             assert (done.returncode, done.stderr) == (0, "")
             (new / "said").write_text(done.stdout)
             new.rename(place / "analysed")
@@ -185,46 +184,6 @@ def analysed(request: pytest.FixtureRequest, small_once: Path, tmp_path_factory:
     ]
     assert recorded[0] == recorded[1]  # that of any other process, too
     return place / "analysed" / "copy"
-
-
-class Here(nullcontext):
-    """In place of the processes beside an analysis: does everything at once, where it can be patched."""
-
-    def __enter__(self):
-        return self
-
-    def submit(self, function, *arguments):
-        done = Future()
-        done.set_result(function(*arguments))
-        return done
-
-
-@contextmanager
-def sketching(blank: bool = False) -> Iterator[None]:
-    """Analyse in this process, and save small pictures in place of figures, which take most time.
-
-    The two dozen figures of 64 images at either end of a score, all laid out alike, are blank; with `blank`, all are.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from train_dynamics.plots import scores as score_plots
-    from train_dynamics.plots import style
-    from train_dynamics.report import analysis
-
-    def sketch(figure: Figure, path: Path) -> None:
-        if blank:
-            figure = Figure(figsize=(1, 1))
-        figure.set_layout_engine("none")
-        figure.set_dpi(20)
-        FigureCanvasAgg(figure).print_png(f"{path}.png")
-        Path(f"{path}.svg").write_text("<svg></svg>")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analysis, "Helpers", Here)
-        patch.setattr(style, "save", sketch)
-        patch.setattr(score_plots, "extremes", lambda *_: Figure(figsize=(1, 1)))
-        yield
 
 
 @pytest.fixture

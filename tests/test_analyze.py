@@ -230,7 +230,7 @@ def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     assert lines[-1] == "Results of copy are in copy/analysis; open copy/analysis/report.html in a browser"
     assert json.loads((analysed / "analysis" / "analysis.json").read_text())["recording"] == "copy"
     before = contents(analysed)
-    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=motion")
+    done = run("analyze", f"--recording={analysed}", f"--output={tmp_path / 'other'}", "--parts=motion", drawn=True)
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "other" / "report.html").is_file()
     assert contents(analysed) == before
     whole, study = contents(analysed / "analysis"), contents(tmp_path / "other")
@@ -302,7 +302,7 @@ def test_fights_are_tables_and_pictures_and_old_pictures_go(small, small_path, t
     strengths = [float(row["strength"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
     report = (tmp_path / "out" / "report.html").read_text()
-    assert f"{len(found)} pairs turned up" in report and "in contention: " in report
+    assert f"{len(found)} pairs found." in report and "in contention: " in report
     drawn = set((tmp_path / "out" / "figures").glob("contention_*.png"))
     assert 1 <= len(drawn) <= 3
     (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
@@ -323,7 +323,7 @@ def test_parts_are_as_in_the_whole_and_leave_nothing_of_others(output, small_pat
     analysis.analyze(Recording(small_path), tmp_path / "out", parts=parts, log=said.append)
     others = [part for part in analysis.DEFAULT_PARTS if part not in parts]
     gone = [name for part in others for name in analysis.PARTS[part] if name != "label_noise.csv"]
-    assert said[2] == f"Removed of the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
+    assert said[2] == f"Removed from the earlier analysis in {tmp_path / 'out'}: {', '.join(gone)}"
     about = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert about["parts"] == [part for part in analysis.PARTS if part in parts]
     files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}

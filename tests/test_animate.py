@@ -108,7 +108,7 @@ def test_a_file_is_replaced_only_when_told(small_path, tmp_path):
     arguments = [f"--recording={small_path}", "--iterations=0", f"--output={tmp_path / 'out.png'}"]
     refused = run("animate", *arguments)
     assert refused.returncode == 1
-    assert "out.png: exists; choose another name, or say --overwrite" in refused.stderr
+    assert "out.png: exists; choose another name, or add --overwrite" in refused.stderr
     assert (tmp_path / "out.png").read_text() == "mine"
     assert run("animate", *arguments, "--overwrite").returncode == 0
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
@@ -127,8 +127,8 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
     for arguments, message in [
         (["--iterations=a:b"], "--iterations=a:b: must look like 0:120, ::10 or 40"),
         (["--iterations=::-1"], "--iterations=::-1: must look like 0:120, ::10 or 40, with a stride of 1 or more"),
-        (["--iterations=9:3"], "--iterations=9:3: holds none of the recorded iterations, 17 from 0 to 16"),
-        (["--iterations=17"], "--iterations=17: holds none of the recorded iterations, 17 from 0 to 16"),
+        (["--iterations=9:3"], "--iterations=9:3: selects none of the 17 recorded iterations, which go from 0 to 16"),
+        (["--iterations=17"], "--iterations=17: selects none of the 17 recorded iterations, which go from 0 to 16"),
         (["--seed=3"], "--seed=3: was not recorded; "),
         (["--seed=x"], "--seed=x: must be a whole number, 0 to 2147483647"),
         (["--layers=fc1"], "--layers=fc1: must be one or more of those recorded, each once: fc2"),
@@ -141,9 +141,9 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
         (["--output="], "--output=.: must end in one of .mp4"),
         (
             ["--output=out.png", "--iterations=0:2"],
-            "--output=out.png: holds one iteration and not 2; say --iterations=1",
+            "--output=out.png: shows one iteration and not 2; use --iterations=1",
         ),
-        (["--output=used.mp4"], "--output=used.mp4: exists; choose another name, or say --overwrite"),
+        (["--output=used.mp4"], "--output=used.mp4: exists; choose another name, or add --overwrite"),
         (["--output=folder.mp4", "--overwrite"], "--output=folder.mp4: is a directory; name a file"),
         (["--output=missing/out.mp4"], "--output=missing/out.mp4: there is no directory missing to write into"),
         ([f"--output={'x' * 300}.mp4"], "cannot be written: File name too long"),
@@ -152,7 +152,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(small_path, tmp_path
         (["--recording=empty"], "empty is not a recording: it has no config.json"),
         (["--recording=begun"], "--recording=begun: has no records yet"),
         (["--recording=damaged"], "damaged/blocks/3/record.cotangent.fc2 is damaged or missing"),
-        (["0:3"], "'0:3' is no flag; flags look like --recording=DIR"),
+        (["0:3"], "'0:3' is not a flag; flags look like --recording=DIR"),
     ]:
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         flags = animate.flags.FLAGS

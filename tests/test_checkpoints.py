@@ -160,10 +160,10 @@ def test_the_command_records_the_network_of_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("names", "pattern", "message"),
     [
-        ((), None, "nothing is there; name files or directories"),
+        ((), None, "there is no such file or directory"),
         (("last",), None, "its name has no iteration that iteration_pattern="),
         (("a1", "b1"), None, "is of iteration 1, and so is"),
-        (("a1",), "(", "is no regular expression"),
+        (("a1",), "(", "is not a regular expression"),
         (("a1",), "a", "must have one group"),
         (("a1",), None, "has no head/kernel; it has body/kernel"),
     ],
@@ -179,7 +179,7 @@ def test_mistakes_get_a_line(tmp_path, examples, names, pattern, message):  # no
 
 
 SOME = {"body": {"kernel": np.ones((5, 4), np.float32)}, "head": {"bias": np.ones(3, np.float32)}}
-PAIRS = r"^checkpoints must be a pattern as runs/3/step_\*, a list of files, or pairs \(iteration, params\), and "
+PAIRS = r"^checkpoints must be a pattern like runs/3/step_\*, a list of files, or pairs \(iteration, params\), and "
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,12 @@ PAIRS = r"^checkpoints must be a pattern as runs/3/step_\*, a list of files, or 
             {},
             "^checkpoints: iteration 2: not the network of iteration 0: ",
         ),
-        ([(0, {"body": [1.0, 2.0]})], {}, "^checkpoints: iteration 0: params hold no array of numbers with a point"),
-        ([(0, SOME), (2, SOME)], {"when": lambda t: t > 9}, "at iterations 0 to 2, .* chooses none$"),
+        ([(0, {"body": [1.0, 2.0]})], {}, "^checkpoints: iteration 0: params hold no floating-point array"),
+        (
+            [(0, SOME), (2, SOME)],
+            {"when": lambda t: t > 9},
+            "selects none of the checkpoints, which are at iterations 0 to 2$",
+        ),
         ("*", {"like": {"body": 1.0}}, "^like must hold arrays or their shapes, and holds a float$"),
     ],
 )
@@ -219,10 +223,10 @@ def test_files_that_are_no_checkpoints_get_a_line(tmp_path, examples):  # noqa: 
         checkpointer.save(tmp_path / "5", {"body": {"kernel": [1.0, 2.0]}})
         checkpointer.save(tmp_path / "6", start())
     for name, like, message in (
-        ("1.pt", None, "must be a directory that Orbax wrote, or a file .npz, .safetensors, .msgpack"),
-        ("2.npz", None, "it is no .npz file, or holds Python objects"),
-        ("3.npz", None, "it is no .npz file, or holds Python objects"),
-        ("7.npz", None, "has words as kind; like= says which arrays to take"),
+        ("1.pt", None, "must be an Orbax directory, or a file .npz, .safetensors, .msgpack"),
+        ("2.npz", None, "it is not an .npz file, or holds Python objects"),
+        ("3.npz", None, "it is not an .npz file, or holds Python objects"),
+        ("7.npz", None, "has text as kind; use like= to choose which arrays to read"),
         ("4", None, "Orbax finds no checkpoint in this directory"),
         ("5", None, "has a list of numbers as body/kernel; it must be an array"),
         ("6", (start(), {}), "has nothing of the network, as 0/body/kernel; it has body/kernel, head/bias"),

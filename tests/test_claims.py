@@ -161,7 +161,10 @@ def test_a_ranking_by_how_examples_were_learned_decides_nothing_about_how_they_a
     changes = {metric: values[:1] for metric, values in results().curves.items()}
     found = claims(dataclasses.replace(results(**changes), agr=None), ("fc2",), 10)
     assert [claim.name for claim in found if claim.holds is not None] == ["starts_at_chance", "learns_fast"]
-    assert {claim.reason for claim in found} == {"", "needs two seeds or more, whose agreement ranks the examples"}
+    assert {claim.reason for claim in found} == {
+        "",
+        "needs at least two seeds, because their agreement ranks the examples",
+    }
 
 
 @pytest.mark.parametrize(("dead", "decided"), [(2, True), (3, False), (4, False)])
@@ -170,7 +173,7 @@ def test_dead_networks_agree_on_nothing(dead, decided):
     open_claims = [claim for claim in found if claim.holds is None]
     assert SEEDS == 4 and len(open_claims) == (0 if decided else len(found) - 2)
     assert {claim.reason for claim in open_claims} <= {
-        "needs two networks or more that tell examples apart, whose agreement ranks the examples"
+        "needs at least two networks that distinguish examples, because their agreement ranks the examples"
     }
 
 

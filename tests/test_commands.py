@@ -45,7 +45,7 @@ def test_help_begins_with_what_matters_and_fits_the_terminal(tmp_path):
     assert all(len(line) <= 60 for line in body)
     titles = [line.removesuffix(":") for line in body if line and line[0] != " "]
     assert titles[:5] == ["Start with these", "Data", "Network", "Training", "What is recorded"]
-    assert titles[5:] == ["Before and while it runs", "Several processes"]
+    assert titles[5:] == ["Devices and planning", "Several processes"]
     named = [re.match(r"  --(\[no\])?(\w+): ", line)[2] for line in body if line.startswith("  --")]
     assert named[:3] == ["recording", "dataset", "model"]
     assert {flag_name(name) for name in FIELDS} < set(named) and len(named) == len(set(named))
@@ -57,13 +57,13 @@ def test_all_commands_have_one_name(tmp_path):
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
     done = shell("python -m train_dynamics trian --recording=out", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"train-dynamics: 'trian' is no command; there are {', '.join(COMMANDS)}\n"
+    assert done.stderr == f"train-dynamics: 'trian' is not a command; the commands are {', '.join(COMMANDS)}\n"
     done = shell("python -m train_dynamics verify --recording=nowhere", tmp_path)
     assert (done.returncode, done.stderr) == (1, "verify: nowhere is not a directory\n")
     done = shell(f"python -m train_dynamics train {TINY}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and Recording(tmp_path / "out").finished
     done = shell("python -m train_dynamics verify --help", tmp_path)
-    assert done.stdout.startswith("Check that a recording is whole and right.")
+    assert done.stdout.startswith("Check that a recording is complete and correct.")
 
 
 @pytest.mark.parametrize("buffered", ["env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"])

@@ -205,7 +205,7 @@ def test_a_damaged_image_is_told(tmp_path, rng, capfd, kind, damage):
         (
             {"image": IMAGE, "label": tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))},
             {"label": [0]},
-            "--labels=label: must be one class, or one number, for each example, and not a list",
+            "--labels=label: must be one class or one number per example, not a list",
         ),
         (
             {"picture": IMAGE, "label": tfds.features.ClassLabel(num_classes=2)},
@@ -227,7 +227,7 @@ def test_images_of_several_sizes_are_refused(tmp_path):
     rows = [{"image": png(np.zeros((side, side, 1), np.uint8)), "label": 0} for side in (2, 3)]
     with pytest.raises(
         InputError,
-        match=r"--dataset=toy: has images of several sizes, some of 2 x 2 and some of 3 x 3 .* --image_size=32",
+        match=r"--dataset=toy: has images of different sizes, for example 2 x 2 and 3 x 3 .* --image_size=32",
     ):
         load_dataset(prepare(tmp_path, features, rows))
 
@@ -257,7 +257,7 @@ def test_a_dead_network_is_told_within_half_a_minute(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         load_dataset(StudyConfig(dataset="fashion_mnist", data_dir=str(tmp_path)))
     assert time.monotonic() - began < 100  # a few seconds, and more on a busy machine; TFDS would try for 205
-    for part in ("--dataset=fashion_mnist: looked for it in", str(tmp_path), "cannot be reached", "tfds build"):
+    for part in ("--dataset=fashion_mnist: is not prepared in", str(tmp_path), "cannot be reached", "tfds build"):
         assert part in str(error.value)
     assert not any(tmp_path.rglob("*.*"))
 

@@ -285,10 +285,11 @@ def test_the_examples_of_pure_functions_give_what_they_show():
 def test_the_page_of_flags_has_every_command():
     text = (DOCS / "FLAGS.md").read_text()
     assert MARK.findall(text) == list(COMMANDS)
-    assert flags_of("animate")["fps"] == ("Frames a second: 1 to 120, in a .gif to 50.", "30")
+    assert flags_of("animate")["fps"] == ("Frames per second: 1 to 120, or 1 to 50 for a .gif.", "30")
     filled = on_page_markdown("## animate\n\n<!-- flags: animate -->\n")
     assert (
-        "`--fps`, by default `30`\n:   Frames a second: 1 to 120, in a .gif to 50.\n" in filled and "<!--" not in filled
+        "`--fps`, by default `30`\n:   Frames per second: 1 to 120, or 1 to 50 for a .gif.\n" in filled
+        and "<!--" not in filled
     )
 
 

@@ -237,7 +237,7 @@ def test_names_and_examples_that_are_refused(rng):
         evaluate(lambda p, e: (p["bias"].sum(), ()), {"bias": jnp.zeros(3)}, examples, {"kernel": "dense"})
     with pytest.raises(InputError, match="layouts are factored, dense, measures, sketch; found denes"):
         evaluate(loss, params, examples, {"Dense_0/bias": "denes"})
-    with pytest.raises(InputError, match=r"one first axis, of the examples; their shapes are \[5, 6\], \[4\]"):
+    with pytest.raises(InputError, match=r"that share their first axis; their shapes are \[5, 6\], \[4\]"):
         evaluate(loss, params, (examples[0], examples[1][:4]), {})
     with pytest.raises(InputError, match="there are no parameters"):
         find_layers(loss, {}, one_of(examples))

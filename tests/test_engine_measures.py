@@ -196,9 +196,9 @@ def test_losses_that_mix_examples_are_refused(rng):
         check_independent(mixing, params, inputs)
     with pytest.raises(InputError, match="depends on the other examples"):
         check_independent(lambda w, x: x @ w / len(x), jnp.ones(3), inputs)
-    with pytest.raises(InputError, match=r"must return one loss an example, \[n\]; it returned \[\]"):
+    with pytest.raises(InputError, match=r"must return one loss per example, \[n\]; it returned \[\]"):
         check_independent(lambda w, x: (x @ w).mean(), jnp.ones(3), inputs)
-    with pytest.raises(InputError, match=r"must return one loss an example, \[n\]; it returned \[\]"):
+    with pytest.raises(InputError, match=r"must return one loss per example, \[n\]; it returned \[\]"):
         find_layers(of_batch(lambda w, x: (x @ w).mean()), jnp.ones(3), one_of(inputs))
     check_independent(lambda w, x: 0 * (x @ w), jnp.ones(3), inputs)
 

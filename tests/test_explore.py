@@ -268,13 +268,13 @@ def test_markup_in_an_export_ends_no_element():
         (["--export=page.txt"], "explore: --export=page.txt: must end in .html"),
         (
             ["--export=nowhere/page.html"],
-            "explore: --export=nowhere/page.html: must be a file in a directory that is there",
+            "explore: --export=nowhere/page.html: must be a file in an existing directory",
         ),
-        (["--export=there.html"], "explore: --export=there.html: exists; choose another name, or say --overwrite"),
+        (["--export=there.html"], "explore: --export=there.html: exists; choose another name, or add --overwrite"),
         (["--export=page.html", "--seed=7"], "explore: --seed=7: was not recorded; recorded: 0, 1, 2"),
         (["--port=70000", "--no_browser"], "explore: --port=70000: must be 0 to 65535; 0 takes a free one"),
-        (["--host=192.0.2.1", "--no_browser"], "explore: --host=192.0.2.1: is no address of this machine"),
-        (["--host=no such name", "--no_browser"], "explore: --host=no such name: is no address of this machine"),
+        (["--host=192.0.2.1", "--no_browser"], "explore: --host=192.0.2.1: is not an address of this machine"),
+        (["--host=no such name", "--no_browser"], "explore: --host=no such name: is not an address of this machine"),
         (
             ["--analysis=nowhere"],
             "explore: --analysis=nowhere: has no scores.parquet, which train_dynamics.analyze writes",
@@ -812,9 +812,7 @@ def test_without_the_packages_of_a_server_it_says_what_to_install(small_path, tm
     command = [sys.executable, "-m", "train_dynamics.explore", f"--recording={small_path}"]
     done = subprocess.run([*command, "--no_browser"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "explore: looking around needs the package uvicorn: pip install 'train-dynamics[explore]'"
-    )
+    assert done.stderr.startswith("explore: exploring needs the package uvicorn: pip install 'train-dynamics[explore]'")
     done = subprocess.run(
         [*command, f"--export={tmp_path / 'page.html'}"], capture_output=True, text=True, env=environment
     )

@@ -334,7 +334,7 @@ def test_a_run_that_cannot_begin_is_one_line(small, found, whole, tracker):
         raise RuntimeError("nobody is logged in\nand more")
 
     tracker.init = init
-    with pytest.raises(InputError, match=r"^--export=trackio: the analysis is whole in .*: nobody is logged in$"):
+    with pytest.raises(InputError, match=r"^--export=trackio: the analysis is complete in .*: nobody is logged in$"):
         export(small, found, whole, [], ["trackio"])
 
 
@@ -359,7 +359,7 @@ def test_what_cannot_be_exported_is_told_first(small_path, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "wandb", None)
     for targets, message in {
         ("wandb",): "--export=wandb: needs the package wandb, which is not installed: pip install wandb",
-        ("tensorbord",): "--export=tensorbord: must be some of tensorboard,wandb,trackio, or empty for none of them",
+        ("tensorbord",): "--export=tensorbord: must be one or more of tensorboard,wandb,trackio, or empty",
     }.items():
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             analysis.analyze(Recording(small_path), tmp_path / "out", export=targets)

@@ -245,14 +245,14 @@ def test_damage_is_found(path, tmp_path, small_path):
     about = copy / "further" / "further.json"
     header = json.loads(about.read_text())
     about.write_text(json.dumps({**header, "settings": {}}))
-    with pytest.raises(RecordingError, match=r"does not belong here, is damaged or missing \(it was changed"):
+    with pytest.raises(RecordingError, match=r"does not belong here, is damaged, or is missing \(it was changed"):
         _ = Recording(copy).further
     other = tmp_path / "other"
     shutil.copytree(small_path, other)
     config = json.loads((other / "config.json").read_text())
     assert config["checksum"] == json.loads((path / "further" / "further.json").read_text())["recording"]
     about.unlink()
-    with pytest.raises(RecordingError, match=r"further.json does not belong here, is damaged or missing"):
+    with pytest.raises(RecordingError, match=r"further.json does not belong here, is damaged, or is missing"):
         _ = Recording(copy).further
 
 
@@ -293,7 +293,7 @@ def test_the_command(small_path, tmp_path, monkeypatch):
     other = run("further", *flags[:2], "--holdout_epochs=2", cwd=tmp_path)
     assert other.returncode == 1
     assert other.stderr == (
-        "further: copy/further was made otherwise (holdout_epochs: 1 and not 2); move it elsewhere first\n"
+        "further: copy/further was made with other settings (holdout_epochs: 1 and not 2); move it elsewhere first\n"
     )
     shutil.rmtree(copy / "blocks")
     (copy / "blocks").mkdir()
@@ -342,7 +342,7 @@ def test_interrupted_it_says_so(small_path, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 130
         assert process.stderr.read().splitlines() == [
-            "further: ends after this epoch; a second signal ends it at once",
+            "further: stopping after this epoch; a second signal stops it at once",
             "further: interrupted; nothing was stored",
         ]
     assert not (copy / "further").exists() and not (copy / "further.incomplete").exists()

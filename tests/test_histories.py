@@ -215,7 +215,7 @@ def test_what_is_damaged_is_told_and_made_again(copy):
         ({"recording": "00000000"}, "it belongs to another recording"),
         ({"format": 2}, "it has format 2, and this version reads format 1"),
         ({"measures": ["loss"]}, "it has other measures than this version makes"),
-        ({"span": 0}, "its span is no length"),
+        ({"span": 0}, "its span is not a length"),
         ({"checksum": "00000000"}, "its checksum differs"),
         (None, "histories.json is malformed"),
     ],

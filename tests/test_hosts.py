@@ -18,7 +18,7 @@ from train_dynamics.recording.parts import divided
 from train_dynamics.recording.reader import Recording
 
 STUDY = ["--num_examples=60", "--batch_size=20", "--epochs=4", "--seeds=5", "--recording=out"]
-LONG = ["--num_examples=500", "--batch_size=50", "--epochs=160", "--seeds=3", "--recording=out"]
+LONG = ["--num_examples=500", "--batch_size=50", "--epochs=80", "--seeds=3", "--recording=out"]
 
 
 def free_port():
@@ -106,7 +106,7 @@ def test_one_of_three_is_killed_and_goes_on_alone(tmp_path):
     again = started(tmp_path, LONG, 3, 1)
     out, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert "Going on from iteration" in out
+    assert "Continuing from iteration" in out
     recording = recording.reopened()
     assert recording.finished and recording.num_records == recording.num_planned
     done = run("verify", "--recording=out", cwd=tmp_path)
@@ -124,7 +124,7 @@ def test_a_part_that_is_not_there_is_named(tmp_path, small_path):
     done = run("analyze", "--recording=out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        "analyze: out/seeds_3-5 is not there yet, the part of process 1 of out; train with the same flags and "
+        "analyze: out/seeds_3-5 is missing: it is the part of process 1 of out; train with the same flags and "
         "--num_processes=2 --process_id=1 records it\n"
     )
     header = json.loads((tmp_path / "out" / "parts.json").read_text())

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -345,6 +346,9 @@ def rows(path):
 
 
 def test_tables_of_lineages(small, found, tmp_path):
+    lineage = found[0].lineage.copy()
+    lineage[2, lineage[2] == 0] = -1  # the largest is missing once
+    found = [dataclasses.replace(found[0], lineage=lineage), *found[1:]]
     tables.write_lineages(small, found, tmp_path / "lineages.csv")
     table = rows(tmp_path / "lineages.csv")
     names = ["seed", "layer", "lineage", "iteration", "size", "labels", "joined", "left", "founders"]
@@ -355,7 +359,8 @@ def test_tables_of_lineages(small, found, tmp_path):
         for t, k in zip(*np.nonzero(one.sizes), strict=True):
             row = known[one.seed, k, one.iterations[t]]
             members = set(np.flatnonzero(one.lineage[t] == k))
-            before = set(np.flatnonzero(one.lineage[t - 1] == k)) if t else set()
+            earlier = np.flatnonzero(one.sizes[:t, k])
+            before = set(np.flatnonzero(one.lineage[earlier[-1]] == k)) if len(earlier) else set()
             first = set(np.flatnonzero(one.lineage[one.span()[0][k]] == k))
             counts = [len(members), len(members - before), len(before - members), len(members & first)]
             assert [int(row[name]) for name in ("size", "joined", "left", "founders")] == counts
@@ -391,6 +396,8 @@ def test_tables_of_events_and_persistence(found, tmp_path):
 
 def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_path):
     assert stored_lineages.read_lineages(small, tmp_path) is None
+    about = {"recording": "mine", "config": small.config.to_dict()}
+    (tmp_path / "analysis.json").write_text(json.dumps(about))
     tables.write_lineage_members(found, tmp_path / "cone_lineage_members.parquet")
     stored = stored_lineages.read_lineages(small, tmp_path)
     for one in found:
@@ -407,6 +414,9 @@ def test_stored_lineages_name_the_cones_that_continue_them(small, found, tmp_pat
     assert (stored.at(9, "fc2", 3) == -1).all()  # of no such seed
     (tmp_path / "cone_lineage_members.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"--analysis=.* has a damaged cone_lineage_members.parquet"):
+        stored_lineages.read_lineages(small, tmp_path)
+    (tmp_path / "analysis.json").write_text(json.dumps({**about, "config": {**about["config"], "epochs": 9}}))
+    with pytest.raises(InputError, match="is an analysis of another recording, mine"):
         stored_lineages.read_lineages(small, tmp_path)
 
 
@@ -441,7 +451,7 @@ def test_the_film_has_the_colours_of_lineages():
 
 
 def test_what_the_film_cannot_show_is_said(small, tmp_path):
-    for kind, words in ((".gif", r"colours films that end in .mp4, and no .gif"), (".mp4", "has no lineages")):
+    for kind, words in ((".gif", r"colours films that end in .mp4 only, not .gif"), (".mp4", "has no lineages")):
         with pytest.raises(InputError, match=words):
             animate.lineages_of(small, str(tmp_path), kind)
     assert animate.lineages_of(small, None, ".gif") is None

@@ -29,7 +29,8 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     subprocess.run(wheel, check=True)
     (built,) = tmp_path.glob("train_dynamics-*.whl")
     names = zipfile.ZipFile(built).namelist()
-    assert {"data/README.md", "assets/LICENCES.txt"} <= {"/".join(name.split("/")[-2:]) for name in names}
+    assets = {file.relative_to(ROOT).as_posix() for file in (ROOT / "train_dynamics" / "explorer" / "assets").iterdir()}
+    assert {"train_dynamics/data/README.md", "train_dynamics/report/page.html.j2", *assets} <= set(names)
     assert not any(name.startswith(("tests/", "tools/", "benchmarks/")) for name in names)
 
     target = tmp_path / "installed"
@@ -42,8 +43,9 @@ def test_the_wheel_runs_in_an_empty_directory(tmp_path):
     analyze = ["--recording=out", "--parts=scores"]
     (tmp_path / "empty" / "loop.py").write_text(program_of_readme("td.Recorder("))
     for command in (
-        *(["-m", "train_dynamics.train", *arguments], ["-m", "train_dynamics.analyze", *analyze], ["loop.py"]),
-        ["-m", "train_dynamics.explore", "--recording=out", "--export=page.html"],
+        ["-m", "train_dynamics.train", *arguments],
+        ["-m", "train_dynamics.analyze", *analyze],
+        ["loop.py"],
     ):
         subprocess.run([sys.executable, *command], check=True, cwd=tmp_path / "empty", env=environment)
     where = "import train_dynamics; print(train_dynamics.__file__)"
@@ -84,7 +86,7 @@ ANALYSIS_LANE = (
     "explore.py",
     "explorer",
 )
-SHARED = ("__main__.py", "config.py", "commands.py", "processes.py", "data", "recording")
+SHARED = ("__main__.py", "config.py", "commands.py", "processes.py", "progress.py", "data", "recording")
 
 
 def files(names: tuple[str, ...]) -> dict[str, Path]:

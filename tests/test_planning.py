@@ -32,7 +32,7 @@ def test_the_command_records_nothing(tmp_path):
     done = run("train", *flags, "--plan", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
     assert re.match(
-        r"Plan of out, by a trial.*\n  13 records of 2 seeds\n  .* of disk, where .*\n  .* of memory", done.stdout
+        r"Plan for out, from a trial.*\n  13 records of 2 seeds\n  .* of disk space; .*\n  .* of memory", done.stdout
     )
     assert run("train", *flags, cwd=tmp_path).returncode == 0
     planned = float(re.search(r"([\d.]+) kB of disk", done.stdout)[1]) * 1000
@@ -62,8 +62,8 @@ def test_what_does_not_fit_is_told_with_what_would(small_dataset, tmp_path, monk
     found = planning.Forecast(401, whole, 2 * planning.memory_of_machine(), 10.0, 0.01)
     assert not told(found, config, small_dataset, tmp_path / "out", said.append)
     text = "\n".join(said)
-    assert "It does not fit on the disk. What would:" in text and "--record_every=" in text
-    assert "It does not fit in memory" in text and "--seeds=1, and the others with --first_seed=1" in text
+    assert "It does not fit on the disk. These flags would make it fit:" in text and "--record_every=" in text
+    assert "It does not fit in memory" in text and "--seeds=1, and later the others with --first_seed=1" in text
     with pytest.raises(sweep.InputError, match=r"but only .* are free; choose another disk, or --\w+"):
         sweep.train(config, tmp_path / "out", log=silent, dataset=small_dataset)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from train_dynamics.plots import curves, grids, groups, scatter, style
 from train_dynamics.study.motion import Frame
@@ -103,3 +104,11 @@ def test_names_of_layers_are_paths_and_have_room(rng, count):
 def test_short_texts_are_drawn_larger():
     sizes = [grids.text_grid([text], ["a"], "title").axes[0].texts[0].get_fontsize() for text in ("()", "w" * 26)]
     assert sizes == [11, 5]
+
+
+def test_letters_that_the_font_lacks_are_listed_once_and_drawn_without_a_warning(tmp_path):
+    assert style.lacking(["cat", "日本", "本"]) == "日本"
+    figure = Figure(figsize=(1, 1))
+    figure.suptitle("日本")
+    style.save(figure, tmp_path / "boxes")
+    assert (tmp_path / "boxes.png").is_file()

@@ -64,3 +64,11 @@ def test_mistakes_get_a_line(small, tables, where, message):
     with pytest.raises(InputError, match=message) as error:
         read_ranking(small, where.format(out=tables))
     assert str(error.value).startswith("--rank_by=") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "1"])
+def test_a_column_must_order_examples(small, tmp_path, value):
+    lines = ["id,mine", *(f"{name},{value}" for name in small.ids)]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="must have a finite number for each example, and not the same for all"):
+        read_ranking(small, f"{tmp_path / 'mine.csv'}:mine")

@@ -340,8 +340,8 @@ def test_calls_that_cannot_be_meant(tmp_path, examples):
                 r"kernel was \[5, 4\] float32, and is \[5, 2\] float",
             ),
             (1, list(start().values()), "parameter body/kernel was .*, and is missing now"),
-            (1, None, "params hold no array of numbers with a point"),
-            (1, {"body": [1.0]}, "params hold no array of numbers with a point"),
+            (1, None, "params hold no floating-point array"),
+            (1, {"body": [1.0]}, "params hold no floating-point array"),
         ):
             with pytest.raises(td.InputError, match=message):
                 found.record(t, params)
@@ -415,7 +415,7 @@ def test_what_is_no_array_must_not_change(tmp_path, examples):
 
     with recorder(tmp_path / "out", scaled, examples) as found:
         found.record(0, {**start(), "n": 1.0})
-        with pytest.raises(td.InputError, match="no array has changed since the first record; make it an array"):
+        with pytest.raises(td.InputError, match="not an array has changed since the first record; make it an array"):
             found.record(1, {**start(), "n": 2.0})
 
     class Scaled(nnx.Module):
@@ -431,7 +431,7 @@ def test_what_is_no_array_must_not_change(tmp_path, examples):
         model.eval()
         found.record(1, model)
         model.scale = 2.0
-        with pytest.raises(td.InputError, match="no array has changed"):
+        with pytest.raises(td.InputError, match="not an array has changed"):
             found.record(2, model)
 
 
@@ -443,7 +443,7 @@ def test_gradients_that_are_no_numbers_end_it(tmp_path, examples):
     with pytest.raises(td.RecordingError, match="of example 0 is not finite at iteration 0"):
         recorded_with(kinked, tmp_path / "out", examples)
     done = run("analyze", "--recording=out", cwd=tmp_path)
-    assert done.returncode == 1 and "holds 0 records, and an analysis compares two or more" in done.stderr
+    assert done.returncode == 1 and "holds 0 records, but an analysis needs two or more" in done.stderr
     assert not (tmp_path / "out" / "analysis").exists()
 
 
@@ -456,7 +456,7 @@ def test_classes_whose_order_is_a_guess_are_told(tmp_path, examples):
     told = []
     with td.Recorder(tmp_path / "out", loss, (examples[0], examples[1] - 1), log=told.append) as found:
         found.record(0, start())
-    assert "taken to be, in this order, of the classes -1, 0, 1" in "".join(told)
+    assert "taken to stand for the classes -1, 0, 1, in this order" in "".join(told)
 
 
 def test_one_that_is_not_closed_says_what_is_lost(tmp_path):
@@ -466,7 +466,7 @@ def test_one_that_is_not_closed_says_what_is_lost(tmp_path):
         "for t in range(3): r.record(t, {'w': jnp.ones(2)})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and "out lost 3 records; write 'with td.Recorder(...)'" in done.stderr
+    assert done.returncode == 0 and "out lost 3 records; use 'with td.Recorder(...)'" in done.stderr
 
 
 def test_only_the_same_goes_on(tmp_path, examples):
@@ -486,11 +486,11 @@ def test_only_the_same_goes_on(tmp_path, examples):
             recorder(tmp_path / "out", *arguments, resume=True, **options)
     with pytest.raises(td.InputError, match="was begun with other examples"):
         recorded(tmp_path / "out", (examples[0] + 1, examples[1]), range(5, 7), resume=True)
-    with pytest.raises(td.InputError, match=r"was begun with batch_size=None, and goes on with batch_size=128$"):
+    with pytest.raises(td.InputError, match=r"was begun with batch_size=None, but now batch_size=128$"):
         recorded(tmp_path / "out", examples, range(5, 7), resume=True, batch_size=128)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start())
     recorded(tmp_path / "both", examples, range(2), both, seed=[0, 1])
-    with pytest.raises(td.InputError, match=r"was begun with seeds=\[0, 1\], and goes on with seeds=\[0, 2\]$"):
+    with pytest.raises(td.InputError, match=r"was begun with seeds=\[0, 1\], but now seeds=\[0, 2\]$"):
         recorded(tmp_path / "both", examples, range(2, 4), both, seed=[0, 2], resume=True)
 
 
@@ -508,12 +508,12 @@ def test_a_full_disk_ends_recording_and_not_training_if_that_is_wanted(tmp_path,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if on_error == "raise":
-            with pytest.raises(td.RecordingError, match=r"No space left on device; .* resume=True\) goes on"):
+            with pytest.raises(td.RecordingError, match=r"No space left on device; .* resume=True\) continues"):
                 recorded(tmp_path / "out", examples, range(8))
         else:
             _, seen = recorded(tmp_path / "out", examples, range(8), on_error="warn")
             assert len(seen) == 8
-            (one,) = [one for one in caught if "recording has ended" in str(one.message)]
+            (one,) = [one for one in caught if "recording has stopped" in str(one.message)]
             assert one.filename == __file__  # the line of the loop
     recording = td.Recording(tmp_path / "out")
     assert recording.iterations.tolist() == [0, 1] and recording.finished
@@ -540,7 +540,9 @@ def test_memory_that_is_full_ends_recording_and_not_training_if_that_is_wanted(t
     with recorder(tmp_path / "out", loss, examples, on_error="warn") as found:
         assert found.record(0, start()) and found.record(1, start())
         found._program = full
-        with pytest.warns(UserWarning, match="recording has ended, and the loop goes on: RESOURCE_EXHAUSTED"):
+        with pytest.warns(
+            UserWarning, match="recording has stopped, and the loop goes on without it: RESOURCE_EXHAUSTED"
+        ):
             assert not found.record(2, start())
         assert not found.record(3, start())
     assert td.Recording(tmp_path / "out").iterations.tolist() == [0, 1]
@@ -577,7 +579,7 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
     of_dict = lambda params, example: loss(params, (example["x"], example["y"]))  # noqa: E731
     with td.Recorder(tmp_path / "dict", of_dict, as_dict, log=told.append) as found:
         found.record(0, start())
-    assert "No labels were given, and so nothing is said of accuracy and predictions; labels= gives" in "".join(told)
+    assert "No labels were given, so there will be no accuracy and no predictions; give them" in "".join(told)
     with pytest.raises(KeyError):
         recording.outputs(0)
 
@@ -587,7 +589,7 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
 
     with td.Recorder(tmp_path / "binary", binary, examples, log=told.append) as found:
         found.record(0, start())
-    assert "of shape [], and not one number for each of 3 classes" in "".join(told)
+    assert "of shape [], not one number for each of 3 classes" in "".join(told)
 
     words = np.array(["cat", "dog", "eel"])[examples[1]]
     with recorder(tmp_path / "words", loss, examples, labels=words, ids=[f"x{k}" for k in range(N)]) as found:
@@ -614,15 +616,15 @@ def test_labels_and_outputs_of_other_kinds(tmp_path, examples):
         ({"seed": [1.5]}, "seed=[1.5]: must be a whole number"),
         ({"seed": True}, "seed=True: must be a whole number"),
         ({"seed": -1}, "seed=-1: must be a whole number, between 0 and 2147483647"),
-        ({"labels": [0, 1]}, "inputs and labels must be of one length, not of 12 and 2"),
+        ({"labels": [0, 1]}, "inputs and labels must have the same length, not 12 and 2"),
         ({"ids": 3}, "ids must be a number or a text for each example"),
         ({"class_names": 3}, "class_names=3: must be the name of each class"),
         ({"class_names": ["a", "b", "a"]}, "class_names: a is there twice"),
         ({"every": 0}, "every=0: must be a whole number, 1 or more"),
-        ({"every": 2, "records_per_doubling": 3}, "records_per_doubling=3: is a schedule of its own; leave out every"),
-        ({"every": 2, "when": bool}, "when is a schedule of its own; leave out every"),
-        ({"records_per_doubling": 2, "when": bool}, "when is a schedule of its own; leave out every"),
-        ({"when": 3}, "when=3: must be a function that tells of an iteration whether to record it"),
+        ({"every": 2, "records_per_doubling": 3}, "records_per_doubling=3: cannot be combined with every"),
+        ({"every": 2, "when": bool}, "when cannot be combined with every"),
+        ({"records_per_doubling": 2, "when": bool}, "when cannot be combined with every"),
+        ({"when": 3}, "when=3: must be a function that takes an iteration and returns whether to record it"),
         ({"batch_size": 0}, "batch_size=0: must be a whole number, 1 or more"),
         ({"learning_rate": "2"}, "learning_rate='2': must be a number"),
         ({"learning_rate": -2}, "learning_rate=-2.0: must be a positive number"),
@@ -644,7 +646,7 @@ def test_mistakes_get_a_line_and_nothing_is_written(tmp_path, examples, options,
         (None, loss, print, "path=None: must be the directory of the recording"),
         (3, loss, print, "path=3: must be the directory of the recording"),
         ("out", 3, print, "loss=3: must be a function of params and one example"),
-        ("out", loss, None, "log=None: must be a function that takes a line"),
+        ("out", loss, None, "log=None: must be a function that takes a line of text"),
     ],
 )
 def test_arguments_of_other_kinds_get_a_line(examples, path, of_one, log, message):
@@ -662,7 +664,9 @@ def test_parameters_that_an_update_has_taken_get_a_line(tmp_path, examples):
     update = jax.jit(lambda params: jax.tree.map(lambda leaf: 0.9 * leaf, params), donate_argnums=0)
     params = start()
     update(params)
-    message = r"parameter body/kernel was deleted, for an update took its memory \(donate_argnums\); record before it"
+    message = (
+        r"parameter body/kernel was deleted by an update that took its memory \(donate_argnums\); record before it"
+    )
     with recorder(tmp_path / "out", loss, examples) as found, pytest.raises(td.InputError, match=message):
         found.record(0, params)
     assert not (tmp_path / "out").exists()
@@ -671,7 +675,7 @@ def test_parameters_that_an_update_has_taken_get_a_line(tmp_path, examples):
 @pytest.mark.parametrize(
     ("mean", "message"),
     [
-        (1.0, "variable mean is a float and no array"),
+        (1.0, "variable mean is a float and not an array"),
         (jnp.ones(3), r"leading axis of 2 seeds, but variable mean is \[3\]"),
     ],
 )
@@ -688,7 +692,7 @@ def test_labels_are_those_of_the_loss(tmp_path, examples):
     words = np.array(["cat", "dog", "eel"])[labels]
     with pytest.raises(td.InputError, match=r"^examples hold words or objects .* and words as labels="):
         recorder(tmp_path / "out", loss, (inputs, words))
-    with pytest.raises(td.InputError, match=r"^labels: example 2 has 0, and the second of the examples 2; leave"):
+    with pytest.raises(td.InputError, match=r"^labels: example 2 has 0, but the second of the examples is 2; leave"):
         recorder(tmp_path / "out", loss, examples, labels=np.where(np.arange(N) == 2, 0, labels))
     recorded(tmp_path / "same", examples, range(1), labels=labels)
 
@@ -699,7 +703,7 @@ def test_targets_are_told(tmp_path, examples):
     of_targets = lambda params, example: loss(params, (example[0], example[1].argmax()))  # noqa: E731
     with td.Recorder(tmp_path / "out", of_targets, one_hot, log=told.append) as found:
         found.record(0, start())
-    assert "The labels are numbers with a point (float32), and so are taken for targets" in told[0]
+    assert "The labels are decimal numbers (float32), so they are taken for regression targets" in told[0]
     assert td.Recording(tmp_path / "out").class_names == ()
 
 
@@ -724,7 +728,7 @@ def test_its_cost_is_told(tmp_path, examples):
         assert found.seconds > 0 and 0 < found.share <= 1
     first, line = lines
     assert first.startswith("Recording body/kernel, head/bias, head/kernel of 12 examples into ")
-    assert " kB an iteration, where " in first
+    assert " kB per iteration; " in first
     assert line.startswith(f"Recorded 5 iterations into {tmp_path / 'out'}; it took ") and line.endswith("of the loop")
 
 

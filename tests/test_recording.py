@@ -204,7 +204,7 @@ def test_directories_that_are_no_recording_are_refused(small_path, tmp_path):
     with pytest.raises(RecordingError, match=r"is not a recording: it has no config\.json"):
         Recording(tmp_path)
     (tmp_path / "config.json").write_text('{"name": "another program"}')
-    with pytest.raises(RecordingError, match="is not that of a recording"):
+    with pytest.raises(RecordingError, match="does not belong to a recording"):
         Recording(tmp_path)
     header = json.loads((small_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**header, "format": 99}))
@@ -308,7 +308,7 @@ def test_nothing_in_a_recording_is_executed(copy):
 def test_a_malformed_header_is_refused(copy, change):
     header = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(sealed({**header, **change})))
-    with pytest.raises(RecordingError, match=r"config\.json is not that of a recording"):
+    with pytest.raises(RecordingError, match=r"config\.json does not belong to a recording"):
         Recording(copy)
     for name in change:
         rest = {key: value for key, value in header.items() if key != name}
@@ -355,7 +355,7 @@ def test_training_does_not_start_again_over_a_recording_without_its_data(copy):
 def test_a_state_that_cannot_be_restored_is_told(copy, device):
     shutil.rmtree(copy / "blocks" / "15")
     shutil.rmtree(copy / "blocks" / "12" / "state.parameters.fc1.bias")
-    with pytest.raises(RecordingError, match=r"blocks/12: the state to go on from is damaged or missing"):
+    with pytest.raises(RecordingError, match=r"blocks/12: the state to continue from is damaged or missing"):
         sweep.train(SMALL, copy, device, log=silent)
 
 

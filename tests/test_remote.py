@@ -176,7 +176,7 @@ def test_unfinished_ones_and_histories(small, small_path, memory, tmp_path):
     np.testing.assert_array_equal(unfinished.loss(8), small.loss(8))
     shutil.rmtree(small_path / "blocks")
     assert Recording(memory(small_path, "empty")).num_records == 0
-    with pytest.raises(InputError, match="could not be written: it is a URL, and those are only read"):
+    with pytest.raises(InputError, match="could not be written: it is a URL, and URLs can only be read"):
         make_histories(unfinished)
 
 
@@ -185,7 +185,7 @@ def test_histories_of_a_url_are_kept_among_the_caches(small, small_path, memory,
     lines = []
     remote = Recording(memory(small_path))
     explored = opened_for_showing(remote, log=lines.append)
-    assert list(explored.recordings) == ["study"] and "what is read once is kept in" in lines[0]
+    assert list(explored.recordings) == ["study"] and "the histories are stored in" in lines[0]
     cached = Histories(remote, tmp_path / "train_dynamics" / "histories")
     make_histories(small)
     np.testing.assert_array_equal(cached.of_example("margin", 3), small.history(3).margin)
@@ -268,7 +268,7 @@ def test_a_byte_that_flips_elsewhere_is_found(small, small_path, memory):
         ("memory://bucket/nothing", "^memory://bucket/nothing is not a recording: it has no config.json$"),
         (
             "nonsense://bucket/study",
-            "^nonsense://bucket/study: fsspec knows no nonsense://; it knows for example s3://",
+            "^nonsense://bucket/study: fsspec does not know nonsense://; it knows for example s3://",
         ),
         ("zip://study::memory://a.zip", "^zip://study::memory://a.zip: is a chain of URLs; name one alone"),
         ("smb://host/study", "^smb://host/study: smb:// needs a package that is not installed: .*smb"),
@@ -293,7 +293,7 @@ def test_nothing_is_written_to_urls(small_path, memory, tmp_path, monkeypatch, d
     from train_dynamics.training import sweep
 
     monkeypatch.chdir(tmp_path)
-    line = r"is a URL, and those are only read; write to a disk of this machine and copy it there afterwards"
+    line = r"is a URL, and URLs can only be read; write to a local disk and copy the result there"
     with pytest.raises(InputError, match=f"^--recording=memory://bucket/new: {line}"):
         sweep.train(SMALL, "memory://bucket/new", device, log=silent)
     with pytest.raises(InputError, match=line):
@@ -326,7 +326,7 @@ def test_analyses_of_urls(small_path, tmp_path, memory):
         analysis.analyze(remote, tmp_path / "out", parts=("histories",), log=lines.append)
     assert (tmp_path / "out" / "report.html").is_file()
     (left_out,) = (line for line in lines if line.startswith("Left out: histories"))
-    assert left_out.endswith("could not be written: it is a URL, and those are only read")
+    assert left_out.endswith("could not be written: it is a URL, and URLs can only be read")
 
 
 def test_names_of_what_is_elsewhere(tmp_path):

@@ -76,10 +76,8 @@ def test_nothing_is_run_that_is_not_named(place):
     (place / "ran").unlink(missing_ok=True)
     done = run("verify", "--recording=out", cwd=place)
     assert (done.returncode, done.stderr) == (0, "") and not (place / "ran").exists()
-    assert (
-        f"No gradient was computed again: that would run code of yours; to have it run, name it: --model={MODEL}"
-        in (done.stdout)
-    )
+    assert "No gradient was computed again, because that would run your own code; " in done.stdout
+    assert f"to have it run, name it: --model={MODEL}" in done.stdout
     done = run("verify", "--recording=out", f"--model={MODEL}", "--samples=4", cwd=place)
     assert (done.returncode, done.stderr) == (0, "") and (place / "ran").exists()
     assert "800 gradients were computed again, in float64" in done.stdout  # of 50 examples at four parameters
@@ -91,7 +89,7 @@ def test_nothing_is_run_that_is_not_named(place):
         ({"model": "nets.py:other"}, "--model=nets.py:other: the recording was made with --model=nets.py:twin"),
         ({"model": MODEL, "loss": "nets.py:l"}, "--loss=nets.py:l: the recording was made with the default loss"),
         ({}, "to have it run, name it: --model=nets.py:twin"),
-        ({"task": td.Task(len, len)}, "was not made of a task in Python"),
+        ({"task": td.Task(len, len)}, "was not made from a task in Python"),
     ],
 )
 def test_what_is_named_must_be_what_was_recorded(recording, named, message):
@@ -106,7 +104,7 @@ def test_code_that_has_changed_is_not_run(place):
         for command in ("verify", "analyze"):
             done = run(command, "--recording=out", f"--model={MODEL}", cwd=place)
             assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-            assert f"{command}: --model={MODEL}: has changed since out was made, and so is not run" in done.stderr
+            assert f"{command}: --model={MODEL}: it has changed since out was made, so it is not run" in done.stderr
     finally:
         (place / "nets.py").write_text(NETS)
 
@@ -158,7 +156,7 @@ def test_examples_at_a_kink_are_left_out(tmp_path):
     np.testing.assert_array_equal(networks.again(0, 0, np.arange(3)).clearance, [np.inf, 0, np.inf])
     found = verify(recording, samples=9, networks=networks)
     assert found.problems == [] and found.num_undecided == 2 and found.num_compared == 6  # at two parameters
-    with pytest.raises(InputError, match="the loss: has changed since"):
+    with pytest.raises(InputError, match="the loss: it has changed since"):
         networks_of(recording, task=td.Task(init, lambda params, example: loss(params, example)))
 
 
@@ -216,7 +214,7 @@ def test_what_the_replay_costs_is_said_before_it_starts(recording, networks, mon
     analysis._say_cost_of_replay(*tell)
     (line,) = said
     assert line.startswith("Running the networks of 2 seeds again, at 4 iterations: about 4 min, of which ")
-    assert line.endswith(" takes 50 s; --score_checkpoints=2 takes 50% of it")
+    assert line.endswith(" takes 50 s; --score_checkpoints=2 takes 50% of that")
 
 
 def test_how_far_the_replay_is_is_told(recording, networks):

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.conftest import contents, run, run_anew
 from tests.forks import Fork
 from train_dynamics.recording.reader import Recording
 
-LONG = ["--num_examples=500", "--batch_size=50", "--epochs=160", "--seeds=2"]  # 1,601 records in 33 blocks
+LONG = ["--num_examples=500", "--batch_size=50", "--epochs=80", "--seeds=2"]  # 801 records in 17 blocks
 
 
 def blocks(path):
@@ -28,7 +29,7 @@ def blocks(path):
 
 def wait_for(condition, process):
     while not condition():
-        assert process.returncode is None, process.communicate()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.001)
 
 
@@ -41,7 +42,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_six_times_the_recording_is_the_same(tmp_path, uninterrupted):
+def test_killed_four_times_the_recording_is_the_same(tmp_path, uninterrupted):
     chance = random.Random(0)
     path = tmp_path / "out"
     during_a_save, at_the_start = 0, 0
@@ -52,14 +53,14 @@ def test_killed_six_times_the_recording_is_the_same(tmp_path, uninterrupted):
         assert done.returncode == 0, done.stderr
         assert contents(path) == uninterrupted
 
-    for round in range(6):
-        if blocks(path)[0] > 20:  # too few are left, which on a busy machine may all be made before one is seen
+    for round in range(4):
+        if blocks(path)[0] > 10:  # too few are left, which on a busy machine may all be made before one is seen
             finish()
             shutil.rmtree(path)
         before = blocks(path)[0]
         process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
         began = time.monotonic()
-        if round % 5 == 4:  # before anything is recorded, while it starts
+        if round == 3:  # before anything is recorded, while it starts
             time.sleep(chance.uniform(0.3, 0.9) * starting)
         elif round % 2:  # as soon as the next block is begun
             wait_for(lambda now=before: blocks(path)[0] > now and blocks(path)[1], process)
@@ -83,10 +84,11 @@ def test_killed_six_times_the_recording_is_the_same(tmp_path, uninterrupted):
 
 
 def test_killed_while_the_examples_are_read_it_leaves_nothing(tmp_path):
-    process = Fork("train", *LONG, "--recording=out", cwd=tmp_path)
+    command = [sys.executable, "-m", "train_dynamics.train", *LONG, "--recording=out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
-        process.send_signal(signal.SIGKILL), process.communicate()
+        process.kill(), process.communicate()
         pytest.skip("this system does not list the children of a process")
     wait_for(children.read_text, process)
     helpers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
@@ -139,8 +141,8 @@ def test_a_save_that_fails_ends_the_command_at_once(tmp_path, replaced):
     _, errors = process.communicate(timeout=120)  # a few seconds, if they are not shared with too many others
     assert process.returncode == 1
     (line,) = errors.splitlines()
-    at_a_save = "could not be written: " in line and "the same command goes on from there" in line
-    assert at_a_save or "or a part of it, was moved or removed while it was written; bring it back" in line
+    at_a_save = "could not be written: " in line and "the same command continues from there" in line
+    assert at_a_save or "or a part of it, was moved or removed during recording; bring it back" in line
     assert (tmp_path / "out" / "blocks").is_file() if replaced else blocks(tmp_path / "out")[0] < 5
 
 
@@ -174,12 +176,11 @@ def test_a_disk_that_fills_ends_the_run_and_the_same_command_finishes_it(tmp_pat
     (line,) = errors.splitlines()
     assert line.startswith("train: ") and "could not be written: No space left on device; what was recorded" in line
     recording = Recording(small_disk / "out")
-    assert when * recording.block_length <= recording.num_records < 1601
+    assert when * recording.block_length <= recording.num_records < 801
     assert all(np.isfinite(recording.loss(t)).all() for t in range(0, recording.num_records, 50))
 
     full = run("train", *arguments, cwd=tmp_path)  # tells before it starts
     assert full.returncode == 1 and "but only" in full.stderr and len(full.stderr.splitlines()) == 1
     filler.unlink()
     assert run("train", *arguments, cwd=tmp_path).returncode == 0
-    assert run("verify", "--recording=disk/out", cwd=tmp_path).returncode == 0
     assert contents(small_disk / "out") == uninterrupted

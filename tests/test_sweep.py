@@ -226,7 +226,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, device, monkeypatch, b
     assert Recording(tmp_path / "parts").num_records == 6
     lines = []
     sweep.train(config, tmp_path / "parts", device, log=lines.append)
-    assert "Going on from iteration 6" in lines
+    assert "Continuing from iteration 6" in lines
     one, other = contents(tmp_path / "whole"), contents(tmp_path / "parts")
     assert len(one) > 20
     assert one == other
@@ -316,10 +316,10 @@ def test_a_save_that_fails_ends_the_run(tmp_path, device, monkeypatch, blocks_of
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (".", "was moved or removed while it was written"),
-        ("blocks/0", "was moved or removed while it was written"),
-        ("config.json", "was moved or removed while it was written"),
-        ("blocks", "was moved or removed while it was written"),
+        (".", "was moved or removed during recording"),
+        ("blocks/0", "was moved or removed during recording"),
+        ("config.json", "was moved or removed during recording"),
+        ("blocks", "was moved or removed during recording"),
     ],
 )
 def test_a_recording_that_is_moved_while_it_is_written_is_not_called_recorded(

@@ -238,7 +238,7 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
     found = verify(recording, samples=8, networks=networks_of(recording, task=task))
     assert found.problems == [] and found.num_compared == 8 * 30 * 2
     other = td.Task(lambda key: jax.tree.map(jnp.zeros_like, init(key)), loss)
-    with pytest.raises(InputError, match="the task: has changed since"):
+    with pytest.raises(InputError, match="the task: it has changed since"):
         networks_of(recording, task=other)
     for named in (None, recording.config.model):  # which is no name that anything could be imported by
         with pytest.raises(InputError, match="was made in Python, and is run again only there"):
@@ -250,10 +250,10 @@ def test_a_function_and_arrays_are_enough(tmp_path, device):
 @pytest.mark.parametrize(
     ("task", "data", "message"),
     [
-        (len, (np.zeros((4, 2)), [0, 1, 0, 1]), "task must be a train_dynamics.Task(init, loss), and is a builtin"),
+        (len, (np.zeros((4, 2)), [0, 1, 0, 1]), "task must be a train_dynamics.Task(init, loss), not a builtin"),
         (td.Task(len, len), np.zeros((4, 2)), "data must be a train_dynamics.Dataset, or a pair (inputs, labels)"),
         (td.Task(len, len), (np.full((4, 2), np.nan), [0, 1, 0, 1]), "inputs of example 0 (id 0) has nan"),
-        (td.Task(len, len), (np.zeros((4, 2)), [0, 1]), "inputs and labels must be of one length"),
+        (td.Task(len, len), (np.zeros((4, 2)), [0, 1]), "inputs and labels must have the same length"),
     ],
 )
 def test_mistakes_in_python_get_a_line_too(tmp_path, task, data, message):
@@ -275,7 +275,7 @@ def test_targets_of_a_regression(tmp_path, device):
             read(0)
     done = run("verify", "--recording=out", "--samples=4", cwd=tmp_path)  # which needs no code of the user's
     assert (done.returncode, done.stderr) == (0, "") and "160 gradients were computed again, in float64" in done.stdout
-    done = run("analyze", "--recording=out", "--contention_checkpoints=1", cwd=tmp_path)
+    done = run("analyze", "--recording=out", "--parts=scores,motion,cones", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Left out: scores, which is about classes" in done.stdout
     claims = json.loads((tmp_path / "out" / "analysis" / "claims.json").read_text())
@@ -286,10 +286,10 @@ def test_targets_of_a_regression(tmp_path, device):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "nosuch:x"}, "--model=nosuch:x: nosuch does not import: ModuleNotFoundError"),
+        ({"model": "nosuch:x"}, "--model=nosuch:x: nosuch cannot be imported: ModuleNotFoundError"),
         ({"model": "networks.py:nosuch"}, "--model=networks.py:nosuch: networks.py has no nosuch"),
-        ({"model": "networks.py:number"}, "--model=networks.py:number: is of type int, and must be a Linen module"),
-        ({"model": "networks.py:narrow"}, "must give one number for each of 10 classes, and gives [7]"),
+        ({"model": "networks.py:number"}, "--model=networks.py:number: is of type int, but must be a Linen module"),
+        ({"model": "networks.py:narrow"}, "must output one number for each of 10 classes, but outputs [7]"),
         ({"model": "networks.py:half"}, "--model=networks.py:half: parameter Dense_0/bias is float16"),
         ({"model": "networks.py:random"}, "--model=networks.py:random: needs random numbers where it is evaluated"),
         ({"model": "networks.py:mixing"}, "--model=networks.py:mixing: an example's gradient depends on the other"),

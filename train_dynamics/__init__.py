@@ -1,16 +1,18 @@
 """Record and analyse the gradient of every training example at every iteration.
 
-    Task, sweep          what is trained, and training it from several seeds while recording
-    StudyConfig          how: optimizer, batches, seeds, what is recorded
-    Dataset              examples, as arrays
-    load_dataset         those that a configuration names
-    Recorder             the same for a training loop of your own
-    record_checkpoints   the same where only checkpoints are left
-    Recording            what was recorded, for reading
-    Explorer             a page on which to look around in it, in a notebook
-    InputError           what is raised where the caller's values will not do, in one line
+    Task                 the network to train: its initial weights and its loss
+    sweep                trains a task from several seeds and records every example's gradients
+    StudyConfig          the settings: optimizer, batches, seeds, and what is recorded
+    Dataset              examples as arrays
+    load_dataset         reads the examples that a configuration names
+    Recorder             records from inside your own training loop
+    record_checkpoints   records a finished run from its checkpoints
+    Recording            opens a recording for reading
+    Explorer             shows a recording in a notebook
+    InputError           raised when the caller's values are wrong; its message is one line
+    RecordingError       raised when a directory is not a valid recording, or cannot be written
 
-Names are imported when they are used: JAX with `sweep`, and not with `Recording`.
+Each name is imported when it is first used, so `Recording` does not import JAX.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""All commands by one name: `train-dynamics COMMAND --FLAG...`, or `python -m train_dynamics COMMAND`."""
+"""All commands under one name: `train-dynamics COMMAND --FLAG...`, or `python -m train_dynamics COMMAND`."""
 
 import ast
 import runpy
@@ -9,14 +9,14 @@ COMMANDS = ("train", "analyze", "explore", "animate", "verify", "record", "furth
 
 
 def main() -> None:
-    """Run the command that is named first; without one, say which there are."""
+    """Run the command named first. Without one, list the commands."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv[1:] = rest
         runpy.run_module(f"train_dynamics.{name}", run_name="__main__", alter_sys=True)
         return
     if name not in ("-h", "--help", "help"):
-        sys.exit(f"train-dynamics: {name!r} is no command; there are {', '.join(COMMANDS)}")
+        sys.exit(f"train-dynamics: {name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     print("train-dynamics COMMAND [--FLAG...]: watch a neural network learn, example by example\n")
     for command in COMMANDS:
         # From the text of the file: to import it takes seconds.

@@ -23,100 +23,104 @@ from train_dynamics.study.scores import ScoreOptions
 RECORDING = flags.DEFINE_string(
     "recording",
     "recordings/mini_mnist",
-    "Directory that train_dynamics.train or a Recorder recorded into; or several, with commas, of the same examples "
-    "and different seeds, which are read as one.",
+    "Directory of the recording; or several, comma separated, with the same examples and different seeds, which "
+    "are read as one.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Directory for the results, new, empty or of an earlier analysis; 'analysis' inside the recording if empty.",
+    "Directory for the results. It must be new, empty, or hold an earlier analysis, which is replaced. Default: "
+    "'analysis' inside the recording.",
 )
 PARTS = flags.DEFINE_list(
     "parts",
     list(analysis.DEFAULT_PARTS),
-    "What to look at beside the curves, examples and claims of the study, comma separated; --parts= for nothing else, "
-    "in a quarter of the time. There is also 'oscillation', which takes as long as all others. An analysis replaces "
-    "the earlier one in its directory. 'histories', measures of every example at every record, are stored in the "
-    "recording, wherever the results are.",
+    "Parts to compute in addition to the curves, examples and claims of the study, comma separated. --parts= "
+    "computes none of them, in a quarter of the time. 'oscillation' is not on by default, because it takes as long "
+    "as all others together. 'histories', the measures of every example at every record, are stored inside the "
+    "recording, wherever the results go.",
 )
 EXPORT = flags.DEFINE_list(
     "export",
     [],
-    "Where to write curves, figures and tables too, comma separated: tensorboard, as event files in the directory "
-    "'tensorboard' of the results; wandb or trackio, as a run that is named as the recording is. Each needs its "
-    "package: tensorboardX, wandb or trackio. WANDB_MODE=offline keeps a run of wandb on this machine.",
+    "Also write curves, figures and tables to these, comma separated: tensorboard (event files in the directory "
+    "'tensorboard' of the results), wandb or trackio (a run named after the recording). Each needs its package: "
+    "tensorboardX, wandb or trackio. WANDB_MODE=offline keeps a wandb run on this machine.",
 )
 CONE_COSINE = flags.DEFINE(
     NumberParser(float),
     "cone_cosine",
     0.95,
-    "How near the gradients of a cone are to each other, and how opposed those in contention.",
+    "Smallest cosine between the gradients of a cone. Gradients in contention have a cosine below minus this.",
 )
 CONE_COVER = flags.DEFINE_string(
-    "cone_cover", "clique", "clique: every two members of a cone are that near; star: each to the one in the middle."
+    "cone_cover",
+    "clique",
+    "clique: every two members of a cone reach --cone_cosine. star: every member reaches it with the centre of "
+    "the cone.",
 )
-CONE_SEED = flags.DEFINE(
-    NumberParser(int), "cone_seed", None, "Seed whose cones are shown; the first one if not given."
-)
+CONE_SEED = flags.DEFINE(NumberParser(int), "cone_seed", None, "Seed whose cones are shown. Default: the first seed.")
 CONE_ITERATION = flags.DEFINE(
     NumberParser(int),
     "cone_iteration",
     None,
-    "Iteration whose cones are shown; if not given, the first at which that seed classifies half of the examples "
-    "correctly, of two classes three quarters: at the start all gradients are alike, at the end most have nearly "
-    "vanished.",
+    "Iteration whose cones are shown. Default: the first at which that seed classifies half of the examples "
+    "correctly (three quarters if there are two classes). Earlier, all gradients are alike; at the end, most have "
+    "nearly vanished.",
 )
 OPPOSED_TO = flags.DEFINE_string(
     "opposed_to",
     "centre",
-    "A group in contention with a cone opposes its centre, which is the mean direction of its members, or every one of "
-    "its members: centre or members.",
+    "What a group in contention with a cone opposes. centre: the mean direction of the cone's members. members: "
+    "every one of them.",
 )
 SMALLEST_GROUP = flags.DEFINE(
     NumberParser(int),
     "smallest_group",
     10,
-    "Fewest examples on either side of a contention, and in a cone that is followed.",
+    "Fewest examples on either side of a contention, and in a cone that is followed over time.",
 )
 CONTENTION_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
     "contention_checkpoints",
     16,
-    "At how many iterations of every seed to look for contention.",
+    "Number of iterations, per seed, at which to look for contention.",
 )
 CONTENTION_EXAMPLES = flags.DEFINE(
     NumberParser(int),
     "contention_examples",
     None,
-    "Among how many examples, drawn at random, to look for contention; all if not given. Every two are compared, so "
-    "that half as many take a quarter of the time.",
+    "Number of examples, drawn at random, among which to look for contention. Every two are compared, so half as "
+    "many take a quarter of the time. Default: all.",
 )
 flags.DEFINE_alias("contention_looks", "contention_checkpoints")  # as it was called
 LINEAGE_COVERS = flags.DEFINE(
     NumberParser(int),
     "lineage_covers",
     LineageOptions.covers,
-    "At how many records of every seed, at most, to look for cones that are followed: at every k-th one.",
+    "Largest number of records, per seed, at which to look for cones to follow. They are evenly spaced.",
 )
 SCORE_ITERATION = flags.DEFINE(
     NumberParser(int),
     "score_iteration",
     None,
-    "Iteration at which the scores defined early in training (EL2N, GraNd) are read; if not given, a tenth of the run.",
+    "Iteration at which to compute the scores that are defined early in training (EL2N, GraNd). Default: a tenth "
+    "of the run.",
 )
 SCORE_CHECKPOINTS = flags.DEFINE(
     NumberParser(int),
     "score_checkpoints",
     10,
-    "At how many evenly spread iterations to replay stored parameters for the scores that need it, and to look what "
-    "all scores would be had recording stopped there.",
+    "Number of evenly spaced iterations at which to run the networks again, for the scores that need it, and to "
+    "compute every score as if recording had stopped there.",
 )
 flags.DEFINE_alias("score_looks", "score_checkpoints")
 RANK_BY = flags.DEFINE_string(
     "rank_by",
     None,
-    "What to rank examples by instead of their agreement: FILE:COLUMN, a score in the scores.csv of another analysis "
-    "of the same examples. With that of other seeds, the ranking knows nothing of the networks whose curves are drawn.",
+    "Rank examples by this instead of their agreement: FILE:COLUMN, a score in the scores.csv of another analysis "
+    "of the same examples. If that analysis used other seeds, the ranking is independent of the networks whose "
+    "curves are drawn.",
 )
 MODEL, LOSS = define_code_flags(" for the scores that need it")
 

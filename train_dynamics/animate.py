@@ -22,40 +22,38 @@ FASTEST = {".mp4": 120, ".gif": 50}  # frames a second; browsers play a faster G
 RECORDING = flags.DEFINE_string(
     "recording",
     "recordings/mini_mnist",
-    "Directory that was recorded into, which may be unfinished; or several, comma separated, which are read as one.",
+    "Directory of the recording, finished or not; or several, comma separated, which are read as one.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
     "scatter.mp4",
-    "File to write: a film if it ends in .mp4 or .gif, and of one iteration a picture if it ends in .png or .svg.",
+    "File to write. .mp4 and .gif give a film; .png and .svg give a picture of a single iteration.",
 )
 ITERATIONS = flags.DEFINE_string(
     "iterations",
     ":",
-    "Iterations to show, one a frame, as Python slices: START:STOP or START:STOP:STRIDE, without STOP itself; each "
-    "part may be left out, and a negative one counts from the end. ':' shows all, '0:120' the first 120, '::10' every "
-    "tenth, '-100:' the last 100, and '40' that one.",
+    "Iterations to show, one per frame, written as a Python slice: START:STOP or START:STOP:STRIDE, without STOP "
+    "itself. Each part may be left out, and a negative number counts from the end. ':' shows all, '0:120' the "
+    "first 120, '::10' every tenth, '-100:' the last 100, and '40' only iteration 40.",
 )
-SEED = flags.DEFINE_string("seed", "0", "The seed to show, one of those recorded.")
-LAYERS = flags.DEFINE_list(
-    "layers", None, "Recorded layers to show side by side, comma separated; all of them if not given."
-)
-FPS = flags.DEFINE_string("fps", "30", "Frames a second: 1 to 120, in a .gif to 50.")
-HISTORY = flags.DEFINE_string("history", "0", "Earlier frames whose points stay visible, faintly: 0 to 100.")
+SEED = flags.DEFINE_string("seed", "0", "Seed to show, one of the recorded ones.")
+LAYERS = flags.DEFINE_list("layers", None, "Recorded layers to show side by side, comma separated. Default: all.")
+FPS = flags.DEFINE_string("fps", "30", "Frames per second: 1 to 120, or 1 to 50 for a .gif.")
+HISTORY = flags.DEFINE_string("history", "0", "Number of earlier frames whose points stay faintly visible: 0 to 100.")
 LINEAGES = flags.DEFINE_string(
     "lineages",
     None,
-    "Directory of an analysis with the part 'lineages', such as RECORDING/analysis: members of the largest lineages of "
-    "cones have their colours, those of its figure. For films that end in .mp4.",
+    "Directory of an analysis with the part 'lineages', such as RECORDING/analysis. Members of the largest "
+    "lineages of cones get the same colours as in the figure of that analysis. Works for .mp4 films only.",
 )
-OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Whether to replace an output file that exists.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace the output file if it exists.")
 
 
 def span(text: str, recorded: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
-    """Parse the iterations to show, which Python's rules for slices choose, as far as there are records of them.
+    """Parse which iterations to show, by Python's rules for slices, and keep those that were recorded.
 
     Raises:
-        InputError: If the text is no slice of ascending iterations, or none of them is there.
+        InputError: If the text is not a slice of ascending iterations, or if it selects no recorded iteration.
 
     Example:
         >>> span("::500", recorded=np.arange(1411))
@@ -74,7 +72,7 @@ def span(text: str, recorded: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"
     found = recorded[np.isin(recorded, np.arange(last + 1)[slice(*parts)])]
     if not len(found):
         raise InputError.flag(
-            "iterations", text, f"holds none of the recorded iterations, {len(recorded)} from 0 to {last}"
+            "iterations", text, f"selects none of the {len(recorded)} recorded iterations, which go from 0 to {last}"
         )
     return found
 
@@ -83,7 +81,7 @@ def whole(name: str, text: str, least: int, most: int) -> int:
     """Parse a flag that is a whole number.
 
     Raises:
-        InputError: If it is none, or out of bounds.
+        InputError: If it is not a whole number, or is out of bounds.
     """
     try:
         value = int(text)
@@ -95,10 +93,10 @@ def whole(name: str, text: str, least: int, most: int) -> int:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Check, before any work is done, that a file may be written.
+    """Check that a file may be written, before any work is done.
 
     Raises:
-        InputError: If not.
+        InputError: If it may not be written.
     """
     known = (*FILMS, *STILLS)
     if path.suffix.lower() not in known:
@@ -109,7 +107,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         if not path.parent.is_dir():
             raise InputError.flag("output", path, f"there is no directory {path.parent} to write into")
         if path.exists() and not overwrite:
-            raise InputError.flag("output", path, "exists; choose another name, or say --overwrite")
+            raise InputError.flag("output", path, "exists; choose another name, or add --overwrite")
     except OSError as error:
         raise InputError.flag("output", path, f"cannot be written: {error.strerror}") from error
 
@@ -124,7 +122,7 @@ def animate(
     history: int,
     lineages: StoredLineages | None = None,
 ) -> None:
-    """Write the film, or the picture if there is but one iteration and the output is one.
+    """Write the film; or the picture, if there is one iteration and the output is a picture file.
 
     Raises:
         InputError: If the seed or a layer was not recorded, the recording is damaged or the output cannot be written.
@@ -142,15 +140,15 @@ def animate(
 
 
 def lineages_of(recording: Recording, analysis: str | None, kind: str) -> StoredLineages | None:
-    """Read the lineages that a film of some kind is coloured by, if it is.
+    """Read the lineages that colour the film, if any are asked for.
 
     Raises:
-        InputError: If there are none, or it is a film or picture that has no room for their colours.
+        InputError: If there are none, or if the output is not an .mp4, the only kind with room for their colours.
     """
     if analysis is None:
         return None
     if kind != ".mp4":
-        raise InputError.flag("lineages", analysis, f"colours films that end in .mp4, and no {kind}")
+        raise InputError.flag("lineages", analysis, f"colours films that end in .mp4 only, not {kind}")
     found = read_lineages(recording, Path(analysis), "lineages")
     if found is None:
         raise InputError.flag("lineages", analysis, "has no lineages, which train_dynamics.analyze writes")
@@ -158,7 +156,7 @@ def lineages_of(recording: Recording, analysis: str | None, kind: str) -> Stored
 
 
 def stop(number: int, frame: object) -> None:
-    """End the program in a way that leaves no half file."""
+    """End the program without leaving an incomplete file."""
     print("animate: interrupted; nothing was written", file=sys.stderr)
     sys.exit(128 + number)
 
@@ -177,14 +175,14 @@ def main() -> None:
     if not recording.num_records:
         raise InputError.flag("recording", recording.path, "has no records yet")
     if not recording.contents.classes:
-        right = "has targets and no classes, and the film shows which examples are classified correctly"
+        right = "is of a regression, and the film shows which examples are classified correctly"
         raise InputError.flag("recording", recording.path, right)
     iterations = span(ITERATIONS.value, recording.iterations)
     if kind in STILLS and len(iterations) > 1:
         raise InputError.flag(
             "output",
             output,
-            f"holds one iteration and not {len(iterations)}; say --iterations={iterations[-1]}, or name an .mp4",
+            f"shows one iteration and not {len(iterations)}; use --iterations={iterations[-1]}, or name an .mp4",
         )
     lineages = lineages_of(recording, LINEAGES.value, kind)
     animate(recording, output, seed, iterations, LAYERS.value, fps, history, lineages)

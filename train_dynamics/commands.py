@@ -1,4 +1,4 @@
-"""What all commands have in common: errors of one line, and flags that say in words what was expected."""
+"""Shared by all commands: error messages of one line, and flags whose errors say what is expected."""
 
 import contextlib
 import gc
@@ -28,22 +28,22 @@ GROUPS = {  # the flag that each group of flags in `--help` begins with, in the 
     "model": "Network",
     "optimizer": "Training",
     "layers": "What is recorded",
-    "host_devices": "Before and while it runs",
+    "host_devices": "Devices and planning",
     "distributed": "Several processes",
     "cone_cosine": "Cones",
     "opposed_to": "Contention",
     "score_iteration": "Scores",
     "rank_by": "Ranking",
 }
-OTHERS, QUOTE = "Other flags", "'"
+OTHERS, QUOTE, HARD = "Other flags", "'", "\0"  # a space at which no line ends
 WIDEST = 100
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """Run a command whose flags are defined, among them `--recording`.
+    """Run a command whose flags are already defined, `--recording` among them.
 
-    A mistake of the user's ends it with one line on the standard error and exit status 1; Ctrl-C, where the command
-    does not look after it, with status 130.
+    A mistake in the user's input ends the command with one line on the standard error and exit status 1. Ctrl-C ends it
+    with status 130, unless the command handles Ctrl-C itself.
     """
     _open_streams()
     seldom_collect_garbage()
@@ -61,10 +61,10 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 
 class UnwritableError(Exception):
-    """The standard output cannot be written; no `OSError`, which a command's own files may raise too.
+    """The standard output cannot be written. Not an `OSError`, because a command's own files may raise those.
 
     Attributes:
-        reason: Why; empty if who read along has gone, which is no mistake.
+        reason: Why. Empty if the reader of a pipe has closed it, which is no mistake.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -73,10 +73,10 @@ class UnwritableError(Exception):
 
 
 def define_code_flags(purpose: str) -> tuple[flags.FlagHolder, flags.FlagHolder]:
-    """Define `--model` and `--loss`, by which the user lets code that a recording names be run again for a purpose."""
+    """Define `--model` and `--loss`, with which the user allows a recording's own code to be run again."""
     text = (
-        "that the recording was made with, word for word, if it is code of yours: then it is run again"
-        f"{purpose}, unless it has changed since. Nothing that a recording names is run without"
+        "that the recording was made with, word for word, if it is your own code. The command then runs that code again"
+        f"{purpose}, unless it has changed since. Without this flag, no code that a recording names is run"
     )
     return (
         flags.DEFINE_string("model", None, f"The --model {text}."),
@@ -85,10 +85,10 @@ def define_code_flags(purpose: str) -> tuple[flags.FlagHolder, flags.FlagHolder]
 
 
 def print_line(line: str) -> None:
-    """Show the user a line.
+    """Print a line for the user.
 
     Raises:
-        UnwritableError: If that cannot be done.
+        UnwritableError: If the standard output cannot be written.
     """
     with _output():
         print(line, flush=True)
@@ -96,7 +96,7 @@ def print_line(line: str) -> None:
 
 @contextlib.contextmanager
 def _output() -> Iterator[None]:
-    """Tell errors of writing to the standard output from all others."""
+    """Turn errors of writing to the standard output into `UnwritableError`."""
     try:
         yield
     except OSError as error:
@@ -104,25 +104,25 @@ def _output() -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Let what a shell has closed (`2>&-`) go nowhere; the next file to be opened would take its place."""
+    """Open streams that the shell has closed (`2>&-`) as /dev/null, so that no other file takes their place."""
     for number, stream in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, stream) is None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
 
 
 def seldom_collect_garbage() -> None:
-    """Have Python search for garbage a hundredth as often: imports, programs and figures are many objects that stay."""
+    """Make Python collect garbage a hundred times less often: imports and figures keep many objects alive."""
     gc.set_threshold(100_000)
 
 
 def help_of(name: str, module: str, about: str, width: int) -> str:
-    """Write what a command does, and its flags in groups: first those that matter first.
+    """Write the help text of a command: what it does, and its flags in groups, the most important first.
 
     Args:
         name: The command.
         module: The module that defines its flags.
-        about: What it does.
-        width: Of the terminal, in columns.
+        about: What the command does.
+        width: Width of the terminal, in columns.
     """
     known = [flag for flag in flags.FLAGS.get_key_flags_for_module(module) if not flag.help.startswith("Alias for")]
     groups: dict[str, list[flags.Flag]] = {title: [] for title in ("Start with these", *GROUPS.values(), OTHERS)}
@@ -137,13 +137,16 @@ def help_of(name: str, module: str, about: str, width: int) -> str:
         lines += ["", f"{title}:"] if members else []
         for flag in members:
             shown = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-            default = f" (default: {flag.default_as_str.strip(QUOTE)})" if flag.default not in (None, "", []) else ""
-            lines.append(flags.text_wrap(f"{shown}: {flag.help}{default}", width, "      ", "  "))
+            default = (
+                f" (default:{HARD}{flag.default_as_str.strip(QUOTE)})" if flag.default not in (None, "", []) else ""
+            )
+            text = flags.text_wrap(f"{shown}: {flag.help}{default}", width, "      ", "  ")
+            lines.append(text.replace(HARD, " "))
     return "\n".join(lines)
 
 
 def parse(name: str, argv: Sequence[str]) -> list[str]:
-    """Parse the flags of a command and return what is none."""
+    """Parse the flags of a command, and return the arguments that are not flags."""
     if {"--help", "-h", "-help"} & set(argv[1:]):
         width = max(40, min(WIDEST, shutil.get_terminal_size().columns))
         print_line(help_of(name, argv[0], sys.modules["__main__"].__doc__ or "", width))
@@ -162,18 +165,20 @@ def parse(name: str, argv: Sequence[str]) -> list[str]:
         message = f"{error}; --help lists the flags"
     except flags.Error as error:
         message = str(error).removeprefix("ERROR:: ")
+        if "Non-boolean" in message:  # absl puts a tuple there
+            message = f"{message.partition(': ')[0]}: must be true or false"
     except UnicodeDecodeError as error:
         files = ", ".join(argument for argument in argv if argument.startswith("--flagfile"))
-        message = f"{files}: a flag file is text, and this is not: {error}"
+        message = f"{files}: a flag file must be text, and this is not: {error}"
     sys.exit(f"{name}: {' '.join(message.split())}{_where(message, argv)}")
 
 
 def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
-    """Call a command whose flags are parsed."""
+    """Call a command after its flags were parsed."""
     logging.set_verbosity(logging.FATAL)  # Orbax notes every save and every error, which it raises too; others likewise
     try:
         if len(argv) > 1:
-            raise InputError(f"{argv[1]!r} is no flag; flags look like --recording=DIR")
+            raise InputError(f"{argv[1]!r} is not a flag; flags look like --recording=DIR")
         if not flags.FLAGS.recording:
             raise InputError.flag("recording", None, "must name a directory")
         main()
@@ -185,10 +190,10 @@ def call(name: str, main: Callable[[], None], argv: Sequence[str]) -> None:
 
 
 def stop_on_signals(words: str) -> list[int]:
-    """Have Ctrl-C and SIGTERM noted in the returned list, once; a second one of either ends the program at once.
+    """Note the first Ctrl-C or SIGTERM in the returned list. A second one ends the program at once.
 
     Args:
-        words: What to say on the standard error when the first one comes.
+        words: What to print on the standard error at the first signal.
     """
     noted: list[int] = []
 
@@ -207,8 +212,8 @@ def stop_on_signals(words: str) -> list[int]:
 
 
 def _where(message: str, argv: Sequence[str]) -> str:
-    """Name the flag file that a flag complained of stands in, if it is not on the command line."""
-    found = re.match(r"(?:flag )?--(\w+)|Unknown command line flag '(\w+)'|'(.*)' is no flag", message)
+    """Name the flag file that holds the flag in an error message, if that flag is not on the command line."""
+    found = re.match(r"(?:flag )?--(\w+)|Unknown command line flag '(\w+)'|'(.*)' is not a flag", message)
     if found is None:
         return ""
     name, unknown, word = found.groups()
@@ -223,7 +228,7 @@ def _where(message: str, argv: Sequence[str]) -> str:
 
 
 def define_config_flags(names: Collection[str] = tuple(FIELDS)) -> None:
-    """Define a flag for each of some fields of the configuration."""
+    """Define flags for some fields of the configuration."""
     for field in (FIELDS[name] for name in names):
         name, default, text = flag_name(field.name), field.default, field.metadata["help"]
         if isinstance(default, tuple):
@@ -240,10 +245,10 @@ def define_config_flags(names: Collection[str] = tuple(FIELDS)) -> None:
 
 
 def config_from_flags(names: Collection[str] = tuple(FIELDS), **others: Any) -> StudyConfig:
-    """Read a configuration off the flags of some fields, with values for others.
+    """Build a configuration from the flags of some fields, and from given values for others.
 
     Raises:
-        InputError: If a value is malformed, out of range or contradicts another.
+        InputError: If a value is malformed, out of range, or contradicts another value.
     """
     values = {name: flags.FLAGS[flag_name(name)].value for name in names}
     try:
@@ -257,7 +262,7 @@ def config_from_flags(names: Collection[str] = tuple(FIELDS), **others: Any) -> 
 
 
 class NumberParser(flags.ArgumentParser):
-    """Parses a whole number or any number."""
+    """Parses a whole number or a decimal number."""
 
     def __init__(self, kind: type[int] | type[float]) -> None:
         self.kind = kind
@@ -271,10 +276,10 @@ class NumberParser(flags.ArgumentParser):
 
 
 class RateParser(flags.ArgumentParser):
-    """Parses a number, or leaves the text of a schedule as it is."""
+    """Parses a number, and leaves the text of a schedule unchanged."""
 
     def parse(self, argument: str | float) -> str | float:
-        """Parse it; `StudyConfig` and Optax say what is wrong with it."""
+        """Parse the flag's value. `StudyConfig` and Optax check a schedule later."""
         try:
             return float(argument)
         except ValueError:

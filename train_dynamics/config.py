@@ -1,4 +1,4 @@
-"""What decides the contents of a recording, checked once and stored with it."""
+"""The settings that decide what a recording contains. They are checked once and stored with it."""
 
 import dataclasses
 import math
@@ -17,18 +17,18 @@ LAYOUTS = ("factored", "dense", "sketch", "measures")
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: its text is one line that says what would be right."""
+    """A mistake in the user's input. Its text is one line that says what is expected."""
 
     @classmethod
     def flag(cls, name: str, value: Any, expected: str) -> "InputError":
-        """Name the flag, its value and what would be right."""
+        """Name the flag, its value and what is expected."""
         if isinstance(value, tuple):
             value = ",".join(map(str, value))
         return cls(f"--{name}={'' if value is None else value}: {expected}")
 
 
 def pluralise(count: int, noun: str) -> str:
-    """Write a count with its noun, in the plural where there is not one.
+    """Write a count with its noun, in the plural unless the count is one.
 
     Example:
         >>> pluralise(1, "seed"), pluralise(6000, "example")
@@ -38,7 +38,7 @@ def pluralise(count: int, noun: str) -> str:
 
 
 def bytes_in_words(count: int) -> str:
-    """Write a number of bytes for people.
+    """Write a number of bytes in a readable unit.
 
     Example:
         >>> bytes_in_words(2500)
@@ -49,7 +49,7 @@ def bytes_in_words(count: int) -> str:
 
 
 def time_in_words(seconds: float) -> str:
-    """Write a length of time.
+    """Write a duration in a readable unit.
 
     Example:
         >>> time_in_words(16.2), time_in_words(4000)
@@ -61,20 +61,20 @@ def time_in_words(seconds: float) -> str:
 
 
 def _field(default: Any, help: str, since: int = 4, **kwargs: Any) -> Any:
-    """Describe a field; recordings of a format older than `since` lack it, and were made with what is its default."""
+    """Describe a field. Recordings in a format older than `since` do not store it; they used its default."""
     return dataclasses.field(default=default, metadata={"help": help, "since": since}, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """One study: data, network, training and what is recorded of it.
+    """The settings of one study: data, network, training, and what is recorded.
 
-    A field is the flag of the same name of `train_dynamics.train`, except `num_seeds`, which is `--seeds`.
-    Two configurations are equal if they give the same recording; where the data lies (`data_dir`) and how many examples
-    are evaluated at a time play no part.
+    Every field has a flag of the same name in `train_dynamics.train`, except `num_seeds`, which is `--seeds`. Two
+    configurations are equal if they give the same recording. `data_dir` and `eval_batch_size` do not count, because
+    they do not change what is recorded.
 
     Raises:
-        InputError: If a value is out of range or the values contradict each other.
+        InputError: If a value is out of range, or if two values contradict each other.
 
     Example:
         >>> StudyConfig(hidden_sizes=(32, 16), layers=("fc2",)).layer_names
@@ -83,131 +83,136 @@ class StudyConfig:
 
     dataset: str = _field(
         "mini_mnist",
-        "Data set: mini_mnist, which is embedded, or the name of any TFDS set (mnist, cifar10, NAME/CONFIG, "
-        "NAME:VERSION); or an .npz file, a .csv or .parquet table, a directory with one sub-directory of PNG or JPEG "
-        "images for each class, or MODULE:FUNCTION or FILE.py:FUNCTION, which gives arrays.",
+        "Data set. Either mini_mnist, which comes with the package; or any TFDS data set by name (mnist, cifar10, "
+        "NAME/CONFIG, NAME:VERSION); or an .npz file; or a .csv or .parquet table; or a directory with one "
+        "sub-directory of PNG or JPEG images per class; or MODULE:FUNCTION or FILE.py:FUNCTION, a function that "
+        "returns arrays.",
     )
     data_dir: str | None = _field(
         None,
-        "Directory of prepared TFDS data sets; TFDS's own default if not given.",
+        "Directory of prepared TFDS data sets. Default: TFDS's own directory.",
         compare=False,
     )
     split: str = _field(
         "train",
-        "Split of the data set to train on and to record, or parts of splits: train[:50%], train[100:200], train+test. "
-        "What is no TFDS set has one split, train.",
+        "Split of the data set to train on and record, or parts of splits: train[:50%], train[100:200], "
+        "train+test. Data sets that are not from TFDS have one split, train.",
     )
     inputs: str = _field(
         "",
-        "What the network sees: a TFDS feature, an array of an .npz file, or columns of a table, comma separated. If "
-        "not given: image, inputs, and all columns but the labels.",
+        "What the network sees: a TFDS feature, an array of an .npz file, or columns of a table, comma separated. "
+        "Default: the feature 'image', the array 'inputs', or all columns except the labels.",
         since=5,
     )
     labels: str = _field(
         "",
-        "What it is to say: a TFDS feature, an array of an .npz file, or a column of a table. If not given: label, "
-        "labels; of a table it must be. Whole numbers and words are classes, numbers with a point targets of a "
-        "regression.",
+        "What the network learns to predict: a TFDS feature, an array of an .npz file, or a column of a table. "
+        "Default: the feature 'label' or the array 'labels'; a table has no default. Whole numbers and words are "
+        "classes; numbers with a decimal point are targets of a regression.",
         since=5,
     )
     image_size: int | None = _field(
-        None, "Height and width to resize images to, in pixels; as they are if not given.", since=5
+        None, "Height and width to resize images to, in pixels. Default: no resizing.", since=5
     )
     input_scaling: str = _field(
         "auto",
-        "How inputs are scaled for the network: 'pixels' of 8 or 16 bits to [0, 1], then by --pixel_mean and "
-        "--pixel_std; 'columns' to mean 0 and standard deviation 1 each; 'none'; or 'auto': images as pixels, tables "
-        "by columns, all else as it is.",
+        "How to scale inputs for the network. 'pixels': 8 or 16 bits to [0, 1], then by --pixel_mean and "
+        "--pixel_std. 'columns': each column to mean 0 and standard deviation 1. 'none': no scaling. 'auto': "
+        "images like 'pixels', tables like 'columns', anything else not at all.",
         since=5,
     )
     num_examples: int | None = _field(
-        None, "Number of examples, drawn uniformly without replacement; all of the split if not given."
+        None, "Number of examples to draw, uniformly and without replacement. Default: the whole split."
     )
     subset_seed: int = _field(
-        0, "Seed of the draws of --num_examples and --label_noise; every training seed sees the same examples."
+        0, "Seed for drawing --num_examples and --label_noise. Every training seed gets the same examples."
     )
     label_noise: float = _field(
         0.0,
-        "Share of the labels to flip, each to another class drawn uniformly, in [0, 1): the networks learn the flipped "
-        "ones, and the recording tells which they are.",
+        "Share of the labels to flip, in [0, 1), each to another class drawn uniformly. The networks train on the "
+        "flipped labels, and the recording stores which ones were flipped.",
     )
     pixel_mean: float = _field(0.1307, "Mean to subtract from pixels scaled to [0, 1].")
-    pixel_std: float = _field(0.3081, "Standard deviation to divide by after that.")
+    pixel_std: float = _field(0.3081, "Standard deviation to divide by after subtracting --pixel_mean.")
     model: str = _field(
         "mlp",
-        "Network: mlp, or module:attribute or file.py:attribute, which is a Flax Linen module, a function of rngs that "
-        "makes a Flax NNX module, or a train_dynamics.Task.",
+        "Network: mlp, or module:attribute or file.py:attribute. The attribute is a Flax Linen module, a function "
+        "of rngs that makes a Flax NNX module, or a train_dynamics.Task.",
         since=5,
     )
     loss: str = _field(
         "",
-        "Loss of one example: softmax_cross_entropy or another of Optax's, or module:function or file.py:function of "
-        "the network's output and the label; if not given, softmax cross-entropy of classes, squared error of targets.",
+        "Loss of one example: softmax_cross_entropy or another loss from Optax, or module:function or "
+        "file.py:function, called with the network's output and the label. Default: softmax cross-entropy for "
+        "classes, squared error for targets.",
         since=5,
     )
     hidden_sizes: tuple[int, ...] = _field(
         (8,),
-        "Widths of the hidden layers, in units, comma separated; empty for a linear model, whose only layer is fc1.",
+        "Widths of the hidden layers of the mlp, in units, comma separated. Empty gives a linear model with the "
+        "single layer fc1.",
     )
     initial: str = _field(
         "",
-        "Weights that all seeds start from, which then differ in the order of batches alone: a .npz or .safetensors "
-        "file, or a checkpoint of Orbax; drawn from the seed if not given.",
+        "Initial weights for all seeds: a .npz or .safetensors file, or an Orbax checkpoint. The seeds then differ "
+        "only in the order of their batches. Default: each seed draws its own.",
         since=5,
     )
     optimizer: str = _field(
         "sgd",
-        "Optimizer: the name of one of Optax's, with arguments as in adamw(weight_decay=0.01), or module:function or "
-        "file.py:function of a learning rate.",
+        "Optimizer: a name from Optax, with arguments if needed, as in adamw(weight_decay=0.01); or "
+        "module:function or file.py:function, called with the learning rate.",
         since=5,
     )
     learning_rate: float | str = _field(
         0.01,
-        "Learning rate: a number, or a schedule of Optax's with its arguments, as in "
+        "Learning rate: a number, or an Optax schedule with its arguments, as in "
         "cosine_decay_schedule(init_value=0.1,decay_steps=1000).",
     )
-    momentum: float = _field(0.0, "Momentum of SGD, in [0, 1); 0 is plain SGD.")
-    nesterov: bool = _field(False, "Whether the momentum is Nesterov's.")
+    momentum: float = _field(0.0, "Momentum of sgd, in [0, 1). 0 is plain SGD.")
+    nesterov: bool = _field(False, "Use Nesterov momentum.")
     batch_size: int = _field(
         128,
-        "Examples in a batch; the last batch of an epoch holds what is left. More than there are means all of them.",
+        "Examples per batch. The last batch of an epoch may be smaller. A number above the number of examples puts "
+        "all of them into one batch.",
     )
     epochs: int = _field(30, "Passes over the examples.")
     holdout_folds: int | None = _field(
         None,
-        "Train each seed without one of so many equal parts of the examples, another one each; all are recorded. What "
-        "a network says of examples that it has not seen is what finding wrong labels needs.",
+        "Split the examples into this many equal folds, and train each seed without one of them, in turn. All "
+        "examples are still recorded, so that you have predictions for examples a network never saw, which finding "
+        "wrong labels needs.",
         since=6,
     )
-    num_seeds: int = _field(10, "Number of seeds, that is of training runs.")
-    first_seed: int = _field(0, "The first seed; the others follow it.")
+    num_seeds: int = _field(10, "Number of seeds, that is, of training runs.")
+    first_seed: int = _field(0, "First seed. The others count up from it.")
     layers: tuple[str, ...] = _field(
         ("fc2",),
-        "Layers whose per-example gradients are recorded, comma separated: of the mlp fc1, next to the inputs, "
-        "to the last, which is the output; parameters by path, with wildcards as in conv1/*; or all, which is the "
-        "default for any other model.",
+        "Layers whose per-example gradients are recorded, comma separated. For the mlp: fc1 (at the inputs), fc2 "
+        "and so on. For any model: parameters by path, with wildcards as in conv1/*; or all, the default for any "
+        "model but the mlp.",
     )
     record_every: int = _field(
-        1, "Record every so many iterations, in updates; the first and the last are recorded in any case."
+        1, "Record once per this many updates. The first and the last iteration are always recorded."
     )
     records_per_doubling: int | None = _field(
         None,
-        "Record more and more rarely instead: every iteration up to twice this number, every second one up to four "
-        "times it, every fourth up to eight times it, and so on.",
+        "Instead of --record_every, record less and less often: every iteration up to twice this number, every "
+        "second one up to four times it, every fourth one up to eight times it, and so on.",
     )
     eval_batch_size: int | None = _field(
         None,
-        "Examples to evaluate at a time, which bounds memory for many examples or wide layers; all at once, which is "
-        "faster, if not given.",
+        "Examples to evaluate at a time. Fewer need less memory. Default: all at once, which is fastest.",
         compare=False,
     )
     gradient_layout: str = _field(
         "factored",
-        "How gradients are stored: 'factored' as activation and cotangent, exact and small; 'dense', with the shape of "
-        "the parameter for every example; as a 'sketch', a random projection; or only their 'measures': norm, product "
-        "with the mean gradient and alignment. By layer as in conv*:measures,head/kernel:factored.",
+        "How to store gradients. 'factored': as activation and cotangent, which is exact and small. 'dense': in "
+        "the parameter's own shape, for every example. 'sketch': as a random projection. 'measures': only the "
+        "norm, the product with the mean gradient, and the alignment. Choose by layer as in "
+        "conv*:measures,head/kernel:factored.",
     )
-    sketch_size: int = _field(256, "Numbers in the sketch of a gradient.", since=5)
+    sketch_size: int = _field(256, "Length of a gradient's sketch, in numbers.", since=5)
 
     def __post_init__(self) -> None:
         self._require("dataset", bool(self.dataset), "must name a data set, for example mini_mnist or mnist")
@@ -238,7 +243,9 @@ class StudyConfig:
         self._require_float("momentum", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
         self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a --momentum above 0")
         self._require(
-            "momentum", not self.momentum or self.optimizer == "sgd", "is of sgd; other optimizers have their own"
+            "momentum",
+            not self.momentum or self.optimizer == "sgd",
+            "works with sgd only; give other optimizers their own, as in adamw(b1=0.9)",
         )
         if self.model != "mlp" and self.layers == FIELDS["layers"].default:
             object.__setattr__(self, "layers", ("all",))
@@ -253,7 +260,7 @@ class StudyConfig:
         self._require(
             "records_per_doubling",
             self.records_per_doubling is None or self.record_every == 1,
-            "is a schedule of its own; leave out --record_every",
+            "cannot be combined with --record_every",
         )
         self._require(
             "gradient_layout",
@@ -287,7 +294,7 @@ class StudyConfig:
 
     @property
     def layout_rules(self) -> list[tuple[str, str]]:
-        """Patterns of layers, each with what is kept of those it matches; the first that matches decides.
+        """Pairs of a layer pattern and a gradient layout. The first pattern that matches a layer decides.
 
         Example:
             >>> StudyConfig(gradient_layout="fc1:measures,factored").layout_rules
@@ -302,10 +309,10 @@ class StudyConfig:
         return range(self.first_seed, self.first_seed + self.num_seeds)
 
     def examples_trained_on(self, num_examples: int) -> int:
-        """Examples that each seed is trained on: all, or all but as many as the largest part held out has.
+        """Number of examples that each seed trains on, once the largest held-out fold is left out.
 
         Raises:
-            InputError: If there are fewer examples than parts.
+            InputError: If there are fewer examples than folds.
         """
         if self.holdout_folds is None:
             return num_examples
@@ -314,19 +321,19 @@ class StudyConfig:
         return num_examples - math.ceil(num_examples / self.holdout_folds)
 
     def examples_per_batch(self, num_examples: int) -> int:
-        """Examples in a whole batch: `batch_size`, or all there are."""
+        """Number of examples in a full batch: `batch_size`, or all examples if there are fewer."""
         return min(self.batch_size, self.examples_trained_on(num_examples))
 
     def iterations_per_epoch(self, num_examples: int) -> int:
-        """Updates in one pass over `num_examples` examples; the last one may use a smaller batch."""
+        """Number of updates in one pass over `num_examples` examples. The last batch may be smaller."""
         return math.ceil(self.examples_trained_on(num_examples) / self.batch_size)
 
     def num_iterations(self, num_examples: int) -> int:
-        """Updates in the whole run."""
+        """Number of updates in the whole run."""
         return self.epochs * self.iterations_per_epoch(num_examples)
 
     def iterations(self, num_examples: int) -> Int[np.ndarray, " t"]:
-        """List the iterations that are recorded, the first and the last among them.
+        """List the iterations that are recorded. The first and the last are always among them.
 
         Example:
             >>> StudyConfig(batch_size=1, epochs=2, record_every=3).iterations(num_examples=5)
@@ -347,7 +354,7 @@ class StudyConfig:
         return np.append(found, last)
 
     def differences(self, other: "StudyConfig") -> list[str]:
-        """Name the flags in which two configurations give different recordings, with both values."""
+        """List the flags in which two configurations give different recordings, with both values."""
         return [
             f"--{flag_name(field.name)} {_show(getattr(self, field.name))} instead of "
             f"{_show(getattr(other, field.name))}"
@@ -356,17 +363,17 @@ class StudyConfig:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON can hold them."""
+        """Return the fields in a form that JSON can store."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StudyConfig":
-        """Undo `to_dict`, also after a round trip through JSON.
+        """Build a configuration from what `to_dict` returned, also after a round trip through JSON.
 
-        Fields that came after format 4 may be missing, and then have their defaults.
+        Fields that were added after format 4 may be missing; they then get their defaults.
 
         Raises:
-            InputError: If another field is missing, or one is unknown or out of range.
+            InputError: If any other field is missing, or if a field is unknown or out of range.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         required = {field.name for field in dataclasses.fields(cls) if field.metadata["since"] <= 4}
@@ -378,7 +385,7 @@ class StudyConfig:
 def is_on_schedule(
     t: Int[np.ndarray, "*t"] | int, record_every: int, records_per_doubling: int | None
 ) -> Bool[np.ndarray, "*t"] | np.bool_:
-    """Tell of iterations whether `--record_every` or `--records_per_doubling` chooses them."""
+    """Tell whether `--record_every` or `--records_per_doubling` selects each iteration."""
     gap = record_every
     if records_per_doubling is not None:
         doublings = np.maximum(np.asarray(t) // records_per_doubling, 1)

@@ -1,4 +1,4 @@
-"""Look around in a recording: a page in the browser on which all examples move as a slider moves through training.
+"""Explore a recording in the browser: a page where all examples move as you drag a slider through training.
 
 python -m train_dynamics.explore --recording=recordings/mini_mnist
 """
@@ -18,33 +18,37 @@ from train_dynamics.recording.reader import opened
 RECORDING = flags.DEFINE_string(
     "recording",
     "recordings/mini_mnist",
-    "Directory that was recorded into, also while it is written; or several, with commas, of the same examples and "
-    "different seeds, which are read as one.",
+    "Directory of the recording, even while it is still being written; or several, comma separated, with the same "
+    "examples and different seeds, which are read as one.",
 )
 COMPARE = flags.DEFINE_string(
-    "compare", None, "Another recording of the same examples, to be shown beside it; its seeds are matched by position."
+    "compare", None, "Another recording of the same examples to show beside it. Seeds are matched by position."
 )
 ANALYSIS = flags.DEFINE_string(
     "analysis",
     None,
-    "Directory of an analysis, whose scores and chunks the page can colour, sort and filter by; 'analysis' inside the "
-    "recording if not given, and if there is none the page has no scores.",
+    "Directory of an analysis. The page can colour, sort and filter by its scores and chunks. Default: 'analysis' "
+    "inside the recording; without an analysis, the page shows no scores.",
 )
-HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at. Whoever can reach it still needs the token.")
-PORT = flags.DEFINE(NumberParser(int), "port", 0, "Port to listen at; 0 takes any that is free.")
-NO_BROWSER = flags.DEFINE_boolean("no_browser", False, "Only print the address, and open no browser.")
+HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen on. Anyone who can reach it still needs the token in the page's address."
+)
+PORT = flags.DEFINE(NumberParser(int), "port", 0, "Port to listen on. 0 takes any free port.")
+NO_BROWSER = flags.DEFINE_boolean("no_browser", False, "Print the address without opening a browser.")
 EXPORT = flags.DEFINE_string(
     "export",
     None,
-    "Instead of all that, write the page with one seed inside into this file, at most 15 MB, which opens by a double "
-    "click and needs nothing else.",
+    "Start no server. Write the page with the data of one seed into this file instead, at most 15 MB. It opens "
+    "with a double click and needs nothing else.",
 )
-SEED = flags.DEFINE(NumberParser(int), "seed", None, "The seed to export; the first one if not given.")
-OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Whether --export may replace a file that exists.")
+SEED = flags.DEFINE(NumberParser(int), "seed", None, "Seed to export. Default: the first seed.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Let --export replace the file if it exists.")
 
 
 def main() -> None:
     """Run the command."""
+    if not HOST.value:
+        raise InputError.flag("host", HOST.value, "must be an address of this machine; 0.0.0.0 stands for all of them")
     recording = opened(RECORDING.value)
     output = Path(EXPORT.value) if EXPORT.value else None
     if output:

@@ -1,9 +1,10 @@
-"""Train on from a recording, and again under privacy, for the two scores that need it.
+"""Train the networks of a recording further, and again under privacy, for the two scores that need it.
 
     python -m train_dynamics.further --recording=recordings/mini_mnist
 
-What comes of it is stored beside the recording, in further/, and train_dynamics.analyze makes scores of it. DP-SGD
-holds the gradients of a batch of every seed on a device at once: seeds x batch size x weights x 4 bytes.
+The results are stored in further/ inside the recording, and train_dynamics.analyze computes the two scores from them.
+DP-SGD holds the gradients of one batch of every seed on a device at once, which takes seeds x batch size x weights x 4
+bytes.
 """
 
 import os
@@ -16,24 +17,26 @@ from train_dynamics.config import InputError
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.remote import check_local
 
-RECORDING = flags.DEFINE_string("recording", "recordings/mini_mnist", "Finished recording to train on from.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets; as recorded if not given.")
-HOLDOUT_SPLIT = flags.DEFINE_string(
-    "holdout_split", "test", "Split of the data set whose examples the networks are trained on further."
+RECORDING = flags.DEFINE_string(
+    "recording", "recordings/mini_mnist", "Finished recording whose networks are trained further."
 )
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared TFDS data sets. Default: the recorded one.")
+HOLDOUT_SPLIT = flags.DEFINE_string("holdout_split", "test", "Split of the data set to train the networks further on.")
 HOLDOUT_EPOCHS = flags.DEFINE(
-    NumberParser(int), "holdout_epochs", None, "Passes over them; as many as were recorded if not given."
+    NumberParser(int), "holdout_epochs", None, "Passes over that split. Default: as many epochs as were recorded."
 )
 GRADIENT_CLIP = flags.DEFINE(
     NumberParser(float),
     "gradient_clip",
     8.0,
-    "Largest L2 norm of an example's gradient under DP-SGD, all weights together, in nats per unit of weight.",
+    "Under DP-SGD, clip every example's gradient to this L2 norm, over all weights together, in nats per unit of "
+    "weight.",
 )
 NOISE_MULTIPLIERS = flags.DEFINE_list(
     "noise_multipliers",
     ["1", "2", "4", "8", "16", "32"],
-    "Noise levels of DP-SGD: standard deviation of the noise on the sum of a batch's gradients, over that norm.",
+    "Noise levels of DP-SGD, comma separated: standard deviation of the noise added to the sum of a batch's "
+    "gradients, divided by --gradient_clip.",
 )
 
 
@@ -44,15 +47,19 @@ def main() -> None:
     if not recording.finished:
         raise InputError.flag("recording", recording.path, "is unfinished; let train_dynamics.train finish it first")
     if len(recording.labels) < 2:
-        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+        raise InputError.flag(
+            "recording", recording.path, "has only one example, and scores compare examples with each other"
+        )
     if not recording.replayable:
-        right = "further training is for the default network and loss"
+        right = "further training works for the default network and loss only"
         raise InputError.flag("recording", recording.path, f"was made with {recording.config.model}; {right}")
     if recording.config.holdout_folds is not None:
-        right = "further training is for networks that were trained on all examples"
+        right = "further training works only for networks that were trained on all examples"
         raise InputError.flag("recording", recording.path, f"was made with --holdout_folds; {right}")
     if not os.access(recording.path, os.W_OK):
-        raise InputError.flag("recording", recording.path, "cannot be written to, and further/ belongs into it")
+        raise InputError.flag(
+            "recording", recording.path, "cannot be written to, and the results go into further/ inside it"
+        )
     try:
         noise_multipliers = tuple(float(value) for value in NOISE_MULTIPLIERS.value)
     except ValueError:
@@ -72,12 +79,13 @@ def main() -> None:
         ]
         if different:
             raise InputError(
-                f"{recording.path / 'further'} was made otherwise ({'; '.join(different)}); move it elsewhere first"
+                f"{recording.path / 'further'} was made with other settings ({'; '.join(different)}); move it "
+                "elsewhere first"
             )
         print_line(f"{recording.path / 'further'} is there already; nothing to do")
         return
     holdout = held_out(recording.config, config, DATA_DIR.value)
-    noted = stop_on_signals("further: ends after this epoch; a second signal ends it at once")
+    noted = stop_on_signals("further: stopping after this epoch; a second signal stops it at once")
     enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     with recording.writing():
@@ -86,7 +94,7 @@ def main() -> None:
             print("further: interrupted; nothing was stored", file=sys.stderr)
             sys.exit(128 + noted[0])
         recording.save_further(found)
-    print_line(f"Stored {recording.path / 'further'}; train_dynamics.analyze makes scores of it")
+    print_line(f"Stored {recording.path / 'further'}; train_dynamics.analyze computes the scores from it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that work beside this one, for what threads cannot share: Python runs in one thread at a time."""
+"""Processes that work beside this one, because Python runs only one thread at a time."""
 
 import contextlib
 import os
@@ -24,15 +24,15 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from train_dynamics.processes i
 
 
 class Helpers:
-    """As many processes as there are processors, but not more than `most`, each doing one call at a time.
+    """As many helper processes as there are processors, but at most `most`, each doing one call at a time.
 
-    They are no forks, which do not go with threads, and do not import the main module again, as those of
-    `multiprocessing` do, so that a script needs no guard. They see no Ctrl-C: leaving the context ends them, and so
-    does the end of this process, however it comes about. (loky's, as fast, go on with their call where this process is
-    killed; those of `concurrent.futures` import the main module.)
+    They are not forks, which do not go with threads. Unlike those of `multiprocessing`, they do not import the main
+    module again, so a script needs no guard. They ignore Ctrl-C: leaving the context ends them, and so does the end of
+    this process, in whatever way. (loky's helpers are as fast, but finish their call if this process is killed; those
+    of `concurrent.futures` import the main module.)
 
     Args:
-        most: Processes at most.
+        most: Largest number of processes.
 
     Example:
         >>> with Helpers() as helpers:
@@ -44,7 +44,7 @@ class Helpers:
         self._most = most
 
     def __enter__(self) -> "Helpers":
-        """Start them; this does not wait until they have started."""
+        """Start the processes, without waiting until they have started."""
         count = min(self._most, os.cpu_count() or 1)
         self._processes = [
             subprocess.Popen(
@@ -62,7 +62,7 @@ class Helpers:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End them, whatever they are doing."""
+        """End the processes, whatever they are doing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.kill()
@@ -72,10 +72,10 @@ class Helpers:
                 pass
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Call a function in the next process that is free; what goes there and comes back is pickled.
+        """Call a function in the next free process. Its arguments and its result are pickled.
 
-        An exception is raised again here, with the traceback from there as a note; so is an `InputError` if the process
-        was killed.
+        If the function raises an exception, it is raised here again, with its traceback as a note. If the process was
+        killed, an `InputError` is raised.
         """
         return self._threads.submit(self._call, pickle.dumps((function, arguments)))
 
@@ -88,9 +88,9 @@ class Helpers:
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as broken:
             if (status := process.wait()) == -signal.SIGKILL:
                 raise InputError(
-                    "a helping process was killed, as a system does that runs out of memory; fewer examples need less"
+                    "a helper process was killed, probably because the system ran out of memory; use fewer examples"
                 ) from broken
-            raise RuntimeError(f"a helping process has ended with status {status}") from broken
+            raise RuntimeError(f"a helper process ended with status {status}") from broken
         finally:
             self._idle.put(process)
         if error is not None:
@@ -99,7 +99,7 @@ class Helpers:
 
 
 def serve() -> None:
-    """Do what the process that started this one asks for, until it is gone."""
+    """Do what the process that started this one asks for, until that process ends."""
     seldom_collect_garbage()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not get among the answers
@@ -120,7 +120,7 @@ def serve() -> None:
 
 
 def _take(stream: BinaryIO, tasks: queue.SimpleQueue[bytes]) -> None:
-    """Read tasks in a thread of its own, which so learns at once when there will be no more."""
+    """Read tasks in a thread of its own, which notices at once when the pipe is closed."""
     try:
         while True:
             tasks.put(pickle.load(stream))

@@ -1,35 +1,36 @@
-"""Record a run that is over, from its checkpoints.
+"""Record a finished training run from its checkpoints.
 
     python -m train_dynamics.record --model=networks.py:cnn --checkpoints='runs/3/step_*' --recording=recordings/run3
 
-Every example's gradient at each checkpoint is computed and recorded; train_dynamics.analyze reads what comes of it.
+This computes and records every example's gradient at each checkpoint. Then analyze the recording with
+train_dynamics.analyze.
 """
 
 from absl import flags
-from tqdm import tqdm
 
 from train_dynamics.commands import config_from_flags, define_config_flags, print_line, run
 from train_dynamics.config import InputError
+from train_dynamics.progress import Progress
 
 FIELDS = (
     *("dataset", "data_dir", "split", "inputs", "labels", "image_size", "input_scaling", "num_examples", "subset_seed"),
     *("pixel_mean", "pixel_std", "model", "loss", "hidden_sizes", "batch_size", "layers", "gradient_layout"),
     *("sketch_size", "eval_batch_size"),
 )
-RECORDING = flags.DEFINE_string("recording", None, "Directory to record into; new, or of a recording to go on with.")
+RECORDING = flags.DEFINE_string("recording", None, "Directory to record into: a new one, or a recording to continue.")
 CHECKPOINTS = flags.DEFINE_string(
     "checkpoints",
     None,
-    "The checkpoints, with wildcards as in 'runs/3/step_*': directories that Orbax wrote, or files .npz, .safetensors "
-    "or .msgpack of Flax.",
+    "The checkpoints, with wildcards as in 'runs/3/step_*': Orbax directories, .npz or .safetensors files, or "
+    ".msgpack files from Flax.",
 )
 ITERATION_PATTERN = flags.DEFINE_string(
     "iteration_pattern",
     None,
-    "Regular expression whose group is the iteration in a checkpoint's name, or else in its path, as in 'step_(\\d+)'; "
-    "the last number of the name if not given.",
+    "Regular expression with one group that finds the iteration in a checkpoint's name, or else in its path, as in "
+    "'step_(\\d+)'. Default: the last number in the name.",
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the run, which tells recordings of the same examples apart.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the run. It tells recordings of the same examples apart.")
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)
     dataset = load_dataset(config)
-    with tqdm(total=len(found), unit="checkpoint", disable=None, dynamic_ncols=True) as bar:
+    with Progress("Recording", len(found), "checkpoints") as bar:
         record_task(config, dataset, found, RECORDING.value, print_line, bar.update)
 
 

@@ -2,7 +2,7 @@
 
     python -m train_dynamics.train --recording=recordings/mini_mnist
 
-The same command again goes on where an interrupted one ended.
+Run the same command again to continue an interrupted run.
 """
 
 import contextlib
@@ -38,35 +38,38 @@ if TYPE_CHECKING:
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
 
 RECORDING = flags.DEFINE_string(
-    "recording", "recordings/mini_mnist", "Directory to record into; a recording of the same flags there is continued."
+    "recording",
+    "recordings/mini_mnist",
+    "Directory to record into. If it holds an unfinished recording with the same flags, that one is continued.",
 )
 HOST_DEVICES = flags.DEFINE(
     NumberParser(int),
     "host_devices",
     None,
-    "Devices to split the CPU into, with the seeds divided among them; one if not given, which two cores run as fast.",
+    "Split the CPU into this many devices and divide the seeds among them. Default: one device, which is as fast "
+    "on two cores.",
 )
 PLAN = flags.DEFINE_boolean(
     "plan",
     False,
-    "Record nothing, but say what recording would take: bytes, memory and time, by a trial of the first records; and "
-    "what would make it fit where it does not.",
+    "Record nothing. Run a short trial, and print how much disk space, memory and time the recording would take; "
+    "if it does not fit, print which flags would make it fit.",
 )
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
     False,
-    "Whether this is one of several processes, each started with the same flags, that share the seeds and write a part "
-    "of the recording each. JAX finds the others on SLURM, Kubernetes, MPI and cloud machines; elsewhere say the three "
-    "flags that follow.",
+    "This is one of several processes that share the seeds. Start each with the same flags; each writes its own "
+    "part of the recording. JAX finds the other processes on SLURM, Kubernetes, MPI and cloud machines; elsewhere, "
+    "also give the next three flags.",
 )
 COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "HOST:PORT of process 0, where all processes meet before they start. A process that is started again alone needs "
-    "only the next two.",
+    "HOST:PORT of process 0, where all processes meet before they start. To restart one process alone, leave this "
+    "out and give only the next two.",
 )
-NUM_PROCESSES = flags.DEFINE(NumberParser(int), "num_processes", None, "How many processes there are.")
-PROCESS_ID = flags.DEFINE(NumberParser(int), "process_id", None, "Which of them this is, from 0.")
+NUM_PROCESSES = flags.DEFINE(NumberParser(int), "num_processes", None, "Number of processes.")
+PROCESS_ID = flags.DEFINE(NumberParser(int), "process_id", None, "Number of this process, from 0.")
 
 
 def main() -> None:
@@ -103,9 +106,9 @@ def main() -> None:
 
         dataset = None if reading is None else reading.result()
     if PLAN.value:  # which leaves nothing behind, however it ends
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     else:
-        noted = stop_on_signals("train: ends after this block; a second signal ends it at once")
+        noted = stop_on_signals("train: stopping after this block; a second signal stops it at once")
     sweep.enable_compilation_cache()
     jax.config.update("jax_enable_x64", False)  # whatever the environment says, a recording is in float32
     if host is not None and host.visible_devices:
@@ -116,12 +119,12 @@ def main() -> None:
         _plan(config, path, dataset, began)
         return
     if not sweep.train(config, path, log=print_line, stop=lambda: bool(noted), dataset=dataset):
-        print("train: interrupted; the same command goes on from here", file=sys.stderr)
+        print("train: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(128 + noted[0])
 
 
 def _plan(config: StudyConfig, path: Path, dataset: "Dataset | None", began: float) -> None:
-    """Say what a run would take; ends the command with 1 if it does not fit."""
+    """Print what a run would need, and end the command with status 1 if it does not fit."""
     from train_dynamics.training import planning
 
     dataset = load_dataset(config) if dataset is None else dataset
@@ -131,10 +134,10 @@ def _plan(config: StudyConfig, path: Path, dataset: "Dataset | None", began: flo
 
 
 def which_host() -> "Host | None":
-    """Find out which of several processes this is; None if it is the only one.
+    """Find out which of several processes this is. Returns None if it is the only one.
 
     Raises:
-        InputError: If the flags do not go together, or the processes do not find each other.
+        InputError: If the flags contradict each other, or if the processes do not find each other.
     """
     address, count, process = COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value
     for name, value in (("coordinator_address", address), ("num_processes", count), ("process_id", process)):
@@ -144,6 +147,8 @@ def which_host() -> "Host | None":
         return None
     if (count is None) != (process is None) or (address is not None and count is None):
         raise InputError.flag("distributed", True, "needs both --num_processes and --process_id, or none of the three")
+    if count is not None and count < 1:
+        raise InputError.flag("num_processes", count, "must be 1 or more")
     if count is not None and not 0 <= process < count:
         raise InputError.flag("process_id", process, f"must be from 0 to {count - 1}, one less than --num_processes")
     from train_dynamics.training.hosts import Host, meet

@@ -1,17 +1,17 @@
-"""Check that a recording is whole and right.
+"""Check that a recording is complete and correct.
 
     python -m train_dynamics.verify --recording=recordings/mini_mnist
 
-Exit status 0 if it is; 1 if it is not, and then every damage is named in a line of its own.
+The exit status is 0 if it is, and 1 if it is not. Every problem is then printed on a line of its own.
 """
 
 import sys
 
 from absl import flags
-from tqdm import tqdm
 
 from train_dynamics.commands import NumberParser, define_code_flags, print_line, run
 from train_dynamics.config import InputError, pluralise
+from train_dynamics.progress import Progress
 from train_dynamics.recording.code import how_to_run, may_run
 from train_dynamics.recording.reader import opened
 from train_dynamics.recording.verification import Verification, verify
@@ -21,10 +21,11 @@ flags.DEFINE(
     NumberParser(int),
     "samples",
     100,
-    "Pairs of seed and iteration to compute again, with up to 64 examples each; 0 only compares checksums.",
+    "Number of (seed, iteration) pairs whose gradients are computed again, for up to 64 examples each. 0 only "
+    "compares checksums.",
 )
-flags.DEFINE(NumberParser(int), "sample_seed", 0, "Seed of the draw of those.")
-MODEL, LOSS = define_code_flags(", to compare what it gives with what is stored")
+flags.DEFINE(NumberParser(int), "sample_seed", 0, "Seed for drawing those pairs.")
+MODEL, LOSS = define_code_flags(", to compare its results with what is stored")
 MOST_SHOWN = 8
 
 
@@ -41,9 +42,7 @@ def main() -> None:
         from train_dynamics.training.replay import for_command  # takes seconds to import
 
         networks = for_command(recording, MODEL.value, LOSS.value)
-    with tqdm(
-        total=sum(part.num_records for part in recording.parts), unit="it", disable=None, dynamic_ncols=True
-    ) as bar:
+    with Progress("Checking", sum(part.num_records for part in recording.parts), "records") as bar:
         found = verify(
             recording,
             flags.FLAGS.samples,
@@ -57,26 +56,28 @@ def main() -> None:
     print_line(f"{recording.path}: all {records} of {seeds} are there")
     print_line(f"The checksums of all {found.num_bytes / 1e9:.2g} GB are right")
     if recording.further is not None:
-        print_line("What train_dynamics.further stored is there, and its checksums are right")
+        print_line("The results of train_dynamics.further are there, and their checksums are right")
     if not allowed and flags.FLAGS.samples:
-        print_line(f"No gradient was computed again: that would run code of yours; {how_to_run(recording)}")
+        print_line(f"No gradient was computed again, because that would run your own code; {how_to_run(recording)}")
     if found.num_compared:
         _print_compared(found, "float64" if networks is None else networks.precision, recording.contents.classes)
 
 
 def _print_compared(found: Verification, precision: str, classes: bool) -> None:
-    """Say what was computed again, and how far it is from what is stored."""
+    """Print how many gradients were computed again, and how far they are from what is stored."""
     errors = {name: error for name, error in found.errors.items() if name != "prediction"}
     shown = sorted(errors, key=errors.get, reverse=True)[:MOST_SHOWN]
     listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items() if name in shown)
     less = f", and less in {len(errors) - len(shown)} others" if len(errors) > len(shown) else ""
     same = "; all predictions are the same" if classes else ""
     print_line(
-        f"{found.num_compared:,} gradients were computed again, in {precision}. Largest differences, over the largest "
-        f"value: {listed}{less}{same}"
+        f"{found.num_compared:,} gradients were computed again, in {precision}. Largest differences, relative to the "
+        f"largest value: {listed}{less}{same}"
     )
     if found.num_undecided:
-        print_line(f"Left out of these: {found.num_undecided:,} at a kink, where rounding decides what the gradient is")
+        print_line(
+            f"Left out: {found.num_undecided:,} gradients at a kink of a ReLU, where rounding decides the gradient"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Examples, as arrays, and what is done to them whatever their source."""
+"""Examples as arrays, and what is done to them whatever their source."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ MOST_NAMED = 5
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Dataset:
-    """Examples as arrays; row `n` of each is example `n`.
+    """Examples as arrays. Row `n` of each array is example `n`.
 
-    Only inputs and labels need be given. Labels may be whole numbers or words, with gaps: what there is, in its order,
-    names the classes. If class names are given, whole numbers are places among them, and words are some of them.
-    Numbers with a point are no classes but the targets of a regression.
+    Only inputs and labels are required. Labels may be whole numbers, with or without gaps, or words; their sorted
+    distinct values name the classes. If you give class names, whole-number labels are indices into them, and word
+    labels must be among them. Labels with a decimal point are not classes but the targets of a regression.
 
     Attributes:
-        inputs: What the network is shown, as stored: an array with a leading axis of examples, or dicts, tuples and
-            lists of such. Images are [n, h, w, channel] of 8 or 16 bits; given as [n, h, w], they get the last axis.
-        labels: Class of each example, as the network is told it; or its target, a number or some.
-        ids: Name of each example in its data set; its index if not given.
-        class_names: Name of each class; none of a regression.
-        true_labels: Class of each example before `flip_labels`; None if no label was flipped.
+        inputs: The examples' inputs, as stored: an array with a leading axis of examples, or dicts, tuples and lists of
+            such arrays. Images are [n, h, w, channel] with 8 or 16 bits; images given as [n, h, w] get the last axis.
+        labels: Class of each example, as the network is told it; or its regression target, one or several numbers.
+        ids: Name of each example in its data set. Default: its index.
+        class_names: Name of each class. Empty for a regression.
+        true_labels: Class of each example before `flip_labels`. None if no label was flipped.
         feature_names: Name of each column of `inputs`, if they are a table, [n, column].
         vocabulary: Text of each token, if `inputs` are token ids.
 
@@ -85,7 +85,7 @@ class Dataset:
             lengths["true_labels"] = len(self.true_labels)
         for name, length in lengths.items():
             if length != len(self.labels):
-                raise DataError(f"{name} and labels must be of one length, not of {length} and {len(self.labels)}")
+                raise DataError(f"{name} and labels must have the same length, not {length} and {len(self.labels)}")
         if len(lengths) == 2 + (self.true_labels is not None):
             raise DataError("inputs must hold an array")
         if not len(self.labels):
@@ -94,32 +94,32 @@ class Dataset:
     def _check_words(self) -> None:
         single = self.inputs if isinstance(self.inputs, np.ndarray) else None
         if self.feature_names and (single is None or single.shape[1:] != (len(self.feature_names),)):
-            raise DataError(f"has {len(self.feature_names)} feature names, and not as many columns of inputs")
+            raise DataError(f"has {len(self.feature_names)} feature names, but another number of input columns")
         if self.vocabulary:
             if single is None or single.dtype.kind not in "iu":
-                raise DataError("has a vocabulary, and inputs that are no array of token ids")
+                raise DataError("has a vocabulary, but inputs that are not an array of token ids")
             if single.size and not 0 <= single.min() <= single.max() < len(self.vocabulary):
                 raise DataError(f"token ids must be from 0 to {len(self.vocabulary) - 1}, the words of the vocabulary")
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
-        """The inputs, if they are images of 8 or 16 bits, grey or in colour; else None."""
+        """The inputs, if they are grey or colour images of 8 or 16 bits; otherwise None."""
         return (
             self.inputs if is_pixels(self.inputs) and self.inputs.ndim == 4 and self.inputs.shape[3] in (1, 3) else None
         )
 
     @property
     def is_regression(self) -> bool:
-        """Whether the labels are targets and no classes."""
+        """Whether the labels are regression targets rather than classes."""
         return self.labels.dtype.kind == "f"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, of which some may have no example here; none of a regression."""
+        """Number of classes, including those without an example here. 0 for a regression."""
         return len(self.class_names)
 
     def take(self, indices: Int[np.ndarray, " k"]) -> "Dataset":
-        """Give some of the examples."""
+        """Return a data set with some of the examples."""
         return dataclasses.replace(
             self,
             inputs=mapped(lambda leaf: leaf[indices], self.inputs),
@@ -129,10 +129,10 @@ class Dataset:
         )
 
     def check_finite(self) -> None:
-        """See whether all numbers are numbers.
+        """Check that all numbers are finite.
 
         Raises:
-            DataError: If one is not; it names the example.
+            DataError: If one is not. The message names the example.
         """
         for path, leaf in (*leaves(self.inputs), (None, self.labels)):
             if leaf.dtype.kind != "f":
@@ -144,22 +144,22 @@ class Dataset:
                 column = f", column {self.feature_names[k]}," if self.feature_names and path is not None else ""
                 raise DataError(
                     f"{name}{column} of example {n} (id {self.ids[n]}) has {leaf.reshape(len(leaf), -1)[n, k]}, and "
-                    "networks need finite numbers; leave such examples out, or fill them in"
+                    "networks need finite numbers; leave such examples out, or fill in the values"
                 )
 
 
 def is_pixels(inputs: Tree) -> bool:
-    """Tell whether inputs are integers of 8 or 16 bits in at least two dimensions: what images are stored as."""
+    """Tell whether inputs look like images: integers of 8 or 16 bits with at least two dimensions."""
     return isinstance(inputs, np.ndarray) and inputs.dtype in PIXELS and inputs.ndim >= 3
 
 
 def classes(
     labels: Any, class_names: Iterable[Any] | None
 ) -> tuple[Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"], tuple[str, ...]]:
-    """Number the classes of labels from 0, and name them; targets of a regression have none.
+    """Number the classes from 0, and name them. Regression targets are returned without classes.
 
     Raises:
-        DataError: If the labels are neither, or are none of the classes named.
+        DataError: If the labels are neither classes nor targets, or if a label is not among the given class names.
 
     Example:
         >>> classes([7, 3, 7], None)
@@ -174,12 +174,12 @@ def classes(
         found = found[:, 0]  # as Keras has them
     if found.dtype.kind == "f":
         if not found.ndim:
-            raise DataError("labels must be one for each example")
+            raise DataError("there must be one label for each example")
         return found.astype(np.float32), ()
     if found.dtype.kind not in "biuU" or found.ndim != 1:
         raise DataError(
-            "labels must be a whole number or a word for each example, its class, or numbers with a point, its target; "
-            f"these are {found.dtype} of shape {found.shape}"
+            "labels must be a whole number or a word per example (its class), or numbers with a decimal point "
+            f"(its target); these are {found.dtype} of shape {found.shape}"
         )
     if class_names is None:
         values, places = np.unique(found, return_inverse=True)
@@ -225,12 +225,12 @@ def subset(num_available: int, num_examples: int | None, seed: int) -> Int[np.nd
 
 
 def flip_labels(labels: Int[np.ndarray, " n"], num_classes: int, share: float, seed: int) -> Int[np.ndarray, " n"]:
-    """Give exactly round(share * n) examples another label, drawn uniformly from the other classes: label noise.
+    """Give exactly round(share * n) examples another label, drawn uniformly from the other classes.
 
-    Symmetric noise, as in Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization" (2017), but an
-    exact share, and never the label that was there; it is *not* noise of the kind people make, who confuse classes
-    that look alike. Which examples, and how far along the classes each moves, depends on `seed` and `n` alone: what a
-    smaller share flips, a larger one flips to the same.
+    This is symmetric label noise as in Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization"
+    (2017), except that the share is exact, and a flipped label always changes. It is *not* the noise that people make,
+    who confuse classes that look alike. Which examples are flipped, and how far along the classes each moves, depends
+    only on `seed` and `n`. So the labels that a smaller share flips, a larger share flips in the same way.
 
     Args:
         labels: Class of each example.

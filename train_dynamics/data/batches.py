@@ -1,4 +1,4 @@
-"""Which examples are held out, and which are in which batch; what trains and what analyses both need to know."""
+"""Which examples are in which batch, and which are held out. Training and analysis both need this."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -7,10 +7,10 @@ from train_dynamics.config import StudyConfig
 
 
 def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int, stop: int) -> Int[np.ndarray, "t b"]:
-    """List the examples of each batch of the iterations from `start` up to `stop`.
+    """List the examples of each batch, for the iterations from `start` up to but not including `stop`.
 
-    Every epoch is a fresh permutation, a function of the seed and the epoch alone, so that any iteration can be
-    continued from. The last batch of an epoch is padded with -1, which stands for no example.
+    Every epoch is a new permutation that depends only on the seed and the epoch, so training can continue from any
+    iteration. The last batch of an epoch is padded with -1, which stands for no example.
 
     Example:
         >>> batch_indices(StudyConfig(batch_size=2), seed=0, num_examples=3, start=0, stop=2)
@@ -28,10 +28,10 @@ def batch_indices(config: StudyConfig, seed: int, num_examples: int, start: int,
 
 
 def held_out(config: StudyConfig, seed: int, num_examples: int) -> Bool[np.ndarray, " n"]:
-    """Tell which examples a seed is not trained on: those of one fold, another one for each seed in turn.
+    """Tell which examples a seed is not trained on. Each seed leaves out one fold; seeds take the folds in turn.
 
-    All folds have as many examples; where these do not divide, the last of one are the first of the next. Folds are
-    drawn from `subset_seed` and the number of examples alone.
+    All folds have equally many examples. If these do not divide evenly, the last examples of one fold are also the
+    first of the next. Folds are drawn from `subset_seed` and the number of examples alone.
 
     Example:
         >>> config = StudyConfig(holdout_folds=2)

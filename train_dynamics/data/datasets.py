@@ -1,4 +1,4 @@
-"""From what a configuration asks for to the examples, wherever they come from."""
+"""Reads the examples that a configuration asks for, wherever they come from."""
 
 import dataclasses
 import os
@@ -23,10 +23,10 @@ FILES = {".npz": npz_source, ".csv": table_source, ".parquet": table_source}
 
 
 def load_dataset(config: StudyConfig) -> Dataset:
-    """Read the examples that a configuration asks for, downloading the data set if TFDS has to.
+    """Read the examples that a configuration asks for. TFDS downloads the data set if necessary.
 
     Raises:
-        InputError: If the data set, the split or so many examples do not exist, or they are malformed.
+        InputError: If the data set or the split does not exist, has too few examples, or is malformed.
     """
     try:
         source = source_of(config)(config)
@@ -38,10 +38,10 @@ def load_dataset(config: StudyConfig) -> Dataset:
 
 
 def source_of(config: StudyConfig) -> Callable[[StudyConfig], Source]:
-    """Tell by its name what kind of data set is asked for.
+    """Find out from its name what kind of data set is asked for.
 
     Raises:
-        InputError: If it is named like a file or directory, and there is none, or none that is read.
+        InputError: If the name looks like a file or directory, but there is none, or none of a known kind.
     """
     name = config.dataset
     if is_embedded(name):
@@ -61,7 +61,7 @@ def source_of(config: StudyConfig) -> Callable[[StudyConfig], Source]:
 
 
 def _drawn(config: StudyConfig, source: Source) -> Dataset:
-    """Read the examples of `--split`, or the `--num_examples` of them that are drawn."""
+    """Read the examples of `--split`, or the `--num_examples` drawn from them."""
     parts = parts_of(config, source.sizes)
     available = sum(len(indices) for _, indices in parts)
     if config.num_examples is not None and config.num_examples > available:
@@ -83,7 +83,7 @@ def with_noise(dataset: Dataset, config: StudyConfig) -> Dataset:
     """Flip the share of the labels that `--label_noise` asks for.
 
     Raises:
-        InputError: If there are no two classes, or the share is less than one example.
+        InputError: If there are fewer than two classes, or if the share is less than one example.
     """
     share, labels = config.label_noise, dataset.labels
     if not share:

@@ -1,4 +1,4 @@
-"""Data sets that are a directory with one sub-directory of images for each class."""
+"""Data sets that are a directory with one sub-directory of images per class."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def folder_source(config: StudyConfig) -> Source:
-    """List the images of a directory: each of its sub-directories is a class, and its files the examples.
+    """List the images of a directory. Each sub-directory is a class, and its files are the examples.
 
-    Examples are called by their paths in the directory, `cat/7.png`, and come in the order of these.
+    Examples are named by their paths in the directory, such as `cat/7.png`, and sorted by them.
 
     Raises:
-        DataError: If there are none, or a sub-directory has none.
+        DataError: If there are no images, or if a sub-directory has none.
     """
     root = Path(config.dataset)
     try:
@@ -35,13 +35,13 @@ def folder_source(config: StudyConfig) -> Source:
         raise DataError(f"cannot be read: {error.strerror}") from error
     if below:
         raise DataError(
-            f"must have one sub-directory of images for each class, but {below[0]} has directories in place of images; "
+            f"must have one sub-directory of images per class, but {below[0]} has directories instead of images; "
             f"did you mean {root / below[0]}?"
         )
     if empty:
         raise DataError(f"has no PNG or JPEG images in {empty[0]}; move that directory away, or put images into it")
     if not of_class:
-        raise DataError("must have one sub-directory of PNG or JPEG images for each class, and has no sub-directory")
+        raise DataError("must have one sub-directory of PNG or JPEG images per class, but has no sub-directory")
     files = [file for of_one in of_class.values() for file in of_one]
     labels = np.repeat(np.arange(len(of_class), dtype=np.int32), [len(of_one) for of_one in of_class.values()])
 

@@ -1,4 +1,4 @@
-"""Data sets that a function of the user's gives."""
+"""Data sets from a user's own function."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ KEYS = ("inputs", "labels", "ids", "class_names", "feature_names", "vocabulary")
 
 
 def function_source(config: StudyConfig) -> Source:
-    """Call MODULE:FUNCTION or FILE.py:FUNCTION, without arguments, for the examples.
+    """Call MODULE:FUNCTION or FILE.py:FUNCTION, without arguments, to get the examples.
 
     Raises:
-        InputError: If it does not import, raises, or gives something else than `as_dataset` takes.
+        InputError: If it cannot be imported, raises an error, or returns something that `as_dataset` cannot take.
     """
     function = load_attribute("dataset", config.dataset)
     try:
@@ -28,10 +28,10 @@ def function_source(config: StudyConfig) -> Source:
 
 
 def as_dataset(given: Any) -> Dataset:
-    """Make a data set of what a function gave: one, a pair of inputs and labels, or a dict of them.
+    """Make a data set from what a function returned: a `Dataset`, a pair of inputs and labels, or a dict.
 
     Raises:
-        DataError: If it is neither, or its parts do not fit each other.
+        DataError: If it returned something else, or if the parts do not fit each other.
     """
     if isinstance(given, Dataset):
         return given
@@ -41,6 +41,6 @@ def as_dataset(given: Any) -> Dataset:
         return Dataset(**given)
     what = f"a dict of {', '.join(map(str, given)) or 'nothing'}" if isinstance(given, dict) else type(given).__name__
     raise DataError(
-        f"must give a Dataset, a pair (inputs, labels), or a dict of inputs and labels and, if there are, "
-        f"{', '.join(KEYS[2:])}; it gave {what}"
+        f"must return a Dataset, a pair (inputs, labels), or a dict with inputs, labels and optionally "
+        f"{', '.join(KEYS[2:])}; it returned {what}"
     )

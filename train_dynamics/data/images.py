@@ -1,4 +1,4 @@
-"""Image files to arrays, and images of any size to one size; OpenCV does the work, as it does for TFDS."""
+"""Turns image files into arrays, and images of any size into one size, with OpenCV, as TFDS does."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from train_dynamics.data.trees import DataError
 
 
 def decoded(content: bytes) -> Shaped[np.ndarray, "h w channel"]:
-    """Decode a PNG or JPEG file: one channel or three, 8 bits or 16; transparency is left out.
+    """Decode a PNG or JPEG file with one or three channels of 8 or 16 bits. Transparency is dropped.
 
     Raises:
         DataError: If it is damaged.
@@ -27,15 +27,15 @@ def decoded(content: bytes) -> Shaped[np.ndarray, "h w channel"]:
     except cv2.error:
         found = None
     if found is None:
-        raise DataError("is damaged, or no PNG or JPEG image")
+        raise DataError("is damaged, or not a PNG or JPEG image")
     return found[..., None] if found.ndim == 2 else found[..., ::-1]
 
 
 def stacked(images: Sequence[Shaped[np.ndarray, "_ _ _"]], config: StudyConfig) -> Shaped[np.ndarray, "n h w c"]:
-    """Make one array of images, resized if `--image_size` is given; grey ones among colours become colours.
+    """Make one array of images, resized if `--image_size` is given. If some are in colour, grey ones become colour.
 
     Raises:
-        InputError: If they differ in size, and no size is given.
+        InputError: If they differ in size, and no `--image_size` is given.
     """
     if config.image_size is not None:
         images = [resized(image, config.image_size) for image in images]
@@ -45,7 +45,7 @@ def stacked(images: Sequence[Shaped[np.ndarray, "_ _ _"]], config: StudyConfig) 
         raise InputError.flag(
             "dataset",
             config.dataset,
-            f"has images of several sizes, some of {least} and some of {most} pixels; give the size to resize all to, "
+            f"has images of different sizes, for example {least} and {most} pixels; give one size for all of them, "
             "for example --image_size=32",
         )
     channels = max(image.shape[2] for image in images)
@@ -54,14 +54,14 @@ def stacked(images: Sequence[Shaped[np.ndarray, "_ _ _"]], config: StudyConfig) 
 
 
 def _like(image: Shaped[np.ndarray, "h w channel"], channels: int, dtype: np.dtype) -> Shaped[np.ndarray, "h w _"]:
-    """Give a grey image three channels, and one of 8 bits 16, if others have these."""
+    """Give a grey image three channels, or an 8-bit image 16 bits, if other images have these."""
     if image.dtype != dtype and dtype == np.uint16:
         image = image.astype(np.uint16) * 257
     return image if image.shape[2] == channels else np.repeat(image[..., :1], channels, axis=2)
 
 
 def resized(image: Shaped[np.ndarray, "h w channel"], size: int) -> Shaped[np.ndarray, "size size channel"]:
-    """Resize an image to a square: by the mean over areas to a smaller one, by interpolation to a larger one."""
+    """Resize an image to a square, by averaging areas to shrink it, by interpolation to enlarge it."""
     import cv2
 
     if image.shape[:2] == (size, size):
@@ -74,7 +74,7 @@ def of_size(dataset: Dataset, config: StudyConfig) -> Dataset:
     """Resize the images of a data set as `--image_size` says.
 
     Raises:
-        InputError: If it has none.
+        InputError: If it has no images.
     """
     if config.image_size is None:
         return dataset
@@ -87,7 +87,7 @@ def of_size(dataset: Dataset, config: StudyConfig) -> Dataset:
 
 @contextlib.contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Drop what libraries write about damaged images, past Python's `sys.stderr`; what is wrong is raised as well."""
+    """Drop warnings that libraries write about damaged images; such damage is raised as an error anyway."""
     try:
         kept = os.dup(2)
     except OSError:  # it is closed: nothing is written

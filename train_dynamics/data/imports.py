@@ -1,4 +1,4 @@
-"""Code of the user's, imported where a flag names it and nowhere else."""
+"""Imports a user's own code, only if a flag names it."""
 
 import functools
 import importlib
@@ -30,7 +30,8 @@ def load_attribute(flag: str, spec: str) -> Any:
         spec: Its value.
 
     Raises:
-        InputError: If there is no such thing, or its module does not import; with the import's own error.
+        InputError: If there is no such thing, or if its module cannot be imported; the message includes the import's
+            error.
     """
     if not names_code(spec):
         raise InputError.flag(flag, spec, "must be MODULE:NAME or FILE.py:NAME")
@@ -41,7 +42,7 @@ def load_attribute(flag: str, spec: str) -> Any:
     try:
         module = _module_of_file(Path(where).resolve()) if is_file else importlib.import_module(where)
     except (Exception, SystemExit) as error:
-        raise InputError.flag(flag, spec, f"{where} does not import: {told(error)}") from error
+        raise InputError.flag(flag, spec, f"{where} cannot be imported: {told(error)}") from error
     try:
         return getattr(module, name)
     except AttributeError:
@@ -51,7 +52,7 @@ def load_attribute(flag: str, spec: str) -> Any:
 
 @functools.cache
 def _module_of_file(path: Path) -> ModuleType:
-    """Run a file as a module, once; what lies beside it can be imported by it."""
+    """Run a file as a module, once. It can import files beside it."""
     name = f"user_code_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -63,5 +64,5 @@ def _module_of_file(path: Path) -> ModuleType:
 
 
 def told(error: BaseException) -> str:
-    """Give kind and text of an error in one line of bounded length."""
+    """Describe an error in one line of bounded length, with its type."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,4 +1,4 @@
-"""Data sets in one `.npz` file of NumPy's."""
+"""Data sets in one NumPy `.npz` file."""
 
 import zipfile
 from pathlib import Path
@@ -16,11 +16,11 @@ MORE = ("ids", "class_names", "feature_names", "vocabulary")
 def npz_source(config: StudyConfig) -> Source:
     """Read a `.npz` file: arrays `inputs` and `labels`, unless `--inputs` and `--labels` name others.
 
-    Arrays called `ids`, `class_names`, `feature_names` and `vocabulary` are taken for what they say, if they are there.
-    Several names in `--inputs` make a dict of arrays.
+    Arrays named `ids`, `class_names`, `feature_names` and `vocabulary` are used under these names, if they exist. If
+    `--inputs` has several names, the inputs are a dict of arrays.
 
     Raises:
-        InputError: If it can't be read, or has no such arrays.
+        InputError: If it cannot be read, or lacks these arrays.
     """
     try:
         with np.load(Path(config.dataset), allow_pickle=False) as file:
@@ -29,7 +29,11 @@ def npz_source(config: StudyConfig) -> Source:
         raise
     except ValueError as error:
         pickled = "allow_pickle" in str(error)
-        why = "it holds Python objects, which are not read; store arrays of numbers or text" if pickled else str(error)
+        why = (
+            "it holds Python objects, which are not supported; store arrays of numbers or text"
+            if pickled
+            else str(error)
+        )
         raise DataError(f"cannot be read: {why}") from error
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -44,7 +48,7 @@ def _inputs(config: StudyConfig) -> list[str]:
 
 
 def _wanted(config: StudyConfig, there: list[str]) -> list[str]:
-    """Choose what to read of the arrays that are there."""
+    """Choose which of the arrays in the file to read."""
     chosen = {"inputs": _inputs(config), "labels": [config.labels or "labels"]}
     for flag, names in chosen.items():
         for name in names:

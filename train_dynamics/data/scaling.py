@@ -1,4 +1,4 @@
-"""From inputs as they are stored to what the network sees."""
+"""Computes what the network sees from inputs as they are stored."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -11,18 +11,18 @@ LARGEST = np.iinfo(np.int32).max
 
 
 def network_inputs(dataset: Dataset, config: StudyConfig, like: Dataset | None = None) -> Tree:
-    """Compute what the network sees of some examples, as `--input_scaling` says: float32, or int32 of whole numbers.
+    """Compute what the network sees, as `--input_scaling` says: float32, or int32 for whole numbers.
 
     Args:
         dataset: The examples.
         config: The configuration.
-        like: The examples whose columns give mean and standard deviation; the same ones if None.
+        like: The examples whose columns give mean and standard deviation. None uses `dataset` itself.
 
     Returns:
         A tree like `dataset.inputs`, of arrays of the same shapes.
 
     Raises:
-        InputError: If there are whole numbers too large for 32 bits.
+        InputError: If a whole number does not fit into 32 bits.
     """
     reference = dict(leaves((like or dataset).inputs))
 
@@ -35,7 +35,7 @@ def network_inputs(dataset: Dataset, config: StudyConfig, like: Dataset | None =
         if kind == "columns":
             return standard_columns(leaf, reference[path])
         if whole and leaf.size and max(-int(leaf.min()), int(leaf.max())) > LARGEST:
-            raise InputError(f"inputs hold the whole number {leaf.max()}, and {LARGEST} is the largest that will do")
+            raise InputError(f"inputs hold the whole number {leaf.max()}; the largest allowed is {LARGEST}")
         with np.errstate(over="ignore"):  # training says so itself where the loss is not finite
             return leaf.astype(np.int32 if whole else np.float32)
 
@@ -46,7 +46,7 @@ def network_inputs(dataset: Dataset, config: StudyConfig, like: Dataset | None =
 def standard_columns(
     columns: Shaped[np.ndarray, "n ..."], reference: Shaped[np.ndarray, "m ..."]
 ) -> Float[np.ndarray, "n ..."]:
-    """Give each column the mean 0 and the standard deviation 1 that it has in the reference; 0 where that is constant.
+    """Scale each column to mean 0 and standard deviation 1, as in the reference; a constant one to 0.
 
     Example:
         >>> table = np.array([[1.0, 5.0], [3.0, 5.0]])
@@ -61,20 +61,20 @@ def standard_columns(
 
 
 def flat_inputs(dataset: Dataset, config: StudyConfig, like: Dataset | None = None) -> Float[np.ndarray, "n ..."]:
-    """Compute what the network sees, for one that takes an array of numbers and gives classes: the MLP.
+    """Compute what the network sees, for the MLP, which takes one array of numbers and outputs classes.
 
     Raises:
-        InputError: If it can't take these examples.
+        InputError: If the MLP cannot take these examples.
     """
     check_flat(dataset, config)
     return network_inputs(dataset, config, like)
 
 
 def check_flat(dataset: Dataset, config: StudyConfig) -> None:
-    """See whether the MLP can be trained on some examples.
+    """Check that the MLP can be trained on some examples.
 
     Raises:
-        InputError: If not.
+        InputError: If it cannot.
     """
     what = config.dataset
     if not isinstance(dataset.inputs, np.ndarray):
@@ -89,6 +89,6 @@ def check_flat(dataset: Dataset, config: StudyConfig) -> None:
     raise InputError.flag(
         "dataset",
         what,
-        f"has whole numbers of {dataset.inputs.dtype}, and the MLP needs numbers with a point: --input_scaling=columns "
-        "makes them of counts and measurements, --input_scaling=pixels of 8 or 16 bits; token ids need a --model",
+        f"has whole numbers of {dataset.inputs.dtype}, but the MLP needs decimal numbers: --input_scaling=columns "
+        "converts counts and measurements, --input_scaling=pixels converts 8 or 16 bits; token ids need a --model",
     )

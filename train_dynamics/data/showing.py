@@ -1,4 +1,4 @@
-"""Examples as people can see them: as pictures, or, if they are none, as a few lines of text."""
+"""Shows examples to people: as pictures, or else as a few lines of text."""
 
 import textwrap
 
@@ -13,14 +13,14 @@ Shown = UInt8[np.ndarray, "_ h w channel"] | list[str]
 
 
 def shown(dataset: Dataset, indices: Int[np.ndarray, " m"]) -> Shown:
-    """Give some examples as pictures of 8 bits, if they are images, or else as texts."""
+    """Return examples as 8-bit pictures if they are images, or else as texts."""
     if has_pictures(dataset):
         return _pictures(dataset.inputs, indices)
     return [example_text(dataset, int(n)) for n in indices]
 
 
 def has_pictures(dataset: Dataset) -> bool:
-    """Tell whether the inputs can be shown as pictures: images, or numbers with a point in the shape of images."""
+    """Tell whether the inputs can be shown as pictures: images, or decimal numbers in the shape of images."""
     inputs = dataset.inputs
     if dataset.images is not None:
         return True
@@ -31,7 +31,7 @@ def has_pictures(dataset: Dataset) -> bool:
 def _pictures(
     inputs: Shaped[np.ndarray, "n h w channel"], indices: Int[np.ndarray, " m"]
 ) -> UInt8[np.ndarray, "m h w channel"]:
-    """Bring images to 8 bits, from the least value there is to the largest."""
+    """Scale images to 8 bits, from the smallest value to the largest."""
     if inputs.dtype == np.uint8:
         return inputs[indices]
     least, most = (0, int(inputs.max())) if inputs.dtype == np.uint16 else (float(inputs.min()), float(inputs.max()))
@@ -40,7 +40,7 @@ def _pictures(
 
 
 def example_text(dataset: Dataset, n: int) -> str:
-    """Write an example in a few short lines: a row of a table, a text of tokens, or the numbers that it is of.
+    """Describe an example in a few short lines: a table row, a text of tokens, or its numbers.
 
     Example:
         >>> table = Dataset(np.array([[31.0, 1.0, 0.0]]), [0], feature_names=("age", "colour=red", "colour=blue"))
@@ -62,14 +62,14 @@ def example_text(dataset: Dataset, n: int) -> str:
 
 
 def _cell(name: str, value: float) -> str:
-    """Write a cell of a table; what a column of words became is written as the word that there was."""
+    """Write a table cell. A column that came from words is shown as the word."""
     if "=" in name and value in (0, 1):
         return name if value else ""
     return f"{name} {value:.4g}"
 
 
 def _numbers(path: str, values: Shaped[np.ndarray, "..."]) -> list[str]:
-    """Write the numbers of an array, or, of several dimensions, their shape and range."""
+    """Write the numbers of an array; if it has several dimensions, its shape and range."""
     name = f"{path}: " if path else ""
     if values.ndim <= 1:
         return textwrap.wrap(name + " ".join(f"{value:.3g}" for value in np.atleast_1d(values)[: WIDTH * LINES]), WIDTH)

@@ -1,4 +1,4 @@
-"""What each kind of data set gives: how many examples there are, and how to read some of them."""
+"""What each kind of data set provides: its number of examples, and a function to read some of them."""
 
 import re
 from collections.abc import Callable
@@ -18,11 +18,11 @@ Parts = list[tuple[str, Int[np.ndarray, " _"]]]
 
 
 class Source(NamedTuple):
-    """A data set, of which nothing but its size is known so far.
+    """A data set that has not been read yet; only its size is known.
 
     Attributes:
         sizes: Number of examples of each split.
-        read: Reads some examples.
+        read: Function that reads some examples.
     """
 
     sizes: dict[str, int]
@@ -30,19 +30,19 @@ class Source(NamedTuple):
 
 
 def joined(parts: Parts) -> Int[np.ndarray, " k"]:
-    """Give the places of examples in a data set that has one split."""
+    """Return the indices of examples in a data set that has only one split."""
     return np.concatenate([indices for _, indices in parts])
 
 
 def of_arrays(dataset: Dataset) -> Source:
-    """Make a source, with the one split `train`, of a data set that is read already."""
+    """Make a source, with the single split `train`, from a data set that was already read."""
     return Source({"train": len(dataset.labels)}, lambda parts: dataset.take(joined(parts)))
 
 
 def parts_of(config: StudyConfig, sizes: dict[str, int]) -> Parts:
-    """List the examples that `--split` asks for: places in each split that it names.
+    """List the examples that `--split` asks for, as indices into each split that it names.
 
-    Ranges are those of TFDS: from and to, in examples or percent of the split, counted from its end if negative.
+    Ranges are written as in TFDS: from and to, in examples or percent of the split. Negative bounds count from its end.
 
     Raises:
         InputError: If there is no such split, or it is malformed or empty.
@@ -58,7 +58,7 @@ def parts_of(config: StudyConfig, sizes: dict[str, int]) -> Parts:
             raise InputError.flag(
                 "split",
                 config.split,
-                "must be a split, or parts of some, for example train[:50%] or train[100:200]+test",
+                "must be a split or parts of splits, for example train[:50%] or train[100:200]+test",
             )
         name, start, stop = match.groups()
         if name not in sizes:

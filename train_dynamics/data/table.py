@@ -1,4 +1,4 @@
-"""Data sets that are a table, CSV or Parquet: a row is an example, a column one of its features or its label."""
+"""Data sets that are a CSV or Parquet table. A row is an example; a column is a feature or the label."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,13 @@ LISTED = 20
 
 
 def table_source(config: StudyConfig) -> Source:
-    """Read a table. The column `--labels` has the labels, and `--inputs` the features, or all the others have.
+    """Read a table. `--labels` names the label column, `--inputs` the features (default: all other columns).
 
-    Columns of numbers are taken as they are, of true and false as 1 and 0; a column of words becomes one column of 1
-    and 0 for each word, called COLUMN=WORD. A column `id` has the names of the examples, unless it is asked for.
+    Numbers are taken as they are, true and false become 1 and 0, and a column of words becomes one column of 1 and 0
+    for each word, named COLUMN=WORD. A column `id` names the examples, unless a flag uses it otherwise.
 
     Raises:
-        InputError: If it can't be read, has no such columns, or has some that are neither numbers nor words.
+        InputError: If it cannot be read, lacks a column, or has columns that are neither numbers nor words.
     """
     table = _read(Path(config.dataset))
     names = table.column_names
@@ -38,9 +38,9 @@ def table_source(config: StudyConfig) -> Source:
     chosen = config.inputs.split(",") if config.inputs else [n for n in names if n not in (config.labels, "id")]
     for name in chosen:
         if name not in names or name == config.labels:
-            raise InputError.flag("inputs", config.inputs, f"must be columns {there}, beside the labels")
+            raise InputError.flag("inputs", config.inputs, f"must be columns {there}, other than the labels")
     if not chosen:
-        raise DataError(f"must have a column beside the labels, and has {listed}")
+        raise DataError(f"must have a column other than the labels, but has {listed}")
     features: dict[str, Float[np.ndarray, " n"]] = {}
     for name in chosen:
         features |= _features(table, name)
@@ -54,16 +54,19 @@ def _read(path: Path) -> "pa.Table":
 
     try:
         table = csv.read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not text in UTF-8: {error}; save it so") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read: {told(error)}") from error
-    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise DataError(f"has more than one column {min(twice)!r}")
     return table
 
 
 def _features(table: "pa.Table", name: str) -> dict[str, Float[np.ndarray, " n"]]:
-    """Make a column of numbers, or some of 1 and 0, of a column, each by its name."""
+    """Turn a column into one column of numbers, or into several of 1 and 0, each with its name."""
     import pyarrow as pa
 
     column = _plain(table, name)
@@ -80,7 +83,7 @@ def _features(table: "pa.Table", name: str) -> dict[str, Float[np.ndarray, " n"]
     distinct = np.unique(words)
     if len(distinct) > MOST_WORDS:
         raise DataError(
-            f"column {name} has {len(distinct):,} different words, for example {str(distinct[0])!r}, and more than "
+            f"column {name} has {len(distinct):,} different words, for example {str(distinct[0])!r}; more than "
             f"{MOST_WORDS} are no categories; {right}"
         )
     return {f"{name}={word}": np.float64(words == word) for word in distinct.tolist()}
@@ -97,7 +100,7 @@ def _labels(table: "pa.Table", name: str) -> Shaped[np.ndarray, " n"]:
 
 
 def _plain(table: "pa.Table", name: str) -> "pa.ChunkedArray":
-    """Give a column without the dictionary that it may be stored with."""
+    """Return a column without dictionary encoding."""
     import pyarrow as pa
 
     column = table[name]
@@ -105,6 +108,7 @@ def _plain(table: "pa.Table", name: str) -> "pa.ChunkedArray":
 
 
 def _refuse_gaps(column: "pa.ChunkedArray", name: str) -> None:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise DataError(f"column {name} has nothing in row {row}; leave such rows out, or fill them in")
+    gaps = [value is None or value == "" for value in column.to_pylist()]
+    if any(gaps):
+        row = gaps.index(True)
+        raise DataError(f"column {name} is empty in row {row}; leave such rows out, or fill in the values")

@@ -1,4 +1,4 @@
-"""Data sets by TFDS name; TensorFlow is not needed to read a prepared one."""
+"""Data sets by TFDS name. Reading a prepared one does not need TensorFlow."""
 
 import contextlib
 import io
@@ -29,10 +29,10 @@ def is_embedded(name: str) -> bool:
 
 
 def tfds_source(config: StudyConfig) -> Source:
-    """Find a data set, downloading it if TFDS has to.
+    """Find a data set, and let TFDS download it if necessary.
 
-    Features `image` and `label` are what the network sees and is to say, unless `--inputs` and `--labels` name others.
-    Examples are called by their feature `id`, if there is one, or else by their places in the split.
+    The network sees the feature `image` and learns `label`, unless `--inputs` and `--labels` name others. Examples are
+    named by their feature `id`, if there is one, or else by their index in the split.
 
     Raises:
         InputError: If there is no such data set, or it has no such features.
@@ -54,7 +54,7 @@ def tfds_source(config: StudyConfig) -> Source:
 
 
 def _feature(config: StudyConfig, builder: Any, flag: str, default: str) -> str:
-    """Choose a feature: the one that a flag names, or that by the usual name."""
+    """Choose a feature: the one that a flag names, or else the one with the usual name."""
     given = getattr(config, flag)
     features = builder.info.features
     if (given or default) in features:
@@ -77,8 +77,8 @@ def _rows(builder: Any, split: str, indices: Int[np.ndarray, " k"]) -> Sequence[
             return builder.as_data_source(split=split).__getitems__(indices.tolist())
     except NotImplementedError as error:
         raise DataError(
-            f"is prepared in {builder.data_dir} as {stored}, which is not read here; convert it once, where TensorFlow "
-            f"is installed, with `tfds convert_format --dataset_version_dir={builder.data_dir} "
+            f"is prepared in {builder.data_dir} as {stored}, a format not supported here; convert it once, where "
+            f"TensorFlow is installed, with `tfds convert_format --dataset_version_dir={builder.data_dir} "
             f"--out_file_format=array_record --out_dir=DIR/{builder.info.full_name}`, and give --data_dir=DIR"
         ) from error
     except Exception as error:
@@ -98,23 +98,23 @@ def _inputs(
         return stacked(values, config)
     if isinstance(values[0], bytes | str):
         raise InputError.flag(
-            "inputs", name, "holds text, and networks take numbers: give token ids and a vocabulary, by MODULE:FUNCTION"
+            "inputs", name, "holds text, but networks take numbers; give token ids and a vocabulary, by MODULE:FUNCTION"
         )
     try:
         return np.stack([np.asarray(value) for value in values])
     except ValueError as error:
-        raise InputError.flag("inputs", name, f"must be of one shape in all examples: {_line(error)}") from error
+        raise InputError.flag("inputs", name, f"must have the same shape in all examples: {_line(error)}") from error
 
 
 def _labels(name: str, rows: Sequence[dict[str, Any]]) -> Shaped[np.ndarray, " n"]:
     values = [_text(row[name]) for row in rows]
     if any(np.ndim(value) for value in values):
-        raise InputError.flag("labels", name, "must be one class, or one number, for each example, and not a list")
+        raise InputError.flag("labels", name, "must be one class or one number per example, not a list")
     return np.array(values)
 
 
 def _class_names(feature: Any) -> tuple[str, ...] | None:
-    """Name the classes of a feature; None if it does not know them."""
+    """Return the class names of a feature. None if it does not know them."""
     import tensorflow_datasets as tfds
 
     if not isinstance(feature, tfds.features.ClassLabel):
@@ -127,7 +127,7 @@ def _text(value: Any) -> Any:
 
 
 def _builder(config: StudyConfig) -> Any:
-    """Find the data set where it lies prepared, or have TFDS prepare it."""
+    """Find the data set where it is already prepared, or have TFDS prepare it."""
     import tensorflow_datasets as tfds  # seconds to import, and needed by nothing else here
 
     directory = config.data_dir
@@ -156,7 +156,7 @@ def _builder(config: StudyConfig) -> Any:
         old = Path(where, config.dataset.split(":")[0])
         if old.is_dir():
             raise DataError(
-                f"lies in {old}, but not as TFDS prepares data sets now, with a features.json; prepare it again, with "
+                f"is in {old}, but in an old format without features.json; prepare it again, with "
                 "`tfds build --file_format=array_record`"
             ) from error
         raise DataError(
@@ -164,7 +164,7 @@ def _builder(config: StudyConfig) -> Any:
         ) from error
     except Exception as error:
         raise DataError(
-            f"looked for it in {where}, where it is not prepared, and could not prepare it ({_line(error)}); "
+            f"is not prepared in {where}, and could not be prepared ({_line(error)}); "
             f"prepare it on a machine with a network and TensorFlow, with `tfds build {config.dataset} "
             f"--file_format=array_record`, and give its --data_dir"
         ) from error
@@ -172,7 +172,7 @@ def _builder(config: StudyConfig) -> Any:
 
 
 def _probe(builder: Any) -> None:
-    """Fail within seconds on a dead network, which TFDS would retry for minutes without a word."""
+    """Fail within seconds if there is no network, where TFDS would silently retry for minutes."""
     import requests
 
     hosts = {urllib.parse.urlsplit(url)[:2]: url for url in builder.url_infos if url.startswith("http")}
@@ -184,5 +184,5 @@ def _probe(builder: Any) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """Give the first line of an error's text, and no more than fits one."""
+    """Return the first line of an error's text, cut to a readable length."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Records of TFRecord files, without TensorFlow."""
+"""Reads TFRecord files without TensorFlow."""
 
 import os
 import struct
@@ -12,16 +12,16 @@ HEADER, CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def read_tfrecords(files: Sequence[os.PathLike], lengths: Sequence[int], indices: Int[np.ndarray, " k"]) -> list[bytes]:
-    """Read some records of the files that a split is divided into.
+    """Read some records from the files of a split.
 
     Args:
         files: The files, in order.
         lengths: Number of records of each.
-        indices: Which records to read, counted through all files, ascending.
+        indices: Which records to read, ascending, counted through all files.
 
     Raises:
-        OSError: If a file can't be read.
-        ValueError: If one is damaged.
+        OSError: If a file cannot be read.
+        ValueError: If a file is damaged.
     """
     found: list[bytes] = []
     first = 0
@@ -36,7 +36,7 @@ def read_tfrecords(files: Sequence[os.PathLike], lengths: Sequence[int], indices
 
 
 def _records(file: os.PathLike, wanted: set[int]) -> Iterator[bytes]:
-    """Read records: a length of 8 bytes and its checksum, the record and its checksum, and so on to the end."""
+    """Read records: each is a length of 8 bytes with its checksum, then the data with its checksum."""
     with open(file, "rb") as stream:
         for k in range(max(wanted) + 1):
             header = stream.read(HEADER.size)
@@ -53,6 +53,6 @@ def _records(file: os.PathLike, wanted: set[int]) -> Iterator[bytes]:
 
 
 def _checksum(content: bytes) -> int:
-    """Compute the masked CRC-32C that the format has."""
+    """Compute the masked CRC-32C of the TFRecord format."""
     value = google_crc32c.value(content)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Nested inputs: dicts, tuples and lists of arrays, walked without JAX, which what reads a recording does without."""
+"""Nested inputs: dicts, tuples and lists of arrays. These functions do not need JAX."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ KEY = re.compile(r"[\w-]+")
 
 
 class DataError(InputError):
-    """Something wrong with data, wherever they come from."""
+    """Raised if data is wrong, wherever it comes from."""
 
 
 def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    """List the leaves of a tree, each with its path: keys and places joined by dots, empty of a tree that is a leaf.
+    """List a tree's leaves with their paths: keys and indices joined by dots. The path of a lone leaf is empty.
 
     Raises:
-        DataError: If a dict has keys that can't stand in the name of a file.
+        DataError: If a dict has keys that cannot be part of a file name.
 
     Example:
         >>> list(leaves({"a": (1, 2), "b": 3}))
@@ -33,7 +33,7 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         children = enumerate(tree)
     elif type(tree) is dict:
         if odd := [key for key in tree if not (isinstance(key, str) and KEY.fullmatch(key))]:
-            raise DataError(f"the names of inputs must be of letters, digits, - and _, unlike {odd[0]!r}")
+            raise DataError(f"the names of inputs may contain only letters, digits, - and _, unlike {odd[0]!r}")
         children = sorted(tree.items())
     else:
         yield path, tree
@@ -57,7 +57,7 @@ def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
 
 
 def structure(tree: Tree) -> Any:
-    """Write down how a tree is nested, as JSON can hold it; its leaves become null.
+    """Describe how a tree is nested, in a form that JSON can store. Leaves become null.
 
     Example:
         >>> structure({"a": (1, 2)})
@@ -69,10 +69,10 @@ def structure(tree: Tree) -> Any:
 
 
 def restored(form: Any, leaf: Callable[[str], Any], path: str = "") -> Tree:
-    """Build a tree of a structure, asking for each leaf by its path.
+    """Build a tree from its structure, by calling a function with the path of each leaf.
 
     Raises:
-        KeyError, TypeError, ValueError: If `form` is not what `structure` gives.
+        KeyError, TypeError, ValueError: If `form` does not come from `structure`.
 
     Example:
         >>> restored({"dict": {"a": {"tuple": [None, None]}}}, str.upper)
@@ -92,7 +92,7 @@ def arrays(tree: Tree) -> Tree:
     """Make each leaf a NumPy array of numbers with a leading axis.
 
     Raises:
-        DataError: If one is none.
+        DataError: If a leaf cannot become one.
     """
 
     def array(path: str, leaf: Any) -> Shaped[np.ndarray, "n ..."]:
@@ -102,9 +102,13 @@ def arrays(tree: Tree) -> Tree:
         except Exception as error:
             raise DataError(f"{name} must be an array: {' '.join(str(error).split())[:200]}") from error
         if found.dtype.kind not in "buif":
-            raise DataError(f"{name} must be an array of numbers of one shape for every example, not of {_kind(found)}")
+            raise DataError(
+                f"{name} must be an array of numbers with the same shape for every example, not of {_kind(found)}"
+            )
         if not found.ndim:
-            raise DataError(f"{name} must have a leading axis of examples; what is no array is a dict, tuple or list")
+            raise DataError(
+                f"{name} must be an array with a leading axis of examples, or a dict, tuple or list of such arrays"
+            )
         return found
 
     by_path = {path: array(path, leaf) for path, leaf in leaves(tree)}

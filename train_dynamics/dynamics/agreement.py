@@ -1,4 +1,4 @@
-"""Which examples are typical: those on which networks from different seeds agree."""
+"""Ensemble agreement: typical examples are those on which networks from different seeds agree."""
 
 import itertools
 
@@ -33,12 +33,12 @@ def agreement(probabilities: Float[np.ndarray, "s n c"]) -> Float[np.ndarray, " 
 
 
 def indifferent(probabilities: Float[np.ndarray, "s n c"]) -> Bool[np.ndarray, " s"]:
-    """Tell which networks give all examples the same class probabilities, to rounding of float32.
+    """Tell which networks give all examples the same class probabilities, up to rounding in float32.
 
-    Such a network has died: none of its units answers any example, and only the biases after them are left.
+    Such a network is dead: no unit responds to any example, and only the biases behind them have an effect.
 
     Args:
-        probabilities: As of `agreement`, of at least two examples.
+        probabilities: As for `agreement`, of at least two examples.
 
     Example:
         >>> indifferent(np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8]]]))
@@ -50,16 +50,16 @@ def indifferent(probabilities: Float[np.ndarray, "s n c"]) -> Bool[np.ndarray, "
 def resampled_agreement(
     probabilities: Float[np.ndarray, "s n c"], counts: Float[np.ndarray, "draw s"]
 ) -> Float[np.ndarray, "draw n"]:
-    """Compute `agreement` of several draws of seeds, each seed as often as it was drawn.
+    """Compute `agreement` for several draws of seeds, counting each seed as often as it was drawn.
 
-    A seed drawn twice is not compared with itself, with which it agrees by construction.
+    A seed that is drawn twice is not compared with itself, because it would always agree.
 
     Args:
-        probabilities: As of `agreement`.
+        probabilities: As for `agreement`.
         counts: How often each seed was drawn.
 
     Returns:
-        Divergence in nats; NaN of a draw without two distinct seeds.
+        Divergence in nats. NaN for a draw without two distinct seeds.
 
     Example:
         >>> resampled_agreement(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]), np.array([[3.0, 1.0], [2.0, 0.0]]))
@@ -88,7 +88,7 @@ def entropy(p: Float[np.ndarray, "... c"]) -> Float[np.ndarray, "..."]:
 
 
 def ranks(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Rank examples by score: 0 for the lowest; of equal ones the first comes first.
+    """Rank examples by score: 0 for the lowest. Ties are ranked in their order.
 
     Example:
         >>> ranks(np.array([0.3, 0.1, 0.3]))
@@ -100,7 +100,7 @@ def ranks(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def chunks(rank: Int[np.ndarray, " n"], num_chunks: int) -> Int[np.ndarray, " n"]:
-    """Divide a ranking into chunks of equal size, to within one example; chunk 0 holds the lowest ranks.
+    """Divide a ranking into chunks of equal size, give or take one example. Chunk 0 holds the lowest ranks.
 
     Raises:
         ValueError: If there are fewer examples than chunks.

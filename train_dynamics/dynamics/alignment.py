@@ -11,7 +11,7 @@ class Alignment(NamedTuple):
 
     Attributes:
         norm: L2 norm of each example's gradient, in nats per unit of weight.
-        cosine: Cosine between it and the mean gradient, the alignment; 0 where either is zero.
+        cosine: The alignment: cosine between each example's gradient and the mean gradient. 0 where either is zero.
         mean_norm: L2 norm of the mean gradient.
     """
 
@@ -54,14 +54,14 @@ def factored_alignment(
 
 
 def alignment_of(*parts: Float[np.ndarray, "n _"]) -> Alignment:
-    """Compute `alignment` from what a recording holds: activation and cotangent, or the gradients themselves, flat."""
+    """Compute `alignment` from what a recording stores: activation and cotangent, or flat gradients."""
     return factored_alignment(*parts) if len(parts) == 2 else alignment(parts[0][:, None])
 
 
 def measured_alignment(norm: Float[np.ndarray, "*lead n"], product: Float[np.ndarray, "*lead n"]) -> Alignment:
-    """Compute `alignment` where only norms and products with the mean gradient are known, not the gradients.
+    """Compute `alignment` from norms and products with the mean gradient, without the gradients themselves.
 
-    The mean of the products is the product of the mean gradient with itself.
+    The mean of the products is the squared norm of the mean gradient.
 
     Example:
         >>> measured_alignment(np.array([3.0, 1.0]), np.array([4.5, 0.5])).cosine

@@ -1,4 +1,4 @@
-"""How many examples one step helps: m-coherence."""
+"""m-coherence: how many examples a step on one example helps."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,7 +7,7 @@ from jaxtyping import Float
 def m_coherence(
     norm: Float[np.ndarray, "*lead n"], mean_norm: Float[np.ndarray, "*lead"]
 ) -> Float[np.ndarray, "*lead"]:
-    """Compute the m-coherence of per-example gradients: how many examples, on average, one example's step helps.
+    """Compute the m-coherence: how many examples a step on one example helps, on average.
 
     Chatterjee and Zielinski, "Making Coherence Out of Nothing At All: Measuring the Evolution of Gradient Alignment"
     (2020; formula not checked against the published text, meaning as in its abstract): n times the mean inner product

@@ -15,14 +15,14 @@ BLOCK_BYTES = 2 * 1024**2
 
 
 def directions(*factors: Float[np.ndarray, "n _"]) -> Directions:
-    """Strip gradients of their length.
+    """Normalise gradients to length 1.
 
     Args:
-        factors: The activations and cotangents whose outer products are the gradients, or the gradients themselves,
+        factors: The activations and cotangents whose outer products are the gradients; or the gradients themselves,
             flat.
 
     Returns:
-        The same, each row of length 1; of a zero gradient, at least one row is zero.
+        The same, with rows of length 1. For a zero gradient, at least one row is zero.
 
     Example:
         >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
@@ -38,14 +38,14 @@ def _unit(rows: Float[np.ndarray, "n k"], order: float) -> Float[np.ndarray, "n 
 
 
 def nonzero(directions: Directions) -> Bool[np.ndarray, " n"]:
-    """Tell which examples have a gradient at all, and so a direction."""
+    """Tell which examples have a nonzero gradient, and thus a direction."""
     return np.logical_and.reduce([factor.any(axis=1) for factor in directions])
 
 
 def cosines(
     directions: Directions, rows: Int[np.ndarray, " r"] | slice, columns: Int[np.ndarray, " m"] | slice
 ) -> Float[np.ndarray, "r m"]:
-    """Compute the cosines between the gradients of some examples and some others; 0 where one has none."""
+    """Compute the cosines between the gradients of some examples and some others. 0 where one is zero."""
     return products(*(tuple(factor[of] for factor in directions) for of in (rows, columns)))
 
 
@@ -61,7 +61,7 @@ def products(one: Directions, other: tuple[Float[np.ndarray, "m _"], ...]) -> Fl
 
 
 def near(directions: Directions, cosine: float) -> Bits:
-    """Find the pairs of examples whose gradients have at least this cosine; every nonzero one is near itself."""
+    """Find the pairs of examples whose gradients have at least this cosine. Nonzero gradients pair with themselves."""
     count = len(directions[0])
     step = max(1, BLOCK_BYTES // (4 * count))  # rows of a block that stays in the processor's cache
     found = np.empty((count, -(-count // 8)), np.uint8)
@@ -79,18 +79,18 @@ def unpack(rows: UInt8[np.ndarray, "*r bytes"], count: int) -> Bool[np.ndarray, 
 def clique_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -> Int[np.ndarray, " n"]:
     """Divide examples into cones whose members are all near each other, greedily.
 
-    A cone starts at the example that is near most others not yet in a cone, and takes these in the order of how many
-    *they* are near, each if it is near all members so far. To find the fewest possible cones is NP-hard (Karp,
-    "Reducibility among Combinatorial Problems", 1972, clique cover); this finds large ones first.
+    A cone starts at the example with most neighbours not yet in a cone. These neighbours are considered in order of how
+    many neighbours *they* have, and each joins if it is near all members so far. Finding the smallest number of cones
+    is NP-hard (Karp, "Reducibility among Combinatorial Problems", 1972, clique cover); this finds large ones first.
 
     Args:
-        near: Which examples are near each other; each near itself.
-        among: The examples to cover; those with a zero gradient have no direction and stay out.
-        smallest: Stop when no cone of this size can be left; some of those found may still be smaller.
+        near: Which examples are near each other. Each is near itself.
+        among: The examples to cover. Those with a zero gradient have no direction and stay out.
+        smallest: Stop when no cone of this size can be left. Some of those found may still be smaller.
 
     Returns:
-        The cone of each example, the largest being 0; -1 for those not covered. Of equal examples or cones, the one
-        with the lowest index comes first. An example that is near no other is a cone of its own.
+        The cone of each example, numbered from 0 for the largest; -1 for those not covered. Ties are broken by the
+        lowest index. An example that is near no other is a cone of its own.
 
     Example:
         >>> chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=bool)  # 0 and 2 are near 1, not each other
@@ -113,13 +113,13 @@ def clique_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -
 
 
 def star_cover(near: Bits, among: Bool[np.ndarray, " n"], smallest: int = 1) -> Int[np.ndarray, " n"]:
-    """Divide examples into stars: a centre and all that are near it and not yet in one, greedily.
+    """Divide examples into stars, greedily: a centre and all its neighbours that are not yet in a star.
 
-    The centre is the example that is near most others not yet in a star. This is what the published code of "An
-    Empirical Study of Neural Network Training Dynamics" (2022) does. Two members are only promised to lie within twice
-    the angle of the threshold: for a cosine of 0.95, 0.805.
+    The centre is the example with most neighbours not yet in a star. This is what the published code of "An Empirical
+    Study of Neural Network Training Dynamics" (2022) does. Two members are only guaranteed to lie within twice the
+    angle of the threshold: for a cosine of 0.95, that is a cosine of 0.805.
 
-    Arguments, result and ties as of `clique_cover`.
+    Arguments, result and tie-breaking are as for `clique_cover`.
 
     Example:
         >>> chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=bool)
@@ -135,7 +135,7 @@ def _cover(
     smallest: int,
     grow: Callable[[Int[np.ndarray, " m"]], Int[np.ndarray, " k"]],
 ) -> Int[np.ndarray, " n"]:
-    """Take cones out of the examples until none is left; `grow` picks a cone's members from the start's neighbours."""
+    """Take cones out of the examples until none is left. `grow` picks a cone's members from its start's neighbours."""
     count = len(among)
     uncovered = among.copy()
     bits, some_rows = np.packbits(among), np.array_split(near, -(-count // 512))
@@ -164,17 +164,17 @@ def cover_apart(
     method: Callable[[Bits, Bool[np.ndarray, " n"], int], Int[np.ndarray, " n"]] = clique_cover,
     smallest: int = 1,
 ) -> Int[np.ndarray, " n"]:
-    """Cover examples with cones, set by set: where nobody is near anybody in another set, as all at once, but faster.
+    """Cover each set of examples on its own, which is faster, and the same if no two sets have near examples.
 
     Args:
         directions: Directions of all gradients.
-        sets: The examples to cover, in disjoint sets, each rising.
+        sets: The examples to cover, in disjoint sets, each in ascending order.
         cosine: The threshold.
         method: `clique_cover` or `star_cover`.
         smallest: Stop in each set when no cone of this size can be left.
 
     Returns:
-        As of `clique_cover`.
+        As for `clique_cover`.
     """
     cone = np.full(len(directions[0]), -1)
     for members in sets:
@@ -185,7 +185,7 @@ def cover_apart(
 
 
 def _largest_first(cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Number cones by size, and by their first member where sizes are equal."""
+    """Number cones by size, and by their first member if sizes are equal."""
     covered = np.flatnonzero(cone >= 0)
     _, first, inverse, sizes = np.unique(cone[covered], return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), int)
@@ -196,7 +196,7 @@ def _largest_first(cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def smallest_cosines(directions: Directions, cone: Int[np.ndarray, " n"]) -> Float[np.ndarray, " cone"]:
-    """Find the smallest cosine between two members of each cone: how wide it opens; 1 in a cone of one."""
+    """Find the smallest cosine between two members of each cone, which tells how wide it opens. 1 in a cone of one."""
     smallest = np.ones(cone.max(initial=-1) + 1)
     order = np.argsort(cone, kind="stable")[np.count_nonzero(cone < 0) :]
     for members in np.split(order, np.cumsum(np.bincount(cone[order]))[:-1]):

@@ -1,4 +1,4 @@
-"""How much the gradients of batches stand against each other."""
+"""Gradient confusion: how much the gradients of batches oppose each other."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 
 class Confusion(NamedTuple):
-    """The two batches that stand most against each other; NaN if there are fewer than two batches.
+    """How strongly the two most opposed batches oppose each other. NaN if there are fewer than two batches.
 
     Attributes:
         bound: Gradient confusion: the smallest number, 0 or more, such that no two gradients have an inner product
@@ -23,11 +23,12 @@ def confusion(products: Float[np.ndarray, "*lead b b"]) -> Confusion:
     """Find the gradient confusion of the gradients of several batches.
 
     Sankararaman, De, Xu, Huang and Goldstein, "The Impact of Neural Network Overparameterization on Gradient Confusion
-    and Stochastic Gradient Descent" (2020; not checked against the published text): a bound eta >= 0 such that
-    <g_i, g_j> >= -eta for all pairs i != j of the functions that SGD draws from, examples or batches. Here they are
-    batches of a fixed partition (`fixed_batches`), all at the same weights, of one layer's kernel: a different
-    partition gives a somewhat different minimum, and over pairs of single examples it would be far lower. It is *not*
-    about the batches that training drew, and an extreme of all pairs, *not* their mean, which `stiffness` gives.
+    and Stochastic Gradient Descent" (2020; not checked against the published text): a bound eta >= 0 such that <g_i,
+    g_j> >= -eta for all pairs i != j of the functions that SGD draws from, examples or batches. Here they are batches
+    of a fixed partition (`fixed_batches`), all at the same weights, and the gradients are those of one layer's kernel.
+    Another partition gives a somewhat different minimum; over pairs of single examples the minimum would be far lower.
+    These are *not* the batches that training drew. And it is an extreme over all pairs, *not* their mean, which
+    `stiffness` gives.
 
     Args:
         products: Inner product of the mean gradients of every two batches, and of each with itself.
@@ -52,9 +53,9 @@ def confusion(products: Float[np.ndarray, "*lead b b"]) -> Confusion:
 
 
 def fixed_batches(num_examples: int, batch_size: int, seed: int = 0) -> Int[np.ndarray, "b m"]:
-    """Divide the examples at random into batches of equal size; the fewer than `batch_size` that are left over go.
+    """Divide the examples at random into batches of equal size. Examples that do not fill a batch are left out.
 
-    A smaller batch would be a noisier one. None if there are too few examples for one batch.
+    A smaller batch would be noisier. Returns None if there are too few examples for one batch.
 
     Example:
         >>> fixed_batches(5, 2)

@@ -1,8 +1,8 @@
-"""Contention: pairs of groups whose gradients point against each other, and whether they really fight.
+"""Contention: pairs of groups whose gradients oppose each other, and whether they really fight.
 
 After the contentions of "An Empirical Study of Neural Network Training Dynamics" (2022). The test against matched
-groups is ours: two examples with the same activation and different labels oppose each other by construction, and what
-is more than that has to be shown.
+groups is ours: two examples with the same activation and different labels oppose each other by construction, so
+contention has to be shown to be more than that.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ def opponents(
     to: str = "centre",
     others: tuple[Float[np.ndarray, "k _"], ...] | None = None,
 ) -> Bool[np.ndarray, " k"]:
-    """Tell which examples are opposed to a cone: whose gradients have a cosine below minus `cosine` to it.
+    """Tell which examples oppose a cone: those whose gradients have a cosine below minus `cosine` to it.
 
     Args:
         directions: Directions of all gradients.
         members: The cone.
         cosine: The threshold, positive.
-        to: To the cone's `centre`, the mean of its members' directions, or to every one of its `members`.
-        others: Directions of the examples asked about; of all by default.
+        to: What must be opposed: the cone's `centre`, the mean of its members' directions, or all of its `members`.
+        others: Directions of the examples asked about. Default: all.
 
     Example:
         >>> opponents((np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),), np.array([0]), 0.95)
@@ -47,11 +47,11 @@ def opponents(
 
 
 def least_to_member(cosine: float, cover: str, to: str = "centre") -> float:
-    """Bound the least cosine to a member of a cone that any example opposed to the cone has: it is below this.
+    """Bound the smallest cosine between an example opposed to a cone and the cone's members, from above.
 
-    An example's cosine to the centre is the mean of those to all members, over the centre's length. So one with a
-    cosine below -c to the centre has one below -c times that length to some member, and the length is at least the root
-    of the least cosine between members: c in a clique, 2 c^2 - 1 in a star.
+    An example's cosine to the centre is the mean of its cosines to all members, divided by the centre's length. So if
+    its cosine to the centre is below -c, its cosine to some member is below -c times that length. The length is at
+    least the square root of the smallest cosine between members: c in a clique, 2 c^2 - 1 in a star.
 
     Example:
         >>> least_to_member(0.95, "clique")
@@ -64,19 +64,19 @@ def least_to_member(cosine: float, cover: str, to: str = "centre") -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Two groups of examples in contention, as they were when found.
+    """Two groups of examples in contention, as they were when first found.
 
     Attributes:
-        seed: Position of the seed.
+        seed: Index of the seed.
         layer: The layer whose gradients oppose.
-        iteration: Where it was found first.
+        iteration: Iteration at which it was first found.
         left: The cone.
         right: The examples opposed to it.
-        cosine: Between the mean gradients of the two.
-        strength: How much of the mean gradient the two cancel: the length of the smaller one's part of it, in nats per
-            unit of weight.
-        last: Where it was seen last.
-        sightings: At how many of the iterations looked at.
+        cosine: Cosine between the mean gradients of the two groups.
+        strength: How much of the mean gradient the two groups cancel: the length of the smaller one's share of it, in
+            nats per unit of weight.
+        last: Iteration at which it was last found.
+        sightings: Number of examined iterations at which it was found.
     """
 
     seed: int
@@ -91,7 +91,7 @@ class Pair:
 
 
 def overlap(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
-    """Compute what share of the smaller of two sets is in the other.
+    """Compute which share of the smaller of two sets is in the other.
 
     Example:
         >>> overlap(np.array([1, 2]), np.array([2, 3, 4]))
@@ -101,14 +101,14 @@ def overlap(a: Int[np.ndarray, " a"], b: Int[np.ndarray, " b"]) -> float:
 
 
 def merge(sightings: Iterable[Iterable[Pair]]) -> list[Pair]:
-    """Join the sightings of the same two groups of one seed and layer at the same or neighbouring iterations.
+    """Join pairs that were found again: the same two groups, in the same seed and layer, at neighbouring iterations.
 
-    Two sightings are of the same groups if at least half of the smaller of each two counterparts is in the other,
-    whichever is called left: one fight shows up once for each cone on either side. A pair keeps the groups of its first
-    sighting, the strongest if there are several at once; the next is compared with the latest.
+    Two findings are of the same groups if, for both groups, at least half of the smaller one is in its counterpart,
+    whichever is called left. (One fight is found once for each cone on either side.) A pair keeps the groups of its
+    first finding, the strongest if there are several at once; the next finding is compared with the latest one.
 
     Args:
-        sightings: The pairs found at each of the iterations looked at, in order.
+        sightings: The pairs found at each examined iteration, in order.
 
     Returns:
         Pairs, the strongest first.
@@ -157,7 +157,7 @@ def group_gradient(
 
 
 def norm_bins(labels: Int[np.ndarray, " n"], norm: Float[np.ndarray, " n"], bins: int = 5) -> Int[np.ndarray, " n"]:
-    """Divide the examples of each label into bins of equal size, or nearly, by gradient norm.
+    """Divide the examples of each label into bins of about equal size, by gradient norm.
 
     Example:
         >>> norm_bins(np.array([0, 0, 1, 1]), np.array([0.3, 0.1, 5.0, 7.0]), bins=2)
@@ -172,11 +172,11 @@ def norm_bins(labels: Int[np.ndarray, " n"], norm: Float[np.ndarray, " n"], bins
 
 
 class Drawn(NamedTuple):
-    """Groups drawn at random, each written down once however often it was drawn.
+    """Groups drawn at random. Each is stored only once, however often it was drawn.
 
     Attributes:
-        groups: The different groups.
-        draws: Which of them each draw is.
+        groups: The distinct groups.
+        draws: Index of the group of each draw.
     """
 
     groups: Int[np.ndarray, "r m"]
@@ -191,22 +191,22 @@ def matched_groups(
     count: int,
     rng: np.random.Generator,
 ) -> tuple[Drawn, Drawn] | None:
-    """Draw random pairs of groups that match a pair in size, labels and gradient norm, and that hang together too.
+    """Draw random pairs of groups that match a pair in size, labels, gradient norm and similarity of their members.
 
-    Each group is drawn around a start, a random example: from each bin of `norm_bins` those nearest to it in direction,
-    as many as the group has there, none of them of the pair. Groups thrown together at random would not do: their
-    members' losses average out, those of a cone's do not.
+    Each group is drawn around a random example as its start. From each bin of `norm_bins` it takes the examples nearest
+    to the start in direction, as many as the group has there, and none of the pair itself. Groups put together purely
+    at random would not be a fair comparison: their members' losses average out, while those of a cone's members do not.
 
     Args:
         left: One group.
         right: The other.
         bin_of: Bin of each example, by label and norm.
         directions: Direction of each example's gradient.
-        count: How many pairs to draw.
-        rng: Source of chance.
+        count: Number of pairs to draw.
+        rng: Random generator.
 
     Returns:
-        The groups on either side, or None if some bin has fewer than twice as many examples left as are needed.
+        The groups on either side. None if some bin has fewer than twice as many examples left as needed.
     """
     free = np.ones(len(bin_of), bool)
     free[left] = free[right] = False
@@ -239,10 +239,10 @@ def matched_groups(
 
 
 def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:
-    """Correlate the changes of two curves from one iteration to the next; near -1, one gains what the other loses.
+    """Correlate the changes of two curves between iterations. Near -1, one gains what the other loses.
 
     Returns:
-        Pearson's correlation; NaN where a curve does not change, or always by the same amount.
+        Pearson's correlation. NaN where a curve does not change, or always changes by the same amount.
 
     Example:
         >>> antiphase(np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0]))
@@ -255,11 +255,10 @@ def antiphase(left: Float[np.ndarray, "t *g"], right: Float[np.ndarray, "t *g"])
 
 
 def p_value(observed: float, controls: Float[np.ndarray, " r"]) -> float:
-    """Compute how often matched groups are at least as much in antiphase, the pair itself counted as one of them.
+    """Compute how often matched groups are at least as much in antiphase. The pair itself counts as one of them.
 
-    A control whose correlation is not a number counts against the pair. The pair is one more draw under the hypothesis
-    that it is like its controls, so that p is never 0: Phipson and Smyth, "Permutation P-values Should Never Be Zero"
-    (2010).
+    A control whose correlation is NaN counts against the pair. Under the hypothesis that the pair is like its controls,
+    it is one more draw, so p is never 0: Phipson and Smyth, "Permutation P-values Should Never Be Zero" (2010).
 
     Example:
         >>> p_value(-0.5, np.array([-0.6, 0.0, 0.1]))

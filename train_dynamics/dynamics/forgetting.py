@@ -1,21 +1,21 @@
-"""When an example is learned, for the first time and for good, and how often it is forgotten."""
+"""When an example is learned, first and for good, and how often it is forgotten."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
 class Forgetting:
-    """Follows the correctness of every example through the records, a block at a time.
+    """Follows whether each example is correct, record by record, one block at a time.
 
-    Blocks must come in order and without gaps. What happens between two records is not seen.
+    Blocks must come in order and without gaps. Changes between two records are not seen.
 
     Attributes:
-        first_correct: First iteration at which an example is classified correctly, in updates; later mistakes do not
-            reset it. The iteration after the last record if there is none, so that sorting is total.
-        last_mistake: Last iteration at which it is wrong; -1 if there is none.
-        forgotten: How many times it goes from correct to wrong from one record to the next: the forgetting events of
-            Toneva et al., "An Empirical Study of Example Forgetting" (2019), but counted at every record and not
-            only when the example is in the batch.
+        first_correct: First iteration at which an example is classified correctly, in updates. Later mistakes do not
+            reset it. If there is none: the iteration after the last record, so that sorting is total.
+        last_mistake: Last iteration at which it is wrong. -1 if there is none.
+        forgotten: How many times it goes from correct to wrong between two records: the forgetting events of Toneva et
+            al., "An Empirical Study of Example Forgetting" (2019), but counted at every record and not only when the
+            example is in the batch.
 
     Example:
         >>> found = Forgetting(num_seeds=1, num_examples=2)
@@ -33,7 +33,7 @@ class Forgetting:
 
     @property
     def first_correct(self) -> Int[np.ndarray, "s n"]:
-        """First iteration at which each example is correct; the one after the last record if there is none."""
+        """First iteration at which each example is correct. The one after the last record if there is none."""
         return np.minimum(self._first_correct, self._end)
 
     @property
@@ -58,7 +58,7 @@ class Forgetting:
 def first_correct_curve(
     first_correct: Int[np.ndarray, "s n"], iterations: Int[np.ndarray, " t"]
 ) -> Float[np.ndarray, "s t"]:
-    """Compute the share of examples that have been correct at least once up to and including an iteration (FC).
+    """Compute the share of examples that were correct at least once up to and including each iteration (FC).
 
     Example:
         >>> first_correct_curve(np.array([[1, 0, 3]]), iterations=np.arange(3))
@@ -71,7 +71,7 @@ def first_correct_curve(
 def last_mistake_curve(
     last_mistake: Int[np.ndarray, "s n"], iterations: Int[np.ndarray, " t"]
 ) -> Float[np.ndarray, "s t"]:
-    """Compute the share of examples that are never wrong from an iteration on (LM).
+    """Compute the share of examples that are never wrong from each iteration on (LM).
 
     Example:
         >>> last_mistake_curve(np.array([[-1, 1, 2]]), iterations=np.arange(3))

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 def group_weights(group: Int[np.ndarray, " n"], num_groups: int) -> Float[np.ndarray, "n group"]:
     """Make the matrix that averages over groups: `values @ weights` are the means of values `[..., n]`.
 
-    Of correctness, that is the accuracy of each group.
+    If the values are correctness, the means are the accuracy of each group.
 
     Args:
         group: Group of each example, from 0.
-        num_groups: Number of groups; every one must have an example.
+        num_groups: Number of groups. Each must have an example.
 
     Raises:
         ValueError: If a group has no example.
@@ -32,11 +32,11 @@ def group_weights(group: Int[np.ndarray, " n"], num_groups: int) -> Float[np.nda
 
 
 class Groups(NamedTuple):
-    """Examples by group, laid out one group after the other.
+    """Examples sorted by group.
 
     Attributes:
         order: The examples of all groups.
-        ends: Where each group begins in it, and where the last one ends.
+        ends: Where each group begins in `order`, and where the last one ends.
     """
 
     order: Int[np.ndarray, " m"]
@@ -44,7 +44,7 @@ class Groups(NamedTuple):
 
     @classmethod
     def of(cls, groups: Sequence[Int[np.ndarray, " _"]]) -> "Groups":
-        """Lay out groups, each given by its examples; they may be empty, overlap, and leave examples out."""
+        """Build this from groups, each given by its examples. They may be empty, overlap, and leave examples out."""
         return cls(
             np.concatenate([np.empty(0, int), *groups]), (0, *np.cumsum([len(group) for group in groups]).tolist())
         )
@@ -53,18 +53,18 @@ class Groups(NamedTuple):
 def gradient_sums(
     gradients: tuple[Float[np.ndarray, "..."], ...], groups: Groups, weights: Float[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, "group k"]:
-    """Add up the gradients of each group, each times its weight, without multiplying factors out.
+    """Add up the weighted gradients of each group, without multiplying factors out.
 
-    With the factors a and d of the gradients that is, for each group, the matrix product of its a, transposed, with its
-    weighted d.
+    With the factors a and d of the gradients this is, for each group, the product of its transposed a with its weighted
+    d.
 
     Args:
         gradients: Either activation `[n, i]` and cotangent `[n, o]`, or only the gradients, `[n, i, o]`.
         groups: The groups.
-        weights: Weight of each example; 1 if not given.
+        weights: Weight of each example. Default: 1.
 
     Returns:
-        The sums, flattened to k = i o; zero of a group without examples.
+        The sums, flattened to k = i o. Zero for a group without examples.
 
     Example:
         >>> a, d = np.array([[3.0], [1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])

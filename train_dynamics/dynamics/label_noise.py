@@ -1,4 +1,4 @@
-"""Does a score find wrong labels? How many are among the hardest examples, and how many pairs it puts into order."""
+"""How well a score finds wrong labels: how many are among the hardest examples, and how many pairs it orders."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -6,17 +6,17 @@ from scipy.stats import rankdata
 
 
 def precision_at_noise_rate(difficulty: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:
-    """Compute the share of wrong labels among the k hardest examples, k being the number of wrong labels.
+    """Compute the share of wrong labels among the k hardest examples, where k is the number of wrong labels.
 
-    Precision and recall are the same there. Of equal values at the border as many count as a random choice among them
-    would bring on average: the order of the examples plays no part.
+    At this k, precision and recall are the same. Ties at the border count as a random choice among them would on
+    average, so the order of the examples has no effect.
 
     Args:
         difficulty: Score of each example, high being hard.
         noisy: Whether its label is wrong.
 
     Returns:
-        From 0 to 1; the share of wrong labels is chance. NaN if no label is wrong, or a value is NaN.
+        From 0 to 1. Chance level is the share of wrong labels. NaN if no label is wrong, or if a value is NaN.
 
     Example:
         >>> precision_at_noise_rate(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
@@ -32,13 +32,13 @@ def precision_at_noise_rate(difficulty: Float[np.ndarray, " n"], noisy: Bool[np.
 
 
 def auc(difficulty: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:
-    """Compute the chance that a wrong label looks harder than a right one, equal values counting half.
+    """Compute the probability that a wrong label looks harder than a right one. Ties count half.
 
     The area under the receiver operating characteristic (Hanley and McNeil, "The Meaning and Use of the Area under a
     Receiver Operating Characteristic (ROC) Curve", 1982), from the sum of ranks.
 
     Returns:
-        From 0 to 1; 1/2 is chance. NaN if all labels are wrong or none, or a value is NaN.
+        From 0 to 1; 1/2 is chance. NaN if all labels or none are wrong, or if a value is NaN.
 
     Example:
         >>> auc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
@@ -54,12 +54,12 @@ def auc(difficulty: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> f
 def roc(
     difficulty: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
-    """Compute the receiver operating characteristic: what share of each kind is above a threshold, from high to low.
+    """Compute the receiver operating characteristic: which share of each kind is above a falling threshold.
 
-    Equal values are passed together. The area below, by trapezoids, is `auc`.
+    Equal values are passed together. The area under the curve, by trapezoids, is `auc`.
 
     Returns:
-        Share of the right labels taken for wrong, and share of the wrong ones found, at each threshold, from (0, 0)
+        At each threshold, the share of right labels taken for wrong, and the share of wrong labels found, from (0, 0)
         to (1, 1).
 
     Example:

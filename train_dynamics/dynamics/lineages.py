@@ -1,11 +1,11 @@
-"""Lineages: cones followed from one cover to the next, with what befalls them, and how far that is no chance.
+"""Lineages: cones followed from cover to cover, what happens to them, and how far that is not chance.
 
-A cover divides the examples of one moment into cones; a lineage is a cone that is recognised in later covers by its
-members. Matching with a least Jaccard index, against where each lineage was seen last, and the events are those of
-Greene, Doyle and Cunningham, "Tracking the Evolution of Communities in Dynamic Social Networks" (2010); ours is that
-all cones of a cover are matched at once, one to one.
+A cover divides the examples at one moment into cones. A lineage is a cone that is recognised in later covers by its
+members. The matching by a smallest Jaccard index, against where each lineage was last seen, and the events are those of
+Greene, Doyle and Cunningham, "Tracking the Evolution of Communities in Dynamic Social Networks" (2010). Matching all
+cones of a cover at once, one to one, is ours.
 
-Covers are arrays as `cones.clique_cover` gives them: the cone of each example, -1 for none, without gaps in numbers.
+Covers are arrays as `cones.clique_cover` returns them: the cone of each example, numbered without gaps, or -1 for none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,16 +29,16 @@ Pairs = tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray
 
 
 class Event(NamedTuple):
-    """What befell a lineage from one cover to another.
+    """What happened to a lineage between two covers.
 
     Attributes:
-        step: Place of the later cover; the earlier one is that in which the lineage was seen last.
-        kind: `birth`; `split`, a birth of a cone at least half of which comes out of one cone; `growth` or `shrinkage`
-            by half or more; `merge`, an end of a cone at least half of which goes into one cone; `death`.
+        step: Index of the later cover. The earlier one is where the lineage was last seen.
+        kind: `birth`; `split`: a new cone, at least half of whose members come from one cone; `growth` or `shrinkage`
+            by half or more; `merge`: an end, where at least half of the members go into one cone; `death`.
         lineage: The lineage.
-        other: That which it came out of, or went into; -1 otherwise.
-        before: Members of the earlier of the two cones compared: of a split those of `other`; 0 of a birth.
-        after: Members of the later: of a merge those of `other`; 0 of a death.
+        other: The lineage that it came from or went into. -1 otherwise.
+        before: Members of the earlier of the two cones compared: for a split those of `other`; 0 for a birth.
+        after: Members of the later one: for a merge those of `other`; 0 for a death.
         shared: Members that these two have in common.
     """
 
@@ -52,13 +52,13 @@ class Event(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """Covers whose cones know whose successors they are.
+    """Covers whose cones are linked into lineages.
 
     Attributes:
-        lineage: The lineage of each example in each cover, the one with most members over all covers being 0; -1 for
-            examples without a cone.
-        events: What befell them, in the order of covers. Every lineage begins with a birth or a split, and ends with a
-            merge or a death, at the first cover that it is missing from for good, unless it is there at the end.
+        lineage: The lineage of each example in each cover, numbered from 0 for the one with most members over all
+            covers; -1 for examples without a cone.
+        events: What happened to them, in the order of covers. Every lineage begins with a birth or a split. Unless it
+            is there at the end, it ends with a merge or a death, at the first cover from which on it is missing.
     """
 
     lineage: Int[np.ndarray, "t n"]
@@ -66,7 +66,7 @@ class Followed(NamedTuple):
 
 
 def at_least(cone: Int[np.ndarray, " n"], smallest: int) -> Int[np.ndarray, " n"]:
-    """Take the cones of fewer members out of a cover whose cones are numbered by size.
+    """Remove the smaller cones from a cover whose cones are numbered by size.
 
     Example:
         >>> at_least(np.array([0, 1, 0, -1]), 2)
@@ -77,10 +77,10 @@ def at_least(cone: Int[np.ndarray, " n"], smallest: int) -> Int[np.ndarray, " n"
 
 
 def overlaps(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Pairs:
-    """Count the members that groups of one division share with those of another, for the pairs that share any.
+    """Count the members shared by each pair of groups from two divisions, for pairs that share any.
 
     Returns:
-        The group of either division, and the number shared, sorted by the first and then the second.
+        The group in either division, and the number shared, sorted by the first group and then the second.
 
     Example:
         >>> overlaps(np.array([0, 0, 1, -1]), np.array([0, 0, 0, 0]))
@@ -94,11 +94,11 @@ def overlaps(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Pai
 
 
 def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Cones:
-    """Find which cone of the cover before each cone of a cover continues.
+    """Find which cone of the previous cover each cone continues.
 
-    Of all ways to give every cone at most one predecessor and one successor, with a Jaccard index of at least
-    `LEAST_SHARED` each, the one with the largest sum of Jaccard indices. A cone has at most three such candidates,
-    whatever their sizes, so that time is linear in the number of cones.
+    Every cone has at most one predecessor and one successor, with a Jaccard index of at least `LEAST_SHARED`. Of all
+    such assignments it takes the one with the largest sum of Jaccard indices. A cone has at most three candidates,
+    whatever its size, so time is linear in the number of cones.
 
     Args:
         before: The earlier cover.
@@ -115,7 +115,7 @@ def link(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> Cones:
 
 
 def _match(pairs: Pairs, sizes_before: Int[np.ndarray, " group"], sizes: Int[np.ndarray, " cone"]) -> Cones:
-    """Link cones with earlier groups, which may overlap, as `link` does."""
+    """Link cones with earlier groups, which may overlap, like `link`."""
     # A third of a second to import, which few need.
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -140,13 +140,13 @@ def _match(pairs: Pairs, sizes_before: Int[np.ndarray, " group"], sizes: Int[np.
 
 
 def follow(covers: Iterable[Int[np.ndarray, " n"]], patience: int = PATIENCE) -> Followed:
-    """Follow cones through covers of the same examples, one after the other; linear in their number.
+    """Follow cones through successive covers of the same examples. Time is linear in the number of covers.
 
-    Each cover is linked, as by `link`, with the cones at which the lineages were seen last.
+    Each cover is linked, by `link`, with the cones at which the lineages were last seen.
 
     Args:
         covers: The covers.
-        patience: In how many covers in a row a lineage may be missing without having ended.
+        patience: How many covers in a row a lineage may be missing before it counts as ended.
 
     Example:
         >>> found = follow([np.array([0, 0, 0, 0, 0]), np.array([0, 0, 0, 1, 1]), np.array([-1, -1, -1, 0, 0])])
@@ -198,7 +198,7 @@ def _events(
     sizes_before: Int[np.ndarray, " group"],
     sizes: Cones,
 ) -> list[Event]:
-    """Tell what befell lineages `old`, as they were seen last, in a cover whose cones are of the lineages `new`."""
+    """Find what happened to lineages `old`, as last seen, in a cover whose cones belong to the lineages `new`."""
     one, other, shared = pairs
     in_common = dict(zip(zip(one.tolist(), other.tolist(), strict=True), shared.tolist(), strict=True))
     source, sink = _largest(other, one, shared, len(sizes)), _largest(one, other, shared, len(old))
@@ -225,7 +225,7 @@ def _events(
 def _largest(
     of: Int[np.ndarray, " pair"], among: Int[np.ndarray, " pair"], shared: Int[np.ndarray, " pair"], count: int
 ) -> Int[np.ndarray, " group"]:
-    """Find for each group the one that shares most members with it; -1 if none does. Of equals, the lowest number."""
+    """Find for each group the one that shares most members with it. -1 if none does. Ties go to the lowest number."""
     found = np.full(count, -1)
     order = np.lexsort((-among, shared))
     found[of[order]] = among[order]  # the last one stays
@@ -233,7 +233,7 @@ def _largest(
 
 
 def _largest_first(lineage: Int[np.ndarray, "t n"], events: Sequence[Event], count: int) -> Followed:
-    """Number lineages by their members over all covers, and by birth where these are equal."""
+    """Number lineages by their members over all covers, and by birth if these are equal."""
     rank = np.empty(count, int)
     rank[np.argsort(-np.bincount(lineage[lineage >= 0], minlength=count), kind="stable")] = np.arange(count)
     named = np.append(rank, -1)
@@ -244,15 +244,15 @@ def _largest_first(lineage: Int[np.ndarray, "t n"], events: Sequence[Event], cou
 def shuffled(
     cover: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """Draw groups at random that have the sizes and the labels of the cones of a cover, among the examples in cones.
+    """Draw random groups with the sizes and labels of a cover's cones, from the examples that are in cones.
 
-    All groups at once, no example in two: within each label, examples in cones change places. That they are in some
-    cone, and of that label, is so kept; which others they are with is left to chance.
+    Within each label, the examples in cones swap places, so that no example is in two groups. Whether an example is in
+    a cone, and the labels of each cone, stay the same; which others it is with is random.
 
     Args:
         cover: The cover.
         labels: The label of each example.
-        rng: Source of chance.
+        rng: Random generator.
     """
     drawn = cover.copy()
     covered = np.flatnonzero(cover >= 0)
@@ -263,7 +263,7 @@ def shuffled(
 
 
 def together(groups: Int[np.ndarray, " n"], cover: Int[np.ndarray, " n"]) -> Float[np.ndarray, " group"]:
-    """Compute which share of each group's members are in one cone of a cover: in that which has most of them.
+    """Compute which share of each group's members is in the same cone of a cover: the cone with most of them.
 
     Example:
         >>> together(np.array([0, 0, 0, 1]), np.array([0, 1, 1, -1]))
@@ -277,17 +277,17 @@ def together(groups: Int[np.ndarray, " n"], cover: Int[np.ndarray, " n"]) -> Flo
 
 
 def half_life(lifetime: Float[np.ndarray, " m"], ended: Bool[np.ndarray, " m"]) -> float:
-    """Estimate the median lifetime where some have not ended when they are last seen.
+    """Estimate the median lifetime if some have not ended when last seen.
 
-    The first time that at most half outlive, by the estimate of Kaplan and Meier, "Nonparametric Estimation from
+    It is the first time that at most half survive, by the estimate of Kaplan and Meier, "Nonparametric Estimation from
     Incomplete Observations" (1958).
 
     Args:
-        lifetime: For how long each was seen.
-        ended: Whether it ended then; if not, it lived at least so long.
+        lifetime: How long each was seen.
+        ended: Whether it ended then. If not, it lived at least that long.
 
     Returns:
-        The median, infinite if more than half outlive all that was seen; NaN of none.
+        The median. Infinite if more than half survive everything seen; NaN if there are none.
 
     Example:
         >>> half_life(np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, False, True, True]))
@@ -301,11 +301,11 @@ def half_life(lifetime: Float[np.ndarray, " m"], ended: Bool[np.ndarray, " m"]) 
 def half_lives(
     times: Float[np.ndarray, " time"], leaving: Int[np.ndarray, "*of time"], ends: Int[np.ndarray, "*of time"]
 ) -> Float[np.ndarray, "*of"]:
-    """Estimate the median lifetimes of several sets, as `half_life` does, from counts.
+    """Estimate the median lifetimes of several sets, like `half_life`, from counts.
 
     Args:
         times: Lifetimes, ascending.
-        leaving: How many of each set were seen for so long.
+        leaving: How many of each set were seen for exactly this long.
         ends: How many of these ended then.
     """
     watched = leaving[..., ::-1].cumsum(axis=-1)[..., ::-1]

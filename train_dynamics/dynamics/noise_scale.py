@@ -1,4 +1,4 @@
-"""How large a batch must be before its gradient is more signal than noise."""
+"""Gradient noise scale: how large a batch must be before its gradient is more signal than noise."""
 
 import numpy as np
 from jaxtyping import Float
@@ -16,15 +16,15 @@ def noise_scale(
     Their ratio is *not* without bias, and this is *not* the paper's noise scale proper, which weighs both by the
     Hessian. The examples stand for the distribution they were drawn from; the gradient is of one layer's kernel.
 
-    It tells the same as `m_coherence`, M, on another scale: B = (n - M) / (M - 1).
+    It contains the same information as `m_coherence`, M, on another scale: B = (n - M) / (M - 1).
 
     Args:
         norm: L2 norm of each example's gradient, as `alignment` gives it.
         mean_norm: L2 norm of their mean.
 
     Returns:
-        A number of examples. NaN where the estimate of |G|^2 is not positive (an m-coherence of 1 or less): the mean
-        gradient is then no longer than noise alone would make it. NaN of a single example too.
+        A number of examples. NaN where the estimate of |G|^2 is not positive (an m-coherence of 1 or less), because the
+        mean gradient is then no longer than noise alone would make it. NaN also for a single example.
 
     Example:
         >>> noise_scale(np.array([1.0, 3.0]), np.array(2.0))  # 1 and 3: variance 2, squared mean 4, of which 1 is noise

@@ -9,7 +9,7 @@ SHARE = 100
 
 
 class Extremes(NamedTuple):
-    """Examples at both ends of a change of loss; of equal ones, any.
+    """Examples at both ends of a change of loss. Ties are broken arbitrarily.
 
     Attributes:
         risers: Those whose loss rose most, or fell least.
@@ -45,16 +45,16 @@ def extremes(change: Float[np.ndarray, "*lead n"], size: int) -> Extremes:
 
 
 class OpposingSignals:
-    """Follows the losses through the records, a block at a time: how far the extremes move, and who they are.
+    """Follows the losses through the records, block by block: how far the extremes move, and who they are.
 
-    A change is from one record to the next: of one update, if every iteration was recorded. Blocks must come in order
-    and without gaps. The groups are a hundredth of the examples each, at least one; none, with a change of NaN, if
-    there is a single example.
+    A change is from one record to the next; if every iteration was recorded, that is one update. Blocks must come in
+    order and without gaps. Each group holds a hundredth of the examples, at least one. With a single example there are
+    no groups, and the change is NaN.
 
     Attributes:
         size: Examples in a group.
         risen: How often each example was among the risers, for each seed.
-        fallen: The same of the fallers.
+        fallen: The same for the fallers.
 
     Example:
         >>> found = OpposingSignals(num_seeds=1, num_examples=4)

@@ -1,16 +1,16 @@
 """Oscillation: whether two groups in contention take turns, as the study explains it, and what happens if not.
 
-"An Empirical Study of Neural Network Training Dynamics" (2022) compares such groups with binary stars: the gradients of
-one are larger at first and carry the batch, its accuracy rises, that of the other falls and its gradients grow until
-they dominate, and so on. Each step of that is one number here, of a pair as of the matched pairs it is compared with:
-every function takes axes `*g` of them and leaves them.
+"An Empirical Study of Neural Network Training Dynamics" (2022) compares such groups with binary stars. At first the
+gradients of one group are larger and dominate the batch: its accuracy rises, that of the other group falls, and the
+other's gradients grow until they dominate, and so on. Each step of this explanation is measured here as one number, for
+a pair and for the matched pairs it is compared with: every function keeps the axes `*g`.
 
-The axis of two groups is the difference of the directions of their mean gradients, anew at every record, so that what
-one group adds to the mean gradient always points to its own side. An axis kept from the discovery would be one
-direction in the space of weights, but the gradients turn away from it within hundreds of updates, and then who leads
-along it says nothing of the two. A group leads where the mean gradient of *all* examples points to its side. What the
-two alone add up to is something else, for one of them may be larger throughout: whether that carries the mean gradient
-is a step of the explanation, and to be shown.
+The axis of two groups is the difference of the directions of their mean gradients, recomputed at every record, so that
+what a group adds to the mean gradient always points to its own side. An axis fixed at the discovery would stay one
+direction in the space of weights, but the gradients turn away from it within hundreds of updates, and then the leader
+along it says nothing about the two groups. A group leads if the mean gradient of *all* examples points to its side.
+What the two groups alone add up to is something else, because one of them may be larger throughout; whether that
+dominates the mean gradient is a step of the explanation that has to be shown.
 """
 
 from typing import NamedTuple
@@ -20,14 +20,14 @@ from jaxtyping import Float
 
 
 class Course(NamedTuple):
-    """What becomes of pairs of groups from record to record; the first of each pair is called left.
+    """What happens to pairs of groups from record to record. The first group of each pair is called left.
 
     Attributes:
-        lead: How far the mean gradient of all examples points to the side of the left one: along their axis, in nats
-            per unit of weight. Positive where the left one leads.
-        own: How far that points there which the two groups alone add to the mean gradient.
-        step: How far the weights moved to that side until the next record, down the gradient; NaN if not known.
-        norm: Length of the part that each group adds to the mean gradient.
+        lead: How far the mean gradient of all examples points to the left group's side: along their axis, in nats per
+            unit of weight. Positive where the left group leads.
+        own: The same for the part of the mean gradient that the two groups alone contribute.
+        step: How far the weights moved to that side until the next record, down the gradient. NaN if not known.
+        norm: Length of the part that each group contributes to the mean gradient.
         loss: Mean loss of each group.
         accuracy: Share of each group that is correct; NaN where there are no classes.
     """
@@ -45,7 +45,7 @@ def along_axis(
 ) -> Float[np.ndarray, "*g"]:
     """Project a vector onto the axis of two others: the unit vector along the difference of their directions.
 
-    Inner products are all it takes, whatever space the vectors are of.
+    Only inner products are needed, whatever space the vectors are in.
 
     Args:
         norm: Lengths of the two.
@@ -53,8 +53,8 @@ def along_axis(
         other: Inner product of the vector with each of the two.
 
     Returns:
-        Positive on the side of the first. Where one of the two is zero, the axis is the direction of the other, or its
-        opposite; 0 where both are, or where they have the same direction and so no axis.
+        Positive on the side of the first. If one of the two is zero, the axis is the direction of the other, or its
+        opposite. 0 if both are zero, or if they have the same direction and so no axis.
 
     Example:
         >>> norm, product = np.array([2.0, 1.0]), np.array(-2.0)  # of (2, 0) and (-1, 0)
@@ -70,54 +70,54 @@ def along_axis(
 
 
 def _of_sides(values: Float[np.ndarray, "2 t *g"], lead: Float[np.ndarray, "t *g"]) -> tuple[np.ndarray, np.ndarray]:
-    """Change of a curve until the next record, of the group that leads before it and of the other one."""
+    """Return the change of a curve until the next record, for the group that leads before it and for the other."""
     change, left = np.diff(values, axis=1), lead[:-1] > 0
     return np.where(left, *change), np.where(left, *change[::-1])
 
 
 def _share(moves: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:
-    """Share of the moves that are upward, of those that are any; NaN if none is."""
+    """Compute the share of upward moves among all moves. NaN if there is none."""
     up, down = np.count_nonzero(moves > 0, axis=0), np.count_nonzero(moves < 0, axis=0)
     return np.divide(up, up + down, out=np.full(np.shape(up), np.nan), where=up + down > 0)
 
 
 def carried(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records at which the group leads that adds more to the mean gradient along their axis."""
+    """Compute the share of records at which the leader is the group that contributes more along their axis."""
     return _share(course.own * course.lead)
 
 
 def follows(course: Course) -> Float[np.ndarray, "*g"]:
-    """Correlate what the two groups add to the mean gradient along their axis with the lead."""
+    """Correlate what the two groups contribute to the mean gradient along their axis with the lead."""
     return correlation(course.own, course.lead)
 
 
 def leader_falls(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records after which the loss of the group that leads falls, of those where it changes."""
+    """Compute the share of records after which the leader's loss falls, among those after which it changes."""
     return _share(-_of_sides(course.loss, course.lead)[0])
 
 
 def leader_gains(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records after which the accuracy of the leader rises, of those where it changes."""
+    """Compute the share of records after which the leader's accuracy rises, among those after which it changes."""
     return _share(_of_sides(course.accuracy, course.lead)[0])
 
 
 def other_rises(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records after which the loss of the group that does not lead rises."""
+    """Compute the share of records after which the other group's loss rises."""
     return _share(_of_sides(course.loss, course.lead)[1])
 
 
 def other_loses(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records after which the accuracy of the group that does not lead falls."""
+    """Compute the share of records after which the other group's accuracy falls."""
     return _share(-_of_sides(course.accuracy, course.lead)[1])
 
 
 def other_grows(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute the share of records after which the gradient of the group that does not lead is longer."""
+    """Compute the share of records after which the other group's gradient is longer."""
     return _share(_of_sides(course.norm, course.lead)[1])
 
 
 def lead_changes(course: Course) -> Float[np.ndarray, "*g"]:
-    """Count how often the lead changes; a lead of zero is still the last one's."""
+    """Count how often the lead changes. While the lead is zero, the last leader keeps it."""
     sign = np.sign(course.lead)
     place = np.arange(len(sign)).reshape(-1, *[1] * (sign.ndim - 1))
     last = np.maximum.accumulate(np.where(sign != 0, place, 0))
@@ -126,14 +126,14 @@ def lead_changes(course: Course) -> Float[np.ndarray, "*g"]:
 
 
 def correlation(x: Float[np.ndarray, "t *g"], y: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "*g"]:
-    """Compute Pearson's correlation along the first axis; NaN where a curve does not change."""
+    """Compute Pearson's correlation along the first axis. NaN where a curve does not change."""
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     lengths = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
     return np.divide((x * y).sum(axis=0), lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)
 
 
 def without_trend(curve: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "t *g"]:
-    """Take the straight line off that fits best.
+    """Subtract the straight line that fits best.
 
     Example:
         >>> without_trend(np.array([1.0, 3.0, 2.0, 4.0, 5.0])).round(12)
@@ -145,9 +145,9 @@ def without_trend(curve: Float[np.ndarray, "t *g"]) -> Float[np.ndarray, "t *g"]
 
 
 def correlogram(x: Float[np.ndarray, "t *g"], y: Float[np.ndarray, "t *g"], most: int) -> Float[np.ndarray, "lag *g"]:
-    """Correlate two curves, each without its trend, at lags of -`most` to `most` records; at positive ones y is later.
+    """Correlate two curves, each without its trend, at lags of -`most` to `most` records. Positive: y is later.
 
-    Sums over fewer records are not scaled up, so that large lags, of which less is known, count for less.
+    Sums over fewer records are not scaled up, so that large lags, about which less is known, count for less.
 
     Example:
         >>> y = np.array([1.0, -1.0] * 10)
@@ -164,9 +164,9 @@ def correlogram(x: Float[np.ndarray, "t *g"], y: Float[np.ndarray, "t *g"], most
 
 
 def rhythm(curve: Float[np.ndarray, "t *g"]) -> tuple[Float[np.ndarray, "*g"], Float[np.ndarray, "*g"]]:
-    """Measure how regularly a curve swings: by the highest peak of its autocorrelation after this first falls below 0.
+    """Measure how regularly a curve swings: the highest peak of its autocorrelation after that first falls below 0.
 
-    Lags go up to half of the records, so that there are two periods at least.
+    Lags go up to half of the records, so that there are at least two periods.
 
     Returns:
         The height of the peak, from -1 to 1, and its lag in records: the period. NaN where the curve does not change,
@@ -190,11 +190,11 @@ def rhythm(curve: Float[np.ndarray, "t *g"]) -> tuple[Float[np.ndarray, "*g"], F
 def memory(curve: Float[np.ndarray, "t *g"], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure for how long a curve stays where it is, and whether it swings to the other side.
 
-    What is pulled back to the middle and pushed by chance is forgotten exponentially, and does not swing.
+    A curve that is pulled back to the middle and pushed at random forgets exponentially, and does not swing.
 
     Returns:
-        The lag, in records, at which the autocorrelation first falls below 1/e; and the lag up to `most` of its lowest
-        value, half a turn of what swings, and that value. NaN where the curve does not change.
+        The lag, in records, at which the autocorrelation first falls below 1/e; then the lag of its lowest value, up to
+        `most`, which is half a period if the curve swings, and that value. NaN where the curve does not change.
 
     Example:
         >>> lag, half_turn, value = memory(np.sin(2 * np.pi * np.arange(200) / 20), 30)
@@ -210,14 +210,14 @@ def memory(curve: Float[np.ndarray, "t *g"], most: int) -> tuple[np.ndarray, np.
 
 
 def regularity(course: Course) -> Float[np.ndarray, "*g"]:
-    """Compute how regularly the lead changes: the height that `rhythm` gives of it."""
+    """Compute how regularly the lead changes: the height that `rhythm` returns for it."""
     return rhythm(course.lead)[0]
 
 
 def best_lag(
     x: Float[np.ndarray, "t *g"], y: Float[np.ndarray, "t *g"], most: int
 ) -> tuple[Float[np.ndarray, "*g"], Float[np.ndarray, "*g"]]:
-    """Find by how many records y is later than x: the lag of the largest correlation, of either sign, and that.
+    """Find by how many records y is later than x: the lag of the strongest correlation, and the correlation.
 
     Returns:
         Lag, in records, and correlation; NaN where a curve does not change.
@@ -245,5 +245,5 @@ def step_goes_on(course: Course) -> Float[np.ndarray, "*g"]:
 
 
 def step_decides(course: Course) -> Float[np.ndarray, "*g"]:
-    """Correlate how far the weights move to the side of a group with how far it then gains on the other in loss."""
+    """Correlate how far the weights move to a group's side with how much that group then gains in loss."""
     return correlation(course.step[:-1], -np.diff(course.loss[0] - course.loss[1], axis=0))

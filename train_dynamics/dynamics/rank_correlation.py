@@ -1,4 +1,4 @@
-"""How far two rankings of the same examples agree."""
+"""Rank correlation: how far two rankings of the same examples agree."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,12 +10,12 @@ from scipy.stats import rankdata
 def spearman(a: Float[np.ndarray, "*lead n"], b: Float[np.ndarray, "*#lead n"]) -> Float[np.ndarray, "*lead"]:
     """Compute Spearman's rank correlation between rows.
 
-    Spearman, "The Proof and Measurement of Association between Two Things" (1904): the correlation of ranks, equal
-    values having the mean of their ranks. It knows order alone: 1 is the same order, -1 the opposite one. It does *not*
-    say that two scores have the same examples at an end, of which there are few.
+    Spearman, "The Proof and Measurement of Association between Two Things" (1904): the correlation of ranks, where ties
+    get the mean of their ranks. It knows order alone: 1 is the same order, -1 the opposite one. It does *not* say that
+    two scores have the same examples at an end, of which there are few.
 
     Returns:
-        Between -1 and 1; NaN where a row has one value only, or a NaN.
+        Between -1 and 1. NaN where a row is constant or contains a NaN.
 
     Example:
         >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
@@ -42,10 +42,10 @@ def spearman_matrix(values: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k k"
 
 
 def families(correlations: Float[np.ndarray, "k k"]) -> Int[np.ndarray, " k"]:
-    """Order rankings so that those that agree stand together; those without a correlation come last.
+    """Order rankings so that similar ones stand together. Those without a correlation come last.
 
-    Average linkage of the distance 1 - correlation, its leaves ordered so that neighbours are near (Bar-Joseph, Gifford
-    and Jaakkola, "Fast optimal leaf ordering for hierarchical clustering", 2001).
+    By average linkage with the distance 1 - correlation. Its leaves are ordered so that neighbours are similar
+    (Bar-Joseph, Gifford and Jaakkola, "Fast optimal leaf ordering for hierarchical clustering", 2001).
     """
     known = np.flatnonzero(~np.isnan(np.diagonal(correlations)))
     others = np.setdiff1d(np.arange(len(correlations)), known)
@@ -61,7 +61,7 @@ def families(correlations: Float[np.ndarray, "k k"]) -> Int[np.ndarray, " k"]:
 
 
 def _centred(values: Float[np.ndarray, "*lead n"]) -> Float[np.ndarray, "*lead n"]:
-    """Rank along the last axis and centre; zero for rows that have no order."""
+    """Rank along the last axis and centre. Zero for rows that have no order."""
     ranks = rankdata(values, axis=-1)
     ranks = ranks - ranks.mean(axis=-1, keepdims=True)
     return np.where(np.isnan(ranks).any(axis=-1, keepdims=True), 0, ranks)

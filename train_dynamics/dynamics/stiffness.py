@@ -1,4 +1,4 @@
-"""Whether a step for one class is a step for another."""
+"""Stiffness: whether a step for one class also helps another."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,14 +15,13 @@ def stiffness(
     means: no pair is looked at. It is *not* their sign stiffness, the mean of the signs, which does need every pair.
 
     Args:
-        products: Inner product of every two classes' sums of gradients, each gradient divided by its norm first; zero
-            ones count as zero.
-        num_directed: Number of gradients in each class that are not zero.
+        products: Inner product of every two classes' sums of normalised gradients. Zero gradients count as zero.
+        num_directed: Number of nonzero gradients in each class.
         sizes: Number of examples of each class.
 
     Returns:
-        Between -1 and 1, symmetric; a pair with a zero gradient counts as 0. NaN where there is no pair: with a class
-        that has no example, and within one that has a single one.
+        Between -1 and 1, symmetric. A pair with a zero gradient counts as 0. NaN where there is no pair: with a class
+        that has no example, and within a class that has only one.
 
     Example:
         >>> sums = np.array([[2.0, 0.0], [-0.6, 0.8]])
@@ -40,10 +39,10 @@ def stiffness(
 def within_and_between(
     matrix: Float[np.ndarray, "*lead c c"], sizes: Int[np.ndarray, " c"]
 ) -> tuple[Float[np.ndarray, "*lead"], Float[np.ndarray, "*lead"]]:
-    """Average a class stiffness over all pairs of examples of one class, and over all of two different ones.
+    """Average a class stiffness over all pairs of examples of the same class, and of different classes.
 
     Returns:
-        Both; NaN where there is no such pair.
+        Both averages. NaN where there is no such pair.
 
     Example:
         >>> within_and_between(np.array([[1.0, -0.6], [-0.6, np.nan]]), np.array([2, 1]))

@@ -1,4 +1,4 @@
-"""Which pairs of examples need not be compared: bounds on the cosines between small sets of like directions."""
+"""Bounds on the cosines between small sets of similar directions, which show which pairs need no comparison."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ ROUNDING = 1e-5  # float32 inner products of unit vectors are right to about 1e-
 
 
 class Tiles(NamedTuple):
-    """Sets of examples that have a direction, each of them in one.
+    """Disjoint sets of examples that have a direction.
 
     Attributes:
-        members: The examples of each.
-        least: No cosine between an example of one tile and one of another is below this.
-        most: Nor above this.
+        members: The examples in each tile.
+        least: Lower bound on the cosines between an example of one tile and one of another.
+        most: Upper bound on these cosines.
     """
 
     members: list[Int[np.ndarray, " _"]]
@@ -28,10 +28,10 @@ class Tiles(NamedTuple):
 
 
 def tiles(directions: Directions) -> Tiles:
-    """Divide the examples that have a direction into tiles of like ones.
+    """Divide the examples that have a direction into tiles of similar ones.
 
-    Alike are those with the same two largest entries of the last factor, signs included: of the cotangents of an output
-    layer, examples of one label that look most like the same other class.
+    Examples are similar if the same two entries of the last factor are the largest, with the same signs. For the
+    cotangents of an output layer these are examples of one label that look most like the same other class.
 
     Example:
         >>> tiles((np.array([[1.0, 0.0], [0.0, 0.0], [-0.8, 0.6]]),))
@@ -65,8 +65,8 @@ def tiles(directions: Directions) -> Tiles:
 def _bounds(rows: Float[np.ndarray, "n k"], starts: Int[np.ndarray, " tile"]) -> tuple[np.ndarray, np.ndarray]:
     """Bound the inner products between rows of every two tiles.
 
-    With p and q for the positive and the negative part, it is p.p' + q.q' - p.q' - q.p', and each of these four is at
-    least the product of the smallest entries of both, and at most that of the largest ones, or of the lengths.
+    With p and q the positive and the negative part, it is p.p' + q.q' - p.q' - q.p'. Each of these four is at least the
+    product of the smallest entries of both, and at most that of the largest ones, or of the lengths.
     """
     smallest, largest, length = [], [], []
     for part in (np.maximum(rows, 0), np.maximum(-rows, 0)):
@@ -86,7 +86,7 @@ def _bounds(rows: Float[np.ndarray, "n k"], starts: Int[np.ndarray, " tile"]) ->
 
 
 def apart(tiles: Tiles, cosine: float) -> list[Int[np.ndarray, " _"]]:
-    """Divide the examples into sets, as many as there can be, between which no cosine reaches a bound; each rising."""
+    """Divide the examples into as many sets as possible, so that no cosine between two sets reaches a bound."""
     joined = tiles.most >= cosine - ROUNDING
     np.fill_diagonal(joined, True)
     first = np.arange(len(joined))  # the first tile known to hang together with each
@@ -101,10 +101,10 @@ def apart(tiles: Tiles, cosine: float) -> list[Int[np.ndarray, " _"]]:
 def opposed_blocks(
     directions: Directions, tiles: Tiles, cosine: float
 ) -> Iterator[tuple[Int[np.ndarray, " r"], Int[np.ndarray, " m"], Float[np.ndarray, "r m"]]]:
-    """Compute the cosines between every two tiles that may have one below a bound, which is negative.
+    """Yield the cosines between every two tiles that may have one below a bound, which is negative.
 
     Yields:
-        The examples of either tile, and the cosines; every two tiles come once, in one order.
+        The examples of either tile, and the cosines. Every pair of tiles comes once.
     """
     for one, other in np.argwhere(np.triu(tiles.least < cosine + ROUNDING)):
         rows, columns = tiles.members[one], tiles.members[other]

@@ -1,1 +1,1 @@
-"""A page on which all examples move through training: what it is given, who may ask for it, and its export."""
+"""The explorer, a page on which all examples move through training: its data, its server, and its export."""

@@ -1,14 +1,13 @@
-"""Recordings opened for the page, with their histories made first; and a run that goes on, followed."""
+"""Opens recordings for the page: makes their histories first, and follows runs that are still going on."""
 
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from train_dynamics.config import InputError
 from train_dynamics.explorer.shown import Scored, ShownRecording, read_scores
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.histories import Histories
 from train_dynamics.recording.reader import Recording
@@ -17,12 +16,12 @@ from train_dynamics.study.stored_lineages import read_lineages
 
 
 class Explored:
-    """What is shown.
+    """What the page shows.
 
     Args:
-        recordings: The recordings by name, the first of which says what the examples are.
-        scored: What its analysis says of each example.
-        problem: Why there is nothing to show, or empty.
+        recordings: The recordings by name. The first one defines the examples.
+        scored: What its analysis says about each example.
+        problem: Why there is nothing to show. Empty if there is something.
     """
 
     def __init__(self, recordings: dict[str, ShownRecording], scored: Scored, problem: str = "") -> None:
@@ -30,7 +29,7 @@ class Explored:
         self._growing = threading.Lock()
 
     def grow(self) -> None:
-        """Take what runs that go on have written since."""
+        """Read what running recordings have written since."""
         if not self._growing.acquire(blocking=False):
             return  # another request does
         try:
@@ -52,18 +51,18 @@ def opened_for_showing(
     analysis: str | os.PathLike | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Explored:
-    """Make the histories of recordings that have none yet, with a progress bar, and read the scores.
+    """Make missing histories of the recordings, with a progress bar, and read the scores.
 
-    What is damaged is told by the page.
+    If a recording is damaged, the page says so.
 
     Args:
         recording: The recording.
-        compared: Another one of the same examples.
-        analysis: Directory of the analysis with the scores; the usual one if None.
-        log: Takes the lines to show the user.
+        compared: Another recording of the same examples. None if there is none.
+        analysis: Directory of the analysis with the scores. None means the usual one.
+        log: Function that prints a line for the user.
 
     Raises:
-        InputError: If the second recording is of other examples, or the analysis.
+        InputError: If the second recording, or the analysis, has other examples.
     """
     if compared is not None and (different := _difference(recording, compared)):
         raise InputError.flag("compare", compared.path, f"has other {different} than {recording.path}")
@@ -79,14 +78,13 @@ def opened_for_showing(
             if not one.num_records:
                 raise RecordingError(f"{one.path} has no records yet; open it again when the run has written some")
             name = one.path.name or str(one.path)
-            with tqdm(total=one.num_records, unit="it", disable=None, dynamic_ncols=True, leave=False) as bar:
-                bar.set_description("reading once")
+            with Progress("Computing histories", one.num_records, "records", leave=False) as bar:
                 histories = made(one, log, bar.update)
             shown[name if name not in shown else f"{name} (2)"] = ShownRecording(
                 one, histories, lineages if one is recording else None
             )
     except RecordingError as error:
-        log(f"Damaged or not there yet: {error}")
+        log(f"Damaged or missing: {error}")
         return Explored({}, Scored(), str(error))
     return Explored(shown, scored)
 
@@ -96,15 +94,15 @@ def made(
     log: Callable[[str], None] = lambda line: None,
     advance: Callable[[int], object] = lambda records: None,
 ) -> Histories:
-    """Make the histories of a recording that are not there yet; where it cannot be written to, among the user's caches.
+    """Make the missing histories of a recording; if it is read-only, in the user's cache directory.
 
     Args:
         recording: The recording.
-        log: Takes the lines to show the user.
-        advance: Told the number of records after each few.
+        log: Function that prints a line for the user.
+        advance: Called with the number of records after every few.
 
     Raises:
-        RecordingError: If the recording is damaged, or nothing can be written anywhere.
+        RecordingError: If the recording is damaged, or if nothing can be written anywhere.
     """
     try:
         return make_histories(recording, advance)
@@ -112,11 +110,11 @@ def made(
         if not isinstance(error.__cause__, OSError):
             raise
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "train_dynamics" / "histories"
-        log(f"{error}; what is read once is kept in {cache}")
+        log(f"{error}; the histories are stored in {cache} instead")
         return make_histories(recording, advance, cache)
 
 
 def _difference(first: Recording, second: Recording) -> str:
-    """Name the files of the examples in which two recordings differ."""
+    """Name the example files in which two recordings differ."""
     one, other = first.example_checksums, second.example_checksums
     return ", ".join(name for name in sorted({*one, *other}) if one.get(name) != other.get(name))

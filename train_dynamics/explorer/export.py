@@ -1,4 +1,4 @@
-"""The page with one seed of a recording inside: a file that can be mailed."""
+"""Writes the page with the data of one seed inside: a file that can be mailed."""
 
 import base64
 import zlib
@@ -23,36 +23,36 @@ TEXTS = 20_000  # examples of which a text is written into the file
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Check, before any work is done, that the file may be written.
+    """Check that the file may be written, before any work is done.
 
     Raises:
-        InputError: If not.
+        InputError: If it may not be written.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError.flag("export", path, "must end in .html")
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError.flag("export", path, "must be a file in a directory that is there")
+        raise InputError.flag("export", path, "must be a file in an existing directory")
     if path.exists() and not overwrite:
-        raise InputError.flag("export", path, "exists; choose another name, or say --overwrite")
+        raise InputError.flag("export", path, "exists; choose another name, or add --overwrite")
 
 
 def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYTES) -> tuple[int, int]:
-    """Write the page with as many records of a seed as there is room for.
+    """Write the page with as many records of a seed as fit.
 
-    The records are evenly spread over those that there are; the page moves the points between them. Groups are those at
-    a few of them.
+    The records are evenly spread over the recorded ones, and the page moves the points between them. Groups are stored
+    at a few of them.
 
     Args:
-        explored: What is shown; of two recordings the first.
+        explored: What to show. If there are two recordings, the first.
         seed: One of its seeds.
         path: The file.
-        most_bytes: Its largest size.
+        most_bytes: Largest allowed size.
 
     Returns:
         Its size in bytes, and how many records are in it.
 
     Raises:
-        InputError: If there is no room for two records, or the file cannot be written.
+        InputError: If not even two records fit, or if the file cannot be written.
         RecordingError: If the recording is damaged.
     """
     if explored.problem:
@@ -83,7 +83,7 @@ def export(explored: Explored, seed: int, path: Path, most_bytes: int = MOST_BYT
 
 
 def _measures(shown: ShownRecording) -> list[str]:
-    """Choose what goes into the file: of more than two layers, which would leave few records, that shown first."""
+    """Choose what goes into the file: with more than two layers, which would leave few records, only the first."""
     layers = {kept.key: kept.name for kept in shown.recording.contents.layers.values()}
     first = (shown.recording.gradient_layers or shown.recording.layers)[-1:]
     return [
@@ -94,7 +94,7 @@ def _measures(shown: ShownRecording) -> list[str]:
 
 
 def _rest(explored: Explored, name: str, shown: ShownRecording, s: int) -> str:
-    """What is in the file beside frames."""
+    """Return what the file holds besides frames."""
     return _document(explored, name, shown, s, [], np.array([0]), groups=False)
 
 
@@ -157,7 +157,7 @@ def _packed(shown: ShownRecording, s: int, measure: str, records: Int[np.ndarray
 
 
 def _rows(shown: ShownRecording, s: int, measure: str, records: Int[np.ndarray, " k"]) -> Iterator[np.ndarray]:
-    """Read some records, a span at once."""
+    """Read some records, one span at a time."""
     span = shown.histories.span
     for first in range(0, int(records[-1]) + 1, span):
         here = records[(records >= first) & (records < first + span)]

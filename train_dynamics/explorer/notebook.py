@@ -1,4 +1,4 @@
-"""The page inside a notebook."""
+"""The explorer inside a notebook."""
 
 import html
 import os
@@ -10,22 +10,22 @@ from train_dynamics.recording.reader import Recording
 
 
 class Explorer:
-    """Show a recording's explorer below a notebook's cell, as `python -m train_dynamics.explore` does in a browser.
+    """Shows a recording's explorer below a notebook cell, as `train_dynamics.explore` does in a browser.
 
-    Its server runs in this process until `close`. The browser must reach this machine as 127.0.0.1: where the kernel
-    runs elsewhere, forward the port of `url` (`ssh -L`), or choose one by `port` that is forwarded already.
+    Its server runs in this process until you call `close`. The browser must reach this machine as 127.0.0.1. If the
+    kernel runs elsewhere, forward the port of `url` (`ssh -L`), or pass a `port` that is already forwarded.
 
     Args:
-        recording: A `Recording`, or the directory of one; several directories are read as one.
+        recording: A `Recording`, or its directory; or several directories, which are read as one.
         compare: Another recording of the same examples.
         height: Height of the frame, in pixels.
-        port: Port of the server; any free one if 0.
+        port: Port of the server. 0 takes any free port.
 
     Attributes:
-        url: Address of the page, which a browser can open too.
+        url: Address of the page, which you can also open in a browser.
 
     Raises:
-        InputError: If the recording is none, `compare` has other examples, or the port is in use.
+        InputError: If this is not a recording, if `compare` has other examples, or if the port is in use.
 
     Example:
         >>> Explorer("recordings/mini_mnist")  # in a cell of its own
@@ -54,5 +54,5 @@ class Explorer:
         )
 
     def close(self) -> None:
-        """End the server; the page shows no more than it has."""
+        """Stop the server. The page then gets no more data."""
         self._server.close()

@@ -1,4 +1,4 @@
-"""The explorer's page as one HTML file, with its script and style inside, and nothing from anywhere else."""
+"""Makes the explorer's page: one HTML file with its script and style inside, and nothing from elsewhere."""
 
 import base64
 import functools
@@ -10,7 +10,7 @@ ASSETS = resources.files(__package__) / "assets"
 
 @functools.cache
 def policy(framed: bool = False) -> str:
-    """Say what the page may do: run its own script and style, and ask its own server."""
+    """Return what the page may do: run its own script and style, and ask its own server."""
     script, style = (_hash(_asset(name)) for name in ("explorer.js", "explorer.css"))
     rules = {
         "default-src": "'none'",
@@ -30,7 +30,7 @@ def page(data: str = "") -> str:
     """Put the page together.
 
     Args:
-        data: A recording as `export` packs it, as JSON; without it the page asks the server that it came from.
+        data: A recording as JSON, as `export` packs it. Without it, the page asks the server that it came from.
     """
     held = data.replace("<", "\\u003c")  # so that nothing in it ends the element
     parts = {

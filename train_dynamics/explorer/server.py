@@ -1,4 +1,4 @@
-"""Who may ask, and what is answered: the page, and arrays of the recordings that it shows, and nothing else."""
+"""Serves the page and arrays of the recordings it shows, and nothing else, to those who know the token."""
 
 import contextlib
 import errno
@@ -23,8 +23,7 @@ try:
     from starlette.routing import Route
 except ModuleNotFoundError as error:
     raise InputError(
-        f"looking around needs the package {error.name}: pip install 'train-dynamics[explore]'; "
-        "--export=page.html does not"
+        f"exploring needs the package {error.name}: pip install 'train-dynamics[explore]'; --export=page.html does not"
     ) from error
 
 from train_dynamics.explorer.explored import Explored
@@ -37,16 +36,16 @@ BODY_BYTES = 8 * 2**20
 
 
 def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) -> tuple[bytes, str]:
-    """Answer a request of the page's.
+    """Answer a request from the page.
 
     Args:
-        explored: What is shown.
+        explored: What the page shows.
         path: What is asked for.
-        ask: Gives a value of the query by name.
-        body: Examples, by place, where they are many.
+        ask: Function that returns a value of the query by name.
+        body: Indices of examples, if there are many.
 
     Returns:
-        The bytes, and how numbers are encoded in them, `json` if they are none.
+        The bytes, and how numbers are encoded in them; `json` if they are not numbers.
 
     Raises:
         KeyError, IndexError, ValueError: If there is no such thing.
@@ -80,6 +79,8 @@ def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) 
     if path == "curves":
         return one.curves(s).astype("<f4").tobytes(), "float32"
     layer = ask("layer")
+    if layer not in one.recording.layers:
+        raise KeyError(layer)
     if path == "history":
         example = _whole(ask("example"), len(one.recording.labels))
         return one.history(s, layer, [example])[..., 0].astype("<f4").tobytes(), "float32"
@@ -92,11 +93,11 @@ def answer(explored: Explored, path: str, ask: Callable[[str], str], body: Any) 
 
 
 def application(explored: Explored, token: str, framed: bool = False) -> "Guard":
-    """Make the server of a page.
+    """Make the web application of a page.
 
     Args:
         explored: What it shows.
-        token: What every request has to know.
+        token: The token that every request must have.
         framed: Whether other pages may frame it, as a notebook does.
     """
 
@@ -130,10 +131,10 @@ def application(explored: Explored, token: str, framed: bool = False) -> "Guard"
 
 
 class Guard:
-    """Refuses who does not know the token, and pages of others that have a browser ask in their name.
+    """Refuses requests without the token, and requests that other web pages make through the user's browser.
 
-    A page elsewhere can make its own name point at this machine (DNS rebinding); the browser then says that name as
-    `Host`, which is why that has to be this machine's.
+    A foreign page can make its own name point to this machine (DNS rebinding). The browser then sends that name as
+    `Host`, so `Host` must be a name of this machine.
     """
 
     def __init__(self, app: Starlette, token: str) -> None:
@@ -158,7 +159,7 @@ class Guard:
 
 
 def is_ours(host: str) -> bool:
-    """Tell whether a `Host` is a name of this machine: a number, localhost, or what it calls itself.
+    """Tell whether a `Host` is a name of this machine: an IP address, localhost, or its own host name.
 
     Example:
         >>> is_ours("127.0.0.1:8000"), is_ours("localhost"), is_ours("evil.example:8000")
@@ -180,8 +181,8 @@ class Server:
 
     Args:
         explored: What it shows.
-        host: Address to listen at.
-        port: Port; any free one if 0.
+        host: Address to listen on.
+        port: Port. 0 takes any free one.
         framed: Whether other pages may frame it.
 
     Attributes:
@@ -204,7 +205,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop the server."""
         self._server.should_exit = True
         self._thread.join(5)
         self._socket.close()
@@ -219,7 +220,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         unknown = (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL  # names are looked up by other numbers
         if unknown:
-            raise InputError.flag("host", host, "is no address of this machine") from error
+            raise InputError.flag("host", host, "is not an address of this machine") from error
         in_use = error.errno == errno.EADDRINUSE
         why = "is in use; choose another, or 0 for a free one" if in_use else f"cannot be used: {error.strerror}"
         raise InputError.flag("port", port, why) from error

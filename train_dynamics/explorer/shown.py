@@ -1,4 +1,4 @@
-"""What the explorer's page is given of a recording: arrays and plain values, as it asks for them."""
+"""Provides the page's data from a recording: arrays and plain values, as it asks for them."""
 
 import dataclasses
 import functools
@@ -33,10 +33,10 @@ ABOUT_EXAMPLES = ("example", "id", "label", "rank", "chunk", "true_label")
 
 
 def encoded(values: Shaped[np.ndarray, "..."], encoding: str) -> Shaped[np.ndarray, "..."]:
-    """Bring values into the few bytes in which the page holds and draws them.
+    """Convert values to the compact form in which the page stores and draws them.
 
-    `float16` is IEEE 754's, to 0.05 %, and what is beyond 65,504 is that; `snorm16` is a share of 32,767, -1 to 1, as
-    OpenGL reads it, to 0.00002.
+    `float16` is IEEE 754's, accurate to 0.05 %, and limited to 65,504. `snorm16` stores -1 to 1 as a share of 32,767,
+    as OpenGL reads it, accurate to 0.00002.
 
     Example:
         >>> encoded(np.array([-1.0, 0.5]), "snorm16")
@@ -51,18 +51,18 @@ def encoded(values: Shaped[np.ndarray, "..."], encoding: str) -> Shaped[np.ndarr
 
 
 class ShownRecording:
-    """A recording and its histories, and what no span of these holds yet of a run that goes on.
+    """A recording with its histories, including the latest records of a running one that no span holds yet.
 
     Args:
-        recording: The recording, which has a record at least.
+        recording: The recording, with at least one record.
         histories: Its histories.
-        lineages: The lineages that an analysis of it has stored, if any.
+        lineages: The lineages that an analysis of it has stored. None if there are none.
 
     Attributes:
-        live: Whether something was writing to it when it was looked at last.
+        live: Whether something was writing to it when it was last checked.
 
     Raises:
-        RecordingError: If it is damaged; when it is read, too.
+        RecordingError: If it is damaged. Reading may raise it too.
     """
 
     def __init__(self, recording: Recording, histories: Histories, lineages: StoredLineages | None = None) -> None:
@@ -74,7 +74,7 @@ class ShownRecording:
         self._fill_tail()
 
     def grow(self, recording: Recording, histories: Histories) -> None:
-        """Take the same recording with more records."""
+        """Replace it by the same recording with more records."""
         with self._lock:
             self.recording, self.histories = recording, histories
             self._fill_tail()
@@ -95,7 +95,7 @@ class ShownRecording:
         return self.recording.num_records
 
     def read(self, measure: str, s: int, start: int, stop: int, step: int = 1) -> Shaped[np.ndarray, "k n"]:
-        """Read a measure of all examples of one seed, at records from `start` to before `stop`, every so many.
+        """Read a measure of all examples of one seed, at records from `start` up to `stop`, with a stride.
 
         Raises:
             KeyError, IndexError: If there is no such measure, seed or record.
@@ -116,7 +116,7 @@ class ShownRecording:
         return np.concatenate(rows)
 
     def of_examples(self, measure: str, s: int, examples: Sequence[int]) -> Shaped[np.ndarray, "t m"]:
-        """Read a measure of some examples of one seed, at all records; raises as `read` does."""
+        """Read a measure of some examples of one seed, at all records. Raises as `read` does."""
         with self._lock:
             histories, tail = self.histories, dict(self._tail)
         rows = [histories.of_examples(measure, s, examples)]
@@ -124,7 +124,7 @@ class ShownRecording:
         return np.concatenate(rows)
 
     def measures(self) -> list[dict[str, str]]:
-        """List what there is of every example at every record."""
+        """List the measures of every example at every record."""
         layers = {kept.key: kept.name for kept in self.recording.contents.layers.values()}
         return [
             {
@@ -138,13 +138,13 @@ class ShownRecording:
         ]
 
     def encoding(self, measure: str) -> str:
-        """Tell in what form a measure is sent."""
+        """Return the form in which a measure is sent."""
         if measure == "prediction":
             return "uint8" if len(self.recording.class_names) <= 256 else "uint16"
         return "snorm16" if measure.startswith("alignment") else "float16"
 
     def about(self, name: str) -> dict[str, Any]:
-        """Say what the page has to know of this recording before all else."""
+        """Return what the page has to know about this recording first."""
         recording = self.recording
         batch = recording.batch_size
         return {
@@ -160,7 +160,7 @@ class ShownRecording:
         }
 
     def status(self, known: int) -> dict[str, Any]:
-        """Say what has come since so many records were known."""
+        """Return what is new since the page knew this many records."""
         recording = self.recording
         live = not recording.finished and self.live
         there = f"{recording.num_records:,} of {pluralise(recording.num_planned, 'record')}"
@@ -168,11 +168,11 @@ class ShownRecording:
             "iterations": recording.iterations[known:].tolist(),
             "finished": recording.finished,
             "live": live,
-            "problem": "" if recording.finished or live else f"unfinished: {there}; train again to go on",
+            "problem": "" if recording.finished or live else f"unfinished: {there}; train again to continue",
         }
 
     def curves(self, s: int) -> Float[np.ndarray, "2 t"]:
-        """Compute accuracy, NaN of a regression, and mean loss of all examples at every record of one seed."""
+        """Compute accuracy (NaN for a regression) and mean loss of all examples at every record of one seed."""
         known, found = self._curves.get(s, (0, np.empty((2, 0), np.float32)))
         rows = [found]
         for start in range(known, self.num_records, self.histories.span):
@@ -187,7 +187,7 @@ class ShownRecording:
         return found
 
     def _kinds(self, layer: str) -> Iterator[str]:
-        """Name the measure of each kind of `HISTORY`; empty if there is none."""
+        """Return the measure for each kind of `HISTORY`. Empty if there is none."""
         kept = self.recording.contents.layers.get(layer)
         for kind in HISTORY:
             name = {"norm": f"norm.{kept.key}", "alignment": f"alignment.{kept.key}"}.get(kind, kind) if kept else kind
@@ -195,7 +195,7 @@ class ShownRecording:
             yield name if name in self.histories.measures else ""
 
     def history(self, s: int, layer: str, examples: Sequence[int]) -> Float[np.ndarray, "kind t m"]:
-        """Read norm, alignment, loss, margin and whether right of some examples at all records; NaN for what is not.
+        """Read norm, alignment, loss, margin and correctness of some examples at all records. NaN if missing.
 
         Raises:
             IndexError: If there is no such seed or example.
@@ -217,7 +217,7 @@ class ShownRecording:
     def _values(
         self, layer: str, examples: Sequence[int], read: Callable[[str], Shaped[np.ndarray, "t m"]]
     ) -> Float[np.ndarray, "kind t m"]:
-        """Read each of `HISTORY` of some examples; NaN where there is none."""
+        """Read each kind of `HISTORY` for some examples. NaN if there is none."""
         found = [read(name) if name else None for name in self._kinds(layer)]
         nothing = np.full_like(next(values for values in found if values is not None), np.nan, np.float32)
         if found[-1] is not None:
@@ -225,12 +225,12 @@ class ShownRecording:
         return np.stack([nothing if values is None else values.astype(np.float32) for values in found])
 
     def groups(self, s: int, layer: str, iteration: int) -> dict[str, Any]:
-        """Find the cones, with their lineages if these are known, and the pairs of ten examples or more at a record.
+        """Find the cones, with known lineages, and the pairs of at least ten examples, at a record.
 
-        It is the nearest one.
+        The record is the nearest one.
 
         Raises:
-            KeyError: If no gradients were kept of the layer.
+            KeyError: If no gradients of the layer were stored.
         """
         recording = self.recording
         t = int(recording.iterations[np.abs(recording.iterations - iteration).argmin()])
@@ -274,11 +274,11 @@ class ShownRecording:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scored:
-    """What an analysis says of each example.
+    """What an analysis says about each example.
 
     Attributes:
-        chunk: Tenth of the ranking; None without an analysis.
-        scores: Scores by name, those that were computed.
+        chunk: Tenth of the ranking. None without an analysis.
+        scores: The computed scores, by name.
     """
 
     chunk: Int[np.ndarray, " n"] | None = None
@@ -286,10 +286,10 @@ class Scored:
 
 
 def read_scores(recording: Recording, analysis: AnyPath) -> Scored:
-    """Read the scores that an analysis of a recording has written; nothing if there is none.
+    """Read the scores that an analysis of a recording wrote. Empty if there is none.
 
     Raises:
-        InputError: If it is that of other examples, or damaged.
+        InputError: If it has other examples, or is damaged.
     """
     path = analysis / "scores.parquet"
     if (isinstance(path, Url) and len(recording.paths) > 1) or not path.exists():
@@ -303,7 +303,9 @@ def read_scores(recording: Recording, analysis: AnyPath) -> Scored:
     except (OSError, ValueError, KeyError) as error:
         raise InputError.flag("analysis", analysis, f"has a damaged scores.parquet: {error}") from error
     if [str(one) for one in ids] != [_text(one) for one in recording.ids.tolist()]:
-        raise InputError.flag("analysis", analysis, f"is of other examples than {recording.path}; analyse that again")
+        raise InputError.flag(
+            "analysis", analysis, f"is of other examples than {recording.path}; analyse {recording.path} again"
+        )
     scores = {
         name: values.astype(np.float32)
         for name, values in columns.items()
@@ -314,7 +316,7 @@ def read_scores(recording: Recording, analysis: AnyPath) -> Scored:
 
 
 def about(recordings: dict[str, ShownRecording], scored: Scored, exported: bool = False) -> dict[str, Any]:
-    """Say all that the page has to know before it asks for arrays."""
+    """Return everything that the page has to know before it asks for arrays."""
     first = next(iter(recordings.values()))
     recording = first.recording
     classes = recording.contents.classes
@@ -339,7 +341,7 @@ def about(recordings: dict[str, ShownRecording], scored: Scored, exported: bool 
 
 
 def looks(recording: Recording, examples: Sequence[int]) -> Shown:
-    """Give examples as small pictures of 8 bits, if they are images, or else as texts.
+    """Return examples as small 8-bit pictures if they are images, or else as texts.
 
     Raises:
         IndexError: If there is no such example.
@@ -365,7 +367,7 @@ def _picture_shape(recording: Recording) -> dict[str, int] | None:
 
 
 def json_bytes(values: Any) -> bytes:
-    """Write JSON without spaces; what is not a number becomes null."""
+    """Write JSON without spaces. NaN becomes null."""
     return json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 

@@ -1,4 +1,4 @@
-"""Exact per-example gradients of any loss, each layer kept in the form that suits it.
+"""Exact per-example gradients of any loss, each layer stored in the form that suits it.
 
     layers = find_layers(loss, params, example)          # evaluation: what there is
     names = choose(layers, ["all"])                      # recording.layers

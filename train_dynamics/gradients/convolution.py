@@ -1,7 +1,7 @@
-"""Gradients of a convolution's kernel as products: patches of the input times the cotangent.
+"""Gradients of a convolution's kernel as products: input patches times the cotangent.
 
-Rochette, Manoel and Tramel, "Efficient Per-Example Gradient Computations in Convolutional Neural Networks", 2019, who
-leave it to a convolution with a group for each example, as `jax.vmap` does. That is slow; products are not.
+Rochette, Manoel and Tramel, "Efficient Per-Example Gradient Computations in Convolutional Neural Networks", 2019, use a
+convolution with one group per example, as `jax.vmap` does. That is slow; products are not.
 """
 
 import functools
@@ -21,15 +21,15 @@ class Geometry(NamedTuple):
     """How a kernel moves over its input.
 
     Attributes:
-        padding: Zeros before, after and between the elements of the input, by axis of space; may be negative.
+        padding: Zeros before, after and between the input's elements, for each axis of space. May be negative.
         strides: Steps from one element of the kernel to the next.
         dilation: Steps from one position of the output to the next.
         kernel: Size of the kernel.
         groups: Groups of channels that have kernels of their own.
-        inputs: Which axes of the input are channels, positions (examples that a layer sees at once), *space.
-        cotangent: Which axes of the cotangent are features, positions, *space.
-        result: Which axes of the kernel are channels, features, *space.
-        precision: Of the products.
+        inputs: Which axes of the input are channels, positions (several inputs that a layer sees at once), and space.
+        cotangent: Which axes of the cotangent are features, positions, and space.
+        result: Which axes of the kernel are channels, features, and space.
+        precision: Precision of the products.
     """
 
     padding: tuple[tuple[int, int, int], ...]
@@ -44,9 +44,9 @@ class Geometry(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A `conv_general_dilated` whose result is the gradient of a kernel, by offset of the kernel.
+    """A `conv_general_dilated` whose result is a kernel's gradient, computed offset by offset of the kernel.
 
-    What the kernel sees at an offset, over all positions of the output, is a strided slice of the padded input.
+    What the kernel sees at one offset, over all positions of the output, is a strided slice of the padded input.
 
     Attributes:
         inputs: Input of the layer.
@@ -60,7 +60,7 @@ class Convolution(NamedTuple):
 
     @classmethod
     def of(cls, params: dict, operands: list[Array], flipped: bool, shape: tuple[int, ...]) -> "Convolution | None":
-        """Take an equation apart; None if it is not the gradient of a kernel as JAX writes it."""
+        """Analyse an equation. None if it is not the gradient of a kernel as JAX writes it."""
         inputs, cotangent = operands
         if flipped or params["feature_group_count"] != 1 or inputs.dtype != cotangent.dtype:
             return None
@@ -80,18 +80,18 @@ class Convolution(NamedTuple):
 
     @property
     def positions(self) -> int:
-        """How many products are summed."""
+        """Number of products that are summed."""
         return math.prod(self.cotangent.shape[axis] for axis in self.geometry.cotangent[1:])
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Lengths i, of all that the kernel sees of its group at once, and o, of a cotangent."""
+        """Lengths i, of everything the kernel sees of its group at once, and o, of a cotangent."""
         channels = self.inputs.shape[self.geometry.inputs[0]] // self.geometry.groups
         return math.prod(self.geometry.kernel) * channels, self.cotangent.shape[self.geometry.cotangent[0]]
 
     @property
     def joined(self) -> bool:
-        """Whether there is one group of channels, so that the gradient is one sum of products."""
+        """Whether there is a single group of channels, so that the gradient is one sum of products."""
         return self.geometry.groups == 1
 
     @property
@@ -103,15 +103,15 @@ class Convolution(NamedTuple):
         return here.transpose([at[axis] for axis in range(len(at))])
 
     def factors(self) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
-        """Give patches of the input and the cotangent; for kernels without groups."""
+        """Return input patches and the cotangent, for kernels without groups."""
         patches = _patches(self.geometry, self.inputs, self.cotangent.shape)
         return patches.reshape(-1, self.positions).T, _positions_first(self.geometry, self.cotangent)
 
     def product(self) -> Float[Array, "i o"]:
         """Multiply, and sum over positions.
 
-        Vectorized over examples, CPUs take them one after the other: each one's patches then stay in the cache, which
-        takes half the time or less of one product for all.
+        Vectorized over examples, CPUs process them one after the other. Each example's patches then stay in the cache,
+        which takes half the time, or less, of one product for all.
         """
         multiply = custom_vmap(lambda inputs, cotangent: _multiply(self.geometry, inputs, cotangent))
 
@@ -130,10 +130,10 @@ class Convolution(NamedTuple):
 
 
 def convolve(primitive: Any, params: dict, inputs: Array, kernel: Array) -> Array:
-    """Convolve as an equation says, on CPUs with the axes of the kernel in the order that XLA is fast for.
+    """Convolve as an equation says. On CPUs the kernel's axes are in the order that XLA handles fast.
 
-    JAX writes the cotangent of a convolution's input with both axes of channels exchanged. Inside of loops, XLA leaves
-    it there, and takes eight times as long where the strides are 2.
+    JAX writes the cotangent of a convolution's input with both channel axes exchanged. Inside loops, XLA leaves it like
+    that, and takes eight times as long if the strides are 2.
     """
     numbers = params["dimension_numbers"]
     features, channels, *space = numbers.rhs_spec
@@ -160,7 +160,7 @@ def _multiply(geometry: Geometry, inputs: Float[Array, "..."], cotangent: Float[
 
 
 def _patches(geometry: Geometry, inputs: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "k g b p"]:
-    """Give what the kernel sees, by its offset, group, channel of the group and position of the output."""
+    """Return what the kernel sees, by offset, group, channel of the group and position of the output."""
     inputs = inputs.transpose(geometry.inputs)
     inputs = jax.lax.pad(inputs, jnp.zeros((), inputs.dtype), [(0, 0, 0), (0, 0, 0), *geometry.padding])
     space = [shape[axis] for axis in geometry.cotangent[2:]]

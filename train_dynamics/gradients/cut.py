@@ -1,8 +1,8 @@
-"""The backward pass, cut open: each parameter's gradient with the products it is the sum of.
+"""The backward pass, cut open: each parameter's gradient, with the products that it is the sum of.
 
-The gradient of one example's loss is traced, and the trace evaluated again, equation by equation, while every value
-that comes from a product of an activation and a cotangent remembers that product. This is the only file that
-knows how JAX writes programs down.
+The gradient of one example's loss is traced. The trace is then evaluated again, equation by equation, and every value
+that comes from a product of an activation and a cotangent remembers that product. Only this file knows how JAX
+represents programs.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
 
 
 class Known(NamedTuple):
-    """What is known of a value: whether the cotangent of the loss is in it, and the terms it is the sum of."""
+    """What is known of a value: whether it depends on the loss's cotangent, and the terms it is the sum of."""
 
     backward: bool = False
     terms: tuple[Term, ...] = ()
@@ -35,7 +35,7 @@ class Cut(NamedTuple):
         loss: The loss.
         outputs: What else the loss function returns.
         gradients: The gradient of every parameter, in the order of `jax.tree.leaves`.
-        terms: For each of them the terms that it is the sum of; none where nothing was recognised.
+        terms: For each parameter, the terms that its gradient is the sum of. Empty if nothing was recognised.
     """
 
     loss: Array
@@ -45,9 +45,9 @@ class Cut(NamedTuple):
 
 
 def cut(loss: Callable, params: Any, example: Any) -> Cut:
-    """Evaluate the loss of one example and its gradients, with the products that the gradients are made of.
+    """Evaluate the loss of one example and its gradients, with the products that the gradients are made from.
 
-    Values that nobody uses cost nothing in a compiled program.
+    Values that are not used cost nothing in a compiled program.
     """
 
     def backward_pass(params: Any, example: Any, seed: Array) -> tuple:
@@ -102,7 +102,7 @@ def _evaluate(jaxpr: Any, consts: Sequence, arguments: list, known: list[Known])
 
 
 def _terms(name: str, params: dict, operands: list, known: list[Known], results: list) -> tuple[Term, ...]:
-    """Tell of which terms the result of an equation is the sum, if any is known."""
+    """Find the terms that the result of an equation is the sum of, if they are known."""
     if name in ("dot_general", "conv_general_dilated") and known[0].backward != known[1].backward:
         flipped = known[0].backward
         if not all(operand.size for operand in operands):
@@ -125,7 +125,7 @@ def _terms(name: str, params: dict, operands: list, known: list[Known], results:
 
 
 def _moved(name: str, params: dict, terms: tuple[Term, ...], shape: tuple[int, ...]) -> tuple[Term, ...]:
-    """Let the terms follow a change of layout; none, if one of them can't."""
+    """Let the terms follow a change of layout. Returns none if one of them cannot."""
 
     def follow(term: Term) -> Term | None:
         if name == "transpose":

@@ -1,4 +1,4 @@
-"""Every example's loss, outputs and gradients: the definition, and what is kept of it."""
+"""Every example's loss, outputs and gradients: the definition, and the fast way in any layout."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,12 +23,12 @@ Form = Literal["factored", "dense", "measures", "sketch"]
 
 
 class Evaluation(NamedTuple):
-    """What one pass over the examples gives.
+    """The result of one pass over the examples.
 
     Attributes:
         loss: Loss of each example.
-        outputs: What else the loss function returns, each leaf with a first axis of examples.
-        kept: What is kept of the gradients, by `KIND.NAME` with the name of the parameter: see `evaluate`.
+        outputs: What else the loss function returns. Each leaf has a first axis of examples.
+        kept: What is stored of the gradients, under `KIND.NAME` with the parameter's name; see `evaluate`.
     """
 
     loss: Float[Array, " n"]
@@ -37,18 +37,18 @@ class Evaluation(NamedTuple):
 
 
 def find_layers(loss: Loss, params: Any, example: Any) -> dict[str, Layer]:
-    """Find every parameter, and which of them have gradients with exact factors smaller than themselves.
+    """Find all parameters, and which of them have exact gradient factors that are smaller than the gradient.
 
     Args:
         loss: The loss of one example.
-        params: Parameters, arrays or `jax.ShapeDtypeStruct`.
-        example: One example, likewise.
+        params: Parameters: arrays or `jax.ShapeDtypeStruct`.
+        example: One example: arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
         Layers by name, in the order of `jax.tree.leaves(params)`.
 
     Raises:
-        InputError: If the loss returns no pair of a scalar and outputs, or the parameters are not real numbers.
+        InputError: If the loss does not return a pair of a scalar and outputs, or if parameters are not real numbers.
 
     Example:
         >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
@@ -76,21 +76,21 @@ def evaluate(
     sketch_size: int = 256,
     share: Share | None = None,
 ) -> Evaluation:
-    """Evaluate every example, and keep its gradient at each chosen layer in the form that `layouts` says.
+    """Evaluate every example, and store its gradient at each chosen layer in the form that `layouts` asks for.
 
-    All of it is exact, up to rounding in float32: gradients are what `definition` gives.
+    Everything is exact up to rounding in float32: gradients equal what `definition` returns.
 
     Args:
         loss: The loss of one example.
-        params: Parameters; bfloat16 is computed as float32.
+        params: Parameters. bfloat16 is computed as float32.
         examples: A pytree of arrays with a first axis of examples.
-        layouts: What to keep, by the name of a parameter.
-        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
-        sketch_size: Length of sketches, at most; `sketch.sketch_error` tells what it is good for.
-        share: Where examples are divided over devices, how those here belong to all: measures are of all examples.
+        layouts: How to store gradients, by the name of a parameter.
+        batch_size: Examples to evaluate at a time, which bounds memory. None evaluates all at once.
+        sketch_size: Largest length of sketches. `sketch.sketch_error` tells how accurate they are.
+        share: If examples are divided over devices: how those here relate to all. Measures are over all examples.
 
     Returns:
-        Losses, outputs and, of a layer `NAME`,
+        Losses, outputs, and for a layer `NAME`:
 
         - factored: `activation.NAME` [n, i] and `cotangent.NAME` [n, o], with an axis of positions after n if there are
           several; `layers.rebuild` multiplies them. A layer without factors is kept dense.
@@ -101,7 +101,7 @@ def evaluate(
         - sketch: `sketch.NAME` [n, k], a random projection, linear in the gradient and the same always: see `sketch`.
 
     Raises:
-        InputError: As `find_layers` does, if examples have no common first axis, or if a name or a layout is unknown.
+        InputError: As `find_layers`; or if examples have no common first axis, or a name or a layout is unknown.
 
     Example:
         >>> loss = lambda params, x: ((x @ params["w"]).sum(), ())
@@ -132,14 +132,14 @@ def evaluate(
 def definition(
     loss: Loss, params: Any, examples: Any, names: Sequence[str], batch_size: int | None = None
 ) -> dict[str, Float[Array, "n ..."]]:
-    """Compute d loss_n / d parameter for every example, the plain way: what everything else is held to.
+    """Compute d loss_n / d parameter for every example in the plain way. Everything else is tested against this.
 
     Args:
         loss: The loss of one example.
-        params: Parameters; bfloat16 is computed as float32.
+        params: Parameters. bfloat16 is computed as float32.
         examples: A pytree of arrays with a first axis of examples.
         names: Names of parameters.
-        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+        batch_size: Examples to evaluate at a time, which bounds memory. None evaluates all at once.
 
     Returns:
         Gradients [n, *shape] by name.

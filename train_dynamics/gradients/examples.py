@@ -1,4 +1,4 @@
-"""Functions of one example, applied to all: at once, or so many at a time."""
+"""Applies a function of one example to all examples, at once or some at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,20 @@ from train_dynamics.config import InputError
 
 
 def count(examples: Any) -> int:
-    """Count examples, the length of every leaf.
+    """Count examples: the length that all leaves share.
 
     Raises:
-        InputError: If the leaves differ in length, or there are no examples.
+        InputError: If the leaves differ in length, or if there are no examples.
     """
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(examples)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         found = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(examples)) or "none"
-        raise InputError(f"examples must be arrays with one first axis, of the examples; their shapes are {found}")
+        raise InputError(f"examples must be arrays that share their first axis; their shapes are {found}")
     return sizes.pop()
 
 
 def shape_of_one(examples: Any) -> Any:
-    """Give the shape of one example, and the types that JAX has for them: of 64 bits it makes 32, unless told."""
+    """Return shape and type of one example. JAX converts 64-bit types to 32 bits, unless configured otherwise."""
     count(examples)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)), examples
@@ -32,7 +32,7 @@ def shape_of_one(examples: Any) -> Any:
 
 
 def over_examples(of_one: Callable[[Any], Any], examples: Any, batch_size: int | None) -> Any:
-    """Apply a function to every example, under `jax.vmap`, all at once or so many at a time."""
+    """Apply a function to every example with `jax.vmap`, all at once or some at a time."""
     num_examples = count(examples)
     if batch_size is None or batch_size >= num_examples:
         return jax.vmap(of_one)(examples)
@@ -53,7 +53,7 @@ def _slice(examples: Any, start: Int[Array, ""] | int, size: int) -> Any:
 
 
 def sum_over_examples(of_batch: Callable[[Any, Bool[Array, " b"]], Any], examples: Any, batch_size: int | None) -> Any:
-    """Add up `of_batch(batch, new)`, a sum over those examples of a batch that are new."""
+    """Add up `of_batch(batch, new)` over batches; `new` marks the examples not counted in an earlier batch."""
     num_examples = count(examples)
     if batch_size is None or batch_size >= num_examples:
         return of_batch(examples, jnp.ones(num_examples, bool))

@@ -1,4 +1,4 @@
-"""Losses of whole batches, as most training code has them, and whether they are those of the examples."""
+"""Turns the loss of a whole batch, as most training code has it, into losses of single examples, and checks it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,14 @@ MOST = 8  # examples that are looked at: a loss that mixes does so with any
 
 
 def of_batch(batch_loss: BatchLoss) -> Callable[[Any, Any], tuple[Float[Array, ""], Any]]:
-    """Make the loss of one example, by a batch of one.
+    """Make the loss of one example from a batch loss, by calling it with a batch of one.
 
     Args:
-        batch_loss: The losses of a batch of examples, or a pair of them and outputs. `check_independent` tells whether
-            they depend on the batch.
+        batch_loss: Function that returns the losses of a batch of examples, or a pair of losses and outputs. Use
+            `check_independent` to check that an example's loss does not depend on the rest of the batch.
 
     Returns:
-        `loss(params, example) -> (loss, outputs)`; it raises InputError if there is not one loss an example.
+        `loss(params, example) -> (loss, outputs)`. It raises InputError if there is not one loss per example.
 
     Example:
         >>> of_batch(lambda w, x: x @ w)(jnp.array([2.0]), jnp.array([3.0]))
@@ -42,11 +42,11 @@ def of_batch(batch_loss: BatchLoss) -> Callable[[Any, Any], tuple[Float[Array, "
 def check_independent(batch_loss: BatchLoss, params: Any, examples: Any) -> None:
     """Check that an example's gradient is the same alone and among others.
 
-    It is not with batch normalisation in training mode, dropout, or losses divided by the size of the batch. Then there
-    is no gradient of an example to speak of. The first 8 examples are looked at.
+    It is not the same with batch normalisation in training mode, with dropout, or if losses are divided by the batch
+    size. Single examples then have no gradient of their own. The check uses the first 8 examples.
 
     Raises:
-        InputError: If a gradient changes by more than rounding, a share of sqrt(eps); it says where most.
+        InputError: If a gradient changes by more than rounding, a share of sqrt(eps). The message says where most.
 
     Example:
         >>> check_independent(lambda w, x: x * w, jnp.array(2.0), jnp.array([1.0, 3.0]))
@@ -78,5 +78,5 @@ def _losses(batch_loss: BatchLoss, params: Any, examples: Any) -> tuple[Float[Ar
     losses, outputs = found if isinstance(found, tuple) and len(found) == 2 else (found, ())
     if getattr(losses, "shape", None) != (count(examples),):
         described = list(losses.shape) if hasattr(losses, "shape") else type(losses).__name__
-        raise InputError(f"batch_loss(params, examples) must return one loss an example, [n]; it returned {described}")
+        raise InputError(f"batch_loss(params, examples) must return one loss per example, [n]; it returned {described}")
     return losses, outputs

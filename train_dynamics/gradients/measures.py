@@ -1,4 +1,4 @@
-"""Norms of gradients and their products with the mean gradient, from the factors where there are any.
+"""Norms of gradients and their products with the mean gradient, computed from factors where there are any.
 
 The squared norm of a sum of products over positions is the sum of the products of two Gram matrices: Li, Tramer, Liang
 and Hashimoto, "Large Language Models Can Be Strong Differentially Private Learners", 2022 (ghost clipping); Bu et al.,
@@ -19,11 +19,11 @@ from train_dynamics.recording.layers import TOGETHER, Layer
 
 
 class Share(NamedTuple):
-    """The examples of one device, where they are divided over several.
+    """The examples of one device, if they are divided over several.
 
     Attributes:
-        held: Which of them are, and do not only fill up an equal share.
-        add: Adds up what the devices have, as `jax.lax.psum` does.
+        held: Which of them are real, and do not only fill up an equal share.
+        add: Function that adds up over the devices, like `jax.lax.psum`.
     """
 
     held: Bool[Array, " n"]
@@ -33,9 +33,9 @@ class Share(NamedTuple):
 def mean_gradient(
     loss: Callable, params: Any, examples: Any, batch_size: int | None, share: Share | None = None
 ) -> dict[str, Float[Array, "..."]]:
-    """Compute the gradient of the mean loss over all examples, by name, so many examples at a time.
+    """Compute the gradient of the mean loss over all examples, by name, some examples at a time.
 
-    From the products too: on CPUs JAX takes longer for the gradient of a convolution's kernel over a batch.
+    It too uses the products, because on CPUs JAX is slower for the gradient of a convolution's kernel over a batch.
     """
     held = jnp.ones(count(examples), bool) if share is None else share.held
 
@@ -68,7 +68,7 @@ def mean_gradient(
 def squared_norm(layer: Layer, gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, ""]:
     """Compute the squared norm of one example's gradient.
 
-    From Gram matrices it is rounded by as much as the terms, so that it may be 0 where they cancel.
+    From Gram matrices, the rounding error is as large as the terms, so the result may be 0 where they cancel.
     """
     if layer.factors is None:
         return jnp.sum(jnp.square(dense(gradient, terms)))
@@ -87,7 +87,7 @@ def product(
 
 
 def cosine(product: Float[Array, ""], norm: Float[Array, ""], other: Float[Array, ""]) -> Float[Array, ""]:
-    """Divide by both norms; 0 where either is."""
+    """Divide by both norms. 0 where either is 0."""
     either = (norm == 0) | (other == 0)
     return jnp.where(either, 0, product / jnp.where(either, 1, norm) / jnp.where(either, 1, other))
 

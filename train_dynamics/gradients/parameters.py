@@ -1,4 +1,4 @@
-"""Parameters by name, and what is checked before anything is computed."""
+"""Names parameters, and checks them before anything is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ from train_dynamics.recording.layers import TOGETHER
 
 
 def named(params: Any) -> dict[str, Any]:
-    """List the leaves by their paths, `Dense_0/kernel`, in the order of `jax.tree.leaves`.
+    """List the leaves by their paths, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`.
 
     Raises:
-        InputError: If there are none, or two have the same name.
+        InputError: If there are none, or if two have the same name.
     """
     leaves, found = tree_flatten_with_path(params)[0], {}
     for path, leaf in leaves:
@@ -33,10 +33,10 @@ def named(params: Any) -> dict[str, Any]:
 
 
 def in_float32(params: Any) -> Any:
-    """Take the parameters as they are computed with: bfloat16 as the same numbers in float32.
+    """Convert bfloat16 parameters to float32, for the computation.
 
     Raises:
-        InputError: If they are in anything but float32, float64 or bfloat16.
+        InputError: If a parameter is not float32, float64 or bfloat16.
     """
     for name, leaf in named(params).items():
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
@@ -46,10 +46,10 @@ def in_float32(params: Any) -> Any:
 
 
 def check_loss(loss: Callable, params: Any, example: Any) -> None:
-    """Look at what the loss function returns for one example, without computing it.
+    """Check what the loss function returns for one example, without computing it.
 
     Raises:
-        InputError: If that is no pair of a real scalar and outputs.
+        InputError: If it is not a pair of a real scalar and outputs.
     """
     found = jax.eval_shape(loss, params, example)
     expected = "loss(params, example) must return a pair (loss, outputs) with a scalar loss"

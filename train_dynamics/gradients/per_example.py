@@ -1,4 +1,4 @@
-"""Exact per-example gradients: the definition, and the two factors that a dense layer's gradient is made of."""
+"""Exact per-example gradients: the definition, and the two factors of a dense layer's gradient."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ Parameters = dict[str, Any]
 
 
 def forward(model: nn.Module, parameters: Parameters, images: Float[Array, "n ..."]) -> Float[Array, "n c"]:
-    """Compute logits in full float32; left alone, recent GPUs would multiply in TF32."""
+    """Compute logits in full float32. By default, recent GPUs would multiply in TF32."""
     with jax.default_matmul_precision("highest"):
         return model.apply({"params": parameters}, images)
 
@@ -32,11 +32,12 @@ def example_loss(
 def cross_entropy(logits: Float[Array, " c"], label: Int[Array, ""]) -> Float[Array, ""]:
     """Compute the softmax cross-entropy of one example from its logits, in nats.
 
-    The same as `optax.softmax_cross_entropy_with_integer_labels`, but the label's logit is chosen by a single index, of
-    which JAX knows that its gradient adds to each logit once. Of the choice in Optax it does not, so that XLA on GPUs
-    sorts all examples to add in the same order each time, a fifth of an iteration where that was measured.
+    It is the same as `optax.softmax_cross_entropy_with_integer_labels`, but the label's logit is chosen by a single
+    index. JAX knows that the gradient of this index adds to each logit once. For the choice in Optax it does not know
+    that, so on GPUs XLA sorts all examples to add in the same order each time, which took a fifth of an iteration where
+    we measured it.
 
-    As in Optax, the loss of a class beyond the last is NaN, but its gradient is not, and -1 is the last class.
+    As in Optax, the loss of a class beyond the last is NaN although its gradient is not, and -1 is the last class.
 
     Example:
         >>> cross_entropy(jnp.zeros(2), jnp.int32(0))
@@ -55,16 +56,16 @@ def kernel_gradients(
 ) -> dict[str, Float[Array, "n i o"]]:
     """Compute d loss_n / d kernel for every example and each named layer: the definition.
 
-    This is the gradient that each single example asks for, not its share of the batch gradient: the mean over
-    examples is the gradient of the mean loss.
+    This is the gradient of each single example, not its share of the batch gradient: the mean over examples is the
+    gradient of the mean loss.
 
     Args:
         model: A Linen module that maps a batch of images to logits.
         parameters: Its weights.
         images: Inputs, as the network sees them.
-        labels: Class of each example, from 0 to the number of logits less one; nothing here looks whether they are.
+        labels: Class of each example, from 0 to the number of logits minus one. This is not checked here.
         layers: Names of layers that have a kernel.
-        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+        batch_size: Examples to evaluate at a time, which bounds memory. None evaluates all at once.
 
     Returns:
         For each layer the gradients, in nats per unit of weight.
@@ -85,7 +86,7 @@ def kernel_gradients(
 
 
 class Evaluation(NamedTuple):
-    """What one pass over the examples gives, without touching the weights."""
+    """The result of one pass over the examples, which does not change the weights."""
 
     loss: Float[Array, " n"]
     prediction: Integer[Array, " n"]
@@ -103,17 +104,17 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate every example, with the two factors of its gradient at each named dense layer.
 
-    For a dense layer y = x W + b the gradient of an example is the outer product of its activation x and its
-    cotangent d loss / d y (Goodfellow, "Efficient Per-Example Gradient Computations", 2015), exactly. The backward pass
-    multiplies the two, and `cut` gives what it multiplies.
+    For a dense layer y = x W + b the gradient of an example is exactly the outer product of its activation x and its
+    cotangent d loss / d y (Goodfellow, "Efficient Per-Example Gradient Computations", 2015). The backward pass
+    multiplies the two, and `cut` returns them.
 
     Args:
-        model: A Linen module that maps a batch of images to logits; `layers` name plain `nn.Dense` modules in it.
+        model: A Linen module that maps a batch of images to logits. `layers` must be plain `nn.Dense` modules in it.
         parameters: Its weights.
         images: Inputs, as the network sees them.
         labels: Class of each example.
-        layers: Names of the layers to take factors of.
-        batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
+        layers: Names of the layers whose factors are returned.
+        batch_size: Examples to evaluate at a time, which bounds memory. None evaluates all at once.
 
     Returns:
         Loss in nats, predicted class, and for each layer its input and the gradient of the loss at its output.

@@ -1,6 +1,6 @@
 """Equations of a backward pass whose result is a sum over positions of activation times cotangent.
 
-For a dense layer: Goodfellow, "Efficient Per-Example Gradient Computations", 2015. For convolutions see `convolution`.
+For dense layers: Goodfellow, "Efficient Per-Example Gradient Computations", 2015. For convolutions: see `convolution`.
 """
 
 import math
@@ -23,8 +23,8 @@ class Dot(NamedTuple):
         activation: One operand.
         cotangent: The other one.
         contracted: Axes of each that are positions.
-        flipped: Whether the cotangent was the first operand, and so has the first axes of the result.
-        precision: What the equation asks for.
+        flipped: Whether the cotangent was the first operand, so that it has the first axes of the result.
+        precision: The precision that the equation asks for.
     """
 
     activation: Array
@@ -35,7 +35,7 @@ class Dot(NamedTuple):
 
     @classmethod
     def of(cls, params: dict, operands: list[Array], flipped: bool) -> "Dot | None":
-        """Take an equation apart; None if it is more than an outer product summed over positions."""
+        """Analyse an equation. None if it is more than an outer product summed over positions."""
         contracted, batch = params["dimension_numbers"]
         if batch[0] or len({operand.dtype for operand in operands}) > 1:
             return None
@@ -49,7 +49,7 @@ class Dot(NamedTuple):
 
     @property
     def positions(self) -> int:
-        """How many products are summed."""
+        """Number of products that are summed."""
         return math.prod(self.activation.shape[axis] for axis in self.contracted[0])
 
     @property
@@ -79,20 +79,20 @@ class Dot(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """What is in no form known here: the value itself, dense."""
+    """A value in no form known here: the value itself, dense."""
 
     value: Array
 
 
 class Term(NamedTuple):
-    """A product, and where its axes have got to since."""
+    """A product, and where its axes have moved since."""
 
     product: Dot | Convolution | Plain
     axes: Axes | None
 
 
 def layers_of(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer]:
-    """Tell of every parameter whether its gradient has factors, and which."""
+    """Tell for every parameter whether its gradient has factors, and which."""
     return {
         name: Layer(name, leaf.shape, _factors(leaf.shape, of_leaf))
         for (name, leaf), of_leaf in zip(named(params).items(), terms, strict=True)
@@ -100,7 +100,7 @@ def layers_of(params: Any, terms: Sequence[tuple[Term, ...]]) -> dict[str, Layer
 
 
 def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
-    """Join the products that a gradient is the sum of into one, with all their positions, if they lie alike."""
+    """Join the products of a gradient's sum into one, with all their positions, if their axes match."""
     found = set()
     for term in terms:
         if isinstance(term.product, Plain) or (isinstance(term.product, Convolution) and not term.product.joined):
@@ -115,13 +115,13 @@ def _factors(shape: tuple[int, ...], terms: tuple[Term, ...]) -> Factors | None:
 
 
 def join(terms: tuple[Term, ...]) -> tuple[Float[Array, "p i"], Float[Array, "p o"]]:
-    """Give the factors of all terms, one after the other."""
+    """Return the factors of all terms, one after the other."""
     activations, cotangents = zip(*(term.product.factors() for term in terms), strict=True)
     return jnp.concatenate(activations), jnp.concatenate(cotangents)
 
 
 def dense(gradient: Float[Array, "..."], terms: tuple[Term, ...]) -> Float[Array, "..."]:
-    """Give a gradient itself: as JAX computed it, unless there is a convolution in it, which is faster by its terms."""
+    """Return a gradient as JAX computed it, unless a convolution is in it, which is faster from its terms."""
     if not any(isinstance(term.product, Convolution) for term in terms):
         return gradient
 

@@ -1,4 +1,4 @@
-"""Cones: what is in them, where they lie, and what becomes of them."""
+"""Figures of cones: what is in them, where they lie, and what happens to them."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ PANEL_TEXTS = 3  # texts in each of them
 
 
 def grid_panel(axes: Axes, examples: Shown, title: str, color: str) -> None:
-    """Draw up to three rows of examples evenly picked from a group, below a title with a mark in its colour."""
+    """Draw up to three rows of examples, evenly picked from a group, below a title with a coloured mark."""
     in_row = PANEL_TEXTS if isinstance(examples, list) else SIDE
     picked = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), PANEL_ROWS * in_row)).astype(int))
     if isinstance(examples, list):
@@ -37,7 +37,7 @@ def grid_panel(axes: Axes, examples: Shown, title: str, color: str) -> None:
 
 
 def cone_grids(groups: Sequence[Shown], titles: Sequence[str], title: str) -> Figure:
-    """Draw some of the examples of up to six cones, a panel each."""
+    """Draw some examples of up to six cones, one panel each."""
     with styled():
         rows = max(1, -(-len(groups) // 2))
         figure = Figure(figsize=(8.0, 0.5 + 1.85 * rows))
@@ -55,8 +55,8 @@ def cone_scatter(frame: Frame, groups: Sequence[Int[np.ndarray, " _"]], reach: f
     Args:
         frame: All examples, in one layer.
         groups: Members of the cones.
-        reach: Norm at the right edge; examples beyond it are drawn on the edge, as arrowheads.
-        title: Of the figure.
+        reach: Norm at the right edge. Examples beyond it are drawn on the edge, as arrowheads.
+        title: Title of the figure.
     """
     with styled():
         figure = Figure(figsize=(7.0, 4.6))

@@ -1,4 +1,4 @@
-"""Contention: the two groups of a pair, what becomes of them, and which labels fight which."""
+"""Figures of contention: the two groups of a pair, what happens to them, and which labels fight which."""
 
 from collections.abc import Sequence
 
@@ -23,16 +23,16 @@ def fight(
     found_at: int,
     title: str,
 ) -> Figure:
-    """Draw both groups of a pair: some of their examples, and their alignment, loss and accuracy around its discovery.
+    """Draw both groups of a pair: some examples, and their alignment, loss and accuracy around the discovery.
 
     Args:
         frames: Consecutive iterations, in one layer.
-        loss: Of all examples at these iterations.
+        loss: Loss of all examples at these iterations.
         groups: Members of either group.
-        examples: These, as they are shown.
-        words: What either group is called.
+        examples: The examples of either group, as they are shown.
+        words: Description of either group.
         found_at: Iteration of the discovery.
-        title: Of the figure.
+        title: Title of the figure.
     """
     with styled():
         figure = Figure(figsize=(9.0, 7.6))
@@ -65,7 +65,7 @@ def fight(
 
 
 def label_matrix(share: Float[np.ndarray, "c c"], class_names: Sequence[str], title: str) -> Figure:
-    """Draw how much each label fights each other label: the share of the pairs of their examples that are opposed."""
+    """Draw how much each label fights each other one: the share of pairs of their examples that are opposed."""
     with styled():
         figure = Figure(figsize=(6.4, 5.4))
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Curves over iterations: lines are means over seeds, bands one standard deviation over seeds on either side."""
+"""Curves over iterations. Lines are means over seeds; bands are one standard deviation over seeds to either side."""
 
 import matplotlib
 import numpy as np
@@ -24,14 +24,14 @@ def accuracy(iterations: Int[np.ndarray, " t"], curve: Float[np.ndarray, "s t"])
 def by_chunk(
     iterations: Int[np.ndarray, " t"], curves: Float[np.ndarray, "s t group"], label: str, title: str, share: bool
 ) -> Figure:
-    """Draw one curve for each chunk, from the most typical, dark, to the least, light.
+    """Draw one curve per chunk, from the most typical (dark) to the least typical (light).
 
     Args:
-        iterations: Of the records.
+        iterations: Iterations of the records.
         curves: The chunks' curves, in order.
-        label: Of the y axis, with unit.
-        title: Of the figure.
-        share: Whether the values are shares, to be shown from 0 to 100 %.
+        label: Label of the y axis, with unit.
+        title: Title of the figure.
+        share: Whether the values are shares, drawn from 0 to 100 %.
     """
     with styled():
         figure = Figure()
@@ -60,7 +60,7 @@ def learning(
     last_mistake: Float[np.ndarray, "s t group"],
     titles: list[str],
 ) -> Figure:
-    """Draw first correct, accuracy and last mistake of several groups side by side, the region between shaded."""
+    """Draw first correct, accuracy and last mistake of several groups side by side, and shade the region between."""
     with styled():
         figure = Figure(figsize=(3.0 * len(titles), 3.6))
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]

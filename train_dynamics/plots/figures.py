@@ -29,8 +29,8 @@ class Drawing:
     """A figure with its words.
 
     Attributes:
-        name: Name of its files.
-        title: What it shows, in a line; also its text for those who cannot see it.
+        name: File name, without ending.
+        title: What it shows, in one line. This is also its text for those who cannot see it.
         caption: How to read it and what to look for.
         figure: The figure.
     """
@@ -75,10 +75,9 @@ def _chunks(results: Results, learned: str) -> Drawing:
         f"The examples are ranked by {results.ranked_by_words}, and divided into tenths. "
         + (
             {
-                "cumulative_loss": "Such a ranking knows how fast each was learned: the order is no finding.",
-                "agr": "The ranking knows only the end of training; look whether the tenths are nevertheless learned "
-                "in its order.",
-                "given": "The ranking comes from elsewhere; look whether the tenths are learned in its order.",
+                "cumulative_loss": "Such a ranking depends on how fast examples are learned: the order is no finding.",
+                "agr": "The ranking uses only the end of training. Are the tenths nevertheless learned in its order?",
+                "given": "The ranking comes from elsewhere. Are the tenths learned in its order?",
             }[results.ranked_by]
         ),
         curves.by_chunk(
@@ -97,9 +96,9 @@ def _alignment(results: Results, layer: str, metric: str) -> Drawing:
         metric.replace("/", "_"),
         f"Alignment of each chunk in {layer} over iterations",
         "Cosine between an example's gradient and the mean gradient of the whole training set, averaged over the "
-        "chunk. High means that a step down the mean gradient is the step these examples ask for; near zero, that "
-        "they disagree with one another. A cosine does not know how long a gradient is: when the typical chunks "
-        "are learned, their gradients are tiny (see the norms below), and their late cosines are mostly noise.",
+        "chunk. High means that a step down the mean gradient also lowers the loss of these examples; near zero, "
+        "that it does little for them. A cosine ignores the length of a gradient: when the typical chunks are "
+        "learned, their gradients are tiny (see the norms below), and their late cosines are mostly noise.",
         curves.by_chunk(
             results.iterations,
             results.curves[metric][..., 1:],
@@ -115,8 +114,8 @@ def _gradient_norm(results: Results, layer: str, metric: str) -> Drawing:
     return Drawing(
         metric.replace("/", "_"),
         f"Gradient norm of each chunk in {layer} over iterations",
-        "L2 norm of an example's gradient, averaged over the chunk: how large a change the example asks for. Look "
-        "when the tenths part, and which fall silent.",
+        "L2 norm of an example's gradient, averaged over the chunk: how large a change the example asks for. When "
+        "do the curves separate, and which fall to zero?",
         curves.by_chunk(
             results.iterations,
             results.curves[metric][..., 1:],
@@ -134,9 +133,9 @@ def _learning(results: Results) -> Drawing:
     return Drawing(
         "learning",
         "First correct, accuracy and last mistake of the top, middle and bottom tenth and of all examples",
-        "First correct: examples that have been right at least once so far. Last mistake: examples that will not be "
-        "wrong again before the recording ends, which is why its curve rises at the end. What lies "
-        "between, shaded, comes and goes: the wider, the less settled.",
+        "First correct: examples that have been right at least once so far. Last mistake: examples that will not "
+        "be wrong again before the recording ends, which is why its curve rises at the end. The shaded examples "
+        "between the curves have been right, but will be wrong again.",
         curves.learning(
             results.iterations,
             *(found[metric][..., groups] for metric in ("first_correct", "accuracy", "last_mistake")),
@@ -155,14 +154,14 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
             "random",
             "random examples",
             np.sort(np.random.default_rng(0).choice(len(order), count, replace=False)),
-            "Drawn uniformly: what the data set looks like, to compare the next two with.",
+            "Drawn uniformly, for comparison with the next two figures.",
         ),
         (
             "typical",
             "most typical examples",
             order[:count],
             {
-                "agr": "Lowest AGR first: the trained networks say nearly the same of these.",
+                "agr": "Lowest AGR first: the trained networks predict nearly the same for these.",
                 "cumulative_loss": "Lowest mean loss over all records first: what the network learned at once.",
                 "given": f"First in the ranking by {results.ranked_by_words}.",
             }[results.ranked_by],
@@ -172,8 +171,8 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
             "most atypical examples",
             order[::-1][:count],
             {
-                "agr": "Highest AGR first: the trained networks differ most on these. Look for odd ones and doubtful "
-                "labels.",
+                "agr": "Highest AGR first: the trained networks differ most on these. Look for unusual ones and "
+                "doubtful labels.",
                 "cumulative_loss": "Highest mean loss over all records first. Look for odd ones and doubtful "
                 f"{label}s.",
                 "given": f"Last in the ranking by {results.ranked_by_words}. Look for odd ones.",
@@ -190,14 +189,14 @@ def _extremes(recording: Recording, results: Results) -> Iterator[Drawing]:
 
 
 def label_text(recording: Recording, n: int | np.integer) -> str:
-    """Name the label of an example: its class, or its target."""
+    """Return the name of an example's label: its class, or its target."""
     if recording.contents.classes:
         return recording.class_names[recording.labels[n]]
     return ", ".join(f"{value:.3g}" for value in np.atleast_1d(recording.labels[n]))
 
 
 def _shown_groups(results: Results) -> dict[str, int]:
-    """Choose the groups to look at more closely: column of a curve by title."""
+    """Choose the groups to look at more closely: title, and column of the curves."""
     top, middle, bottom = 1, results.num_chunks // 2 + 1, results.num_chunks
     part = "tenth " if results.num_chunks == NUM_CHUNKS else ""
     chosen = {f"{word} {part}(chunk {k - 1})": k for word, k in (("top", top), ("middle", middle), ("bottom", bottom))}
@@ -205,7 +204,7 @@ def _shown_groups(results: Results) -> dict[str, int]:
 
 
 def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Drawing]:
-    """Draw all examples of a seed at key iterations, around that at which half of them are learned."""
+    """Draw all examples of a seed at key iterations around the one at which half of them are learned."""
     times = nearest(recording.iterations, np.array([0, half // 2, half, 2 * half, 4 * half, recording.num_iterations]))
     layers, all_layers = recording.layers[-MOST_COLUMNS:], recording.layers
     view = film.view(recording, seed, recording.iterations, layers)
@@ -213,15 +212,15 @@ def motion_drawings(recording: Recording, seed: int, half: int) -> Iterator[Draw
     yield Drawing(
         "scatter",
         f"Every example by gradient norm and alignment: seed {seed}, iterations {', '.join(f'{t:,}' for t in times)}",
-        "Right: the example asks for a large change. Up: it is the change that all ask for together; below zero, the "
-        "step that helps the others harms this one. Look how the correct ones come back to the left, and who stays."
+        "Further right, the gradient is larger. Further up, it is more aligned with the mean gradient; below zero, "
+        "a step that helps the others harms this example. Correct examples come back to the left; which ones stay?"
         + some,
         scatter.key_frames(view, list(frames(recording, seed, times, layers))),
     )
 
 
 def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Drawing]:
-    """Draw the largest cones of each layer: their images, where they lie, and what becomes of the largest."""
+    """Draw the largest cones of each layer: their images, where they lie, and what happens to the largest."""
     layers = recording.layers
     besides = " besides the label" if recording.contents.classes else ""
     for cones in found:
@@ -243,15 +242,15 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
         yield Drawing(
             metric_name(layers, cones.layer, "cone_scatter").replace("/", "_"),
             f"Where the largest cones of {where} lie among all examples",
-            "The nearer the members of a cone are to each other, the more they lie at one height, their cosine to the "
-            "mean gradient; they need not share a norm. Arrowheads at the right edge are examples beyond it.",
+            "Members of a cone have similar heights (cosine with the mean gradient) but may differ in norm. "
+            "Arrowheads at the right edge are examples beyond it.",
             cone_plots.cone_scatter(frame, groups, float(reach([frame])[0]), f"Largest cones of {where}"),
         )
         yield Drawing(
             metric_name(layers, cones.layer, "cone_tracks").replace("/", "_"),
-            f"What becomes of cone 0 of {where}",
-            "The examples are those of the largest cone when it was found, followed before and after. Look "
-            "whether they are learned together, and whether their gradients then fall silent together.",
+            f"What happens to cone 0 of {where}",
+            "The examples of the largest cone, followed before and after the iteration at which it was found. Are "
+            "they learned together, and do their gradients then shrink together?",
             cone_plots.cone_tracks(
                 cones.tracked, groups[0], frame.iteration, f"Cone 0 of {where}: {pluralise(len(groups[0]), 'example')}"
             ),
@@ -259,7 +258,7 @@ def cone_drawings(recording: Recording, found: Sequence[Cones]) -> Iterator[Draw
 
 
 def contention_drawings(recording: Recording, contention: Contention) -> Iterator[Drawing]:
-    """Draw the first pairs, those that survive the test before others, and who fights whom in each layer."""
+    """Draw the first pairs, surviving ones before others, and which labels fight in each layer."""
     accuracies, alike = (", and the accuracies", "sizes, labels") if recording.contents.classes else ("", "sizes")
     order = sorted(range(len(contention.fights)), key=lambda k: (not contention.fights[k].survives, k))
     for k in order[:NUM_FIGHTS]:
@@ -271,7 +270,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
             f"contention_{k}",
             f"Pair {k} in contention: {words[0]} against {words[1]}; {where}",
             f"The mean gradients of the two groups have a cosine of {pair.cosine:.2f}. {_verdict(fight, alike)} Two "
-            "groups whose gradients are opposed have opposite cosines to any third, so that the upper lines mirror "
+            "groups with opposed gradients have opposite cosines to any third vector, so the upper lines mirror "
             f"each other by construction; look whether the losses do{accuracies}, one falling where the other rises.",
             contention_plots.fight(
                 *window(recording, fight),
@@ -287,8 +286,8 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
         for layer, share in contention.label_opposition.items():
             yield Drawing(
                 metric_name(layers, layer, "label_opposition").replace("/", "_"),
-                f"How much each label fights each other label in {layer}",
-                "Of all pairs of one example of either label, the share, in percent, whose gradients have a cosine "
+                f"Share of opposed pairs of examples by label in {layer}",
+                "For every two labels, the share of pairs of their examples, in percent, whose gradients have a cosine "
                 f"below {-contention.options.cosine:g}, averaged over seeds and "
                 f"{pluralise(len(contention.checkpoints), 'iteration')}.",
                 contention_plots.label_matrix(share, recording.classes[1], f"Opposed pairs of examples in {layer}, %"),
@@ -296,7 +295,7 @@ def contention_drawings(recording: Recording, contention: Contention) -> Iterato
 
 
 def composition(recording: Recording, group: Int[np.ndarray, " m"]) -> str:
-    """Say how many examples a group has, and of which labels."""
+    """Describe how many examples a group has, and with which labels."""
     counts = label_counts(recording, group).split("; ")
     if len(counts) == 1:
         of_label = f" of label {label_text(recording, group[0])}" if recording.contents.classes else ""

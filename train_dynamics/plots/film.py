@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from train_dynamics.plots import scatter
 from train_dynamics.plots.lineages import COLORS
 from train_dynamics.plots.style import GREEN, ORANGE, styled
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import written_whole
 from train_dynamics.recording.reader import Recording
 from train_dynamics.study.motion import frames, reach
@@ -42,21 +42,21 @@ def film(
     width: int | None = None,
     lineages: StoredLineages | None = None,
 ) -> None:
-    """Write a film of one seed: where every example stands after each of the iterations.
+    """Write a film of one seed: where every example is after each of the iterations.
 
-    The axes are the same in all frames, found from iterations evenly spread over the span.
+    The axes are the same in all frames. They are chosen from iterations evenly spread over the film.
 
     Args:
         recording: The recording, finished or not.
-        path: File to write, `.mp4` (H.264, which any browser plays) or `.gif`. It is there when it is whole, and not
-            before: until then there is one of the same name and `.incomplete`, which an error takes away.
+        path: File to write, `.mp4` (H.264, which any browser plays) or `.gif`. It appears only when it is complete.
+            Until then there is a file with the same name and `.incomplete`, which is removed after an error.
         seed: One of `recording.seeds`.
-        iterations: The iterations, one a frame; at least one.
-        layers: Recorded layers, one panel each; all of them by default.
-        fps: Frames a second.
-        history: Number of earlier frames whose points stay visible, faintly.
-        width: In pixels; by default 120 to each inch of the figure.
-        lineages: Lineages of cones, the largest of which have colours of their own; in an `.mp4` only.
+        iterations: The iterations, one per frame. At least one.
+        layers: Recorded layers, one panel each. Default: all.
+        fps: Frames per second.
+        history: Number of earlier frames whose points stay faintly visible.
+        width: Width in pixels. Default: 120 per inch of the figure.
+        lineages: Lineages of cones. The largest have colours of their own. For `.mp4` only.
 
     Raises:
         InputError: If the seed or a layer was not recorded, or the recording is damaged.
@@ -74,7 +74,8 @@ def film(
     found = _ahead(frames(recording, seed, itertools.chain(before, iterations), layers))
     for _, frame in zip(before, found, strict=False):
         painter.paint(frame)
-    bar = tqdm(found, total=len(iterations), unit="frame", disable=None, dynamic_ncols=True)
+    # `leave=None` removes it at the end if it stands below the bar of an analysis.
+    bar = Progress("Drawing the film", len(iterations), "frames", iterable=found, leave=None)
     encode((painter.paint(frame) for frame in bar), path, fps)
 
 
@@ -86,7 +87,7 @@ def still(
     history: int = 0,
     span: Sequence[int] | Int[np.ndarray, " t"] | None = None,
 ) -> Figure:
-    """Draw one iteration of one seed as a figure, on the axes that a film of a span has; of itself by default.
+    """Draw one iteration of one seed as a figure. Its axes are those of a film of `span`; by default, of itself.
 
     Raises:
         InputError: If the seed or a layer was not recorded, or the recording is damaged.
@@ -102,7 +103,7 @@ def view(
     iterations: Sequence[int] | Int[np.ndarray, " t"],
     layers: Sequence[str] | None = None,
 ) -> scatter.View:
-    """Find axes that suit a span of iterations, from some that are evenly spread over it.
+    """Choose axes that suit a range of iterations, from some that are evenly spread over it.
 
     Raises:
         InputError: If the seed or a layer was not recorded, or the recording is damaged.
@@ -125,7 +126,7 @@ def encode(pictures: Iterable[UInt8[np.ndarray, "height width rgba"]], path: Pat
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG, whatever the path ends in; the same figure gives the same bytes.
+    """Write a figure as PNG or SVG, depending on the path's ending. The same figure gives the same bytes.
 
     Raises:
         OSError: If the file cannot be written.
@@ -137,7 +138,7 @@ def save(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """As `written_whole`; what the encoder cannot write is an `OSError` too."""
+    """Do the same as `written_whole`, and also turn the encoder's errors into `OSError`."""
     try:
         with written_whole(path) as new:
             yield new
@@ -185,7 +186,7 @@ def _palette() -> UInt8[np.ndarray, "256 4"]:
 
 
 def _nearest(colors: UInt8[np.ndarray, "256 4"]) -> UInt8[np.ndarray, "32768"]:
-    """Find the nearest of the colours to each that has five bits a channel."""
+    """Find the nearest of the colours for each colour with five bits per channel."""
     bits = np.arange(32)
     every = np.stack(np.meshgrid(bits, bits, bits, indexing="ij"), axis=-1).reshape(-1, 3) * (255 / 31)
     palette = colors[:, 1:].astype(np.float32)
@@ -196,7 +197,7 @@ def _nearest(colors: UInt8[np.ndarray, "256 4"]) -> UInt8[np.ndarray, "32768"]:
 def _before(
     recording: Recording, iterations: Sequence[int] | Int[np.ndarray, " t"], history: int
 ) -> Int[np.ndarray, " earlier"]:
-    """List the iterations of the trail of the first frame, as far as there are any, with the stride of the frames."""
+    """List the iterations of the first frame's trail, if there are any, with the stride of the frames."""
     first, second, *_ = *iterations, iterations[0] + 1
     there = recording.iterations[recording.iterations < first]
     there = there[(first - there) % (second - first) == 0]
@@ -204,7 +205,7 @@ def _before(
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Take items out of an iterable in a thread, a few before they are asked for."""
+    """Take items out of an iterable in a thread, a few ahead of the caller."""
     source, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(next, source, end) for _ in range(AHEAD))

@@ -1,4 +1,4 @@
-"""Grids of examples: of images, or of short texts for what is none."""
+"""Grids of examples: of images, or else of short texts."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def example_grid(examples: Shown, captions: Sequence[str], title: str) -> Figure
 
 
 def most_shown(dataset: Dataset) -> int:
-    """Tell how many examples a grid shows."""
+    """Return how many examples a grid shows."""
     return SIDE**2 if has_pictures(dataset) else MOST_TEXTS
 
 
@@ -81,9 +81,9 @@ def image_grid(images: UInt8[np.ndarray, "n h w channel"], captions: Sequence[st
 
 
 def mosaic(images: UInt8[np.ndarray, "n h w channel"]) -> UInt8[np.ndarray, "height width *rgb"]:
-    """Set images into cells a quarter larger than they are, `SIDE` a row, each at the bottom middle of its cell.
+    """Put images into cells a quarter larger than they are, `SIDE` per row, each at the bottom middle of its cell.
 
-    One picture of all draws in a tenth of the time of 64 pictures. Cells are white; grey images have no last axis.
+    One combined picture draws in a tenth of the time of 64 pictures. Cells are white. Grey images have no last axis.
     """
     count, height, width, channels = images.shape
     rows, cell_height, cell_width = -(-count // SIDE), height + max(height // 4, 1), width + max(width // 4, 1)

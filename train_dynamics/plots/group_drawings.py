@@ -41,7 +41,7 @@ def _by_layer(recording: Recording, results: Results, measure: str) -> dict[str,
 
 
 def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
-    """Draw m-coherence and noise scale, with the batch that was trained with."""
+    """Draw m-coherence and noise scale, with the batch size used in training."""
     noise_scale = _by_layer(recording, results, "noise_scale")
     figure = groups.panels(
         results.group_dynamics.checkpoints,
@@ -56,21 +56,22 @@ def _coherence_drawing(recording: Recording, results: Results) -> Drawing:
         at_right = axes.get_yaxis_transform()
         axes.text(0.995, batch, f"batch size {batch}", transform=at_right, ha="right", va="bottom", fontsize=9)
         crossing = (
-            f" Look where it crosses the dotted line, {pluralise(batch, 'example')}, the batch that was trained with: "
-            "its step turns from signal into noise."
+            f" Above the dotted line, the batch size in training ({pluralise(batch, 'example')}), a step is "
+            "more noise than signal."
         )
     unknown = any(np.isnan(scale).mean(axis=0).max() >= 0.5 for scale in noise_scale.values())
     gap = (
-        " Where there is no line the mean gradient of half of the seeds is no longer than noise alone would make it."
+        " Where there is no line, in at least half of the seeds the mean gradient is not longer than noise alone "
+        "would make it."
         if unknown
         else ""
     )
     return Drawing(
         "coherence",
         "m-coherence and noise scale over iterations",
-        "m-coherence: how many examples the step of one example helps, on average; 1 is every one for itself. Noise "
-        "scale: the size of a batch whose gradient is as much noise as signal; it is (n - M) / (M - 1) of m-coherence "
-        "M of a seed and the number of examples n, so that one falls where the other rises." + crossing + gap,
+        "m-coherence: how many examples a step for one example helps, on average; at 1, only itself. Noise "
+        "scale: the batch size at which a gradient is as much noise as signal. It is (n - M) / (M - 1), with "
+        "m-coherence M and n examples, so one falls where the other rises." + crossing + gap,
         figure,
     )
 
@@ -82,8 +83,8 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
         "gradient_confusion",
         "Gradient confusion over iterations",
         f"All examples are divided, once and at random, into batches of {_batch_size(recording)}{some}. "
-        "Of all pairs of batches, the one whose mean gradients are most opposed: minus their inner product, 0 if "
-        "no two are opposed, and, below, the smallest cosine. Below a cosine of 0 a step for one batch harms "
+        "The curve shows the most opposed pair of batches: minus the inner product of their mean gradients, 0 if "
+        "no two are opposed. The lower panel shows the smallest cosine. Below 0, a step for one batch harms "
         "another.",
         groups.panels(
             results.group_dynamics.checkpoints,
@@ -96,7 +97,7 @@ def _confusion_drawing(recording: Recording, results: Results) -> Drawing:
 
 
 def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
-    """Draw the mean cosine within and between classes, of all layers in one panel; of a regression, of all examples."""
+    """Draw the mean cosine within and between classes, for all layers in one panel."""
     found, layers, classes = results.group_dynamics, recording.gradient_layers, recording.contents.classes
     kinds, of_classes = [("two examples", "stiffness_within")], ""
     if classes:
@@ -111,8 +112,8 @@ def _stiffness_drawing(recording: Recording, results: Results) -> Drawing:
         "stiffness",
         f"Stiffness{' within and between classes' if classes else ''} over iterations",
         f"Mean cosine between the gradients of two examples{of_classes}. High means that "
-        "a step for one example is a step for the other; below zero, that it harms it. A gradient of zero counts as a "
-        "cosine of 0 to all.",
+        "a step for one example also helps the other; below zero, that it harms it. A gradient of zero counts as "
+        "cosine 0.",
         groups.panels(found.checkpoints, [curves], ["mean cosine"], [False], "Stiffness"),
     )
 
@@ -129,9 +130,9 @@ def _class_drawings(recording: Recording, results: Results) -> Iterator[Drawing]
         yield Drawing(
             metric_name(layers, layer, "class_stiffness").replace("/", "_"),
             f"Stiffness by pair of labels in {layer}",
-            "Mean cosine between the gradients of an example of either label, no example with itself, averaged over "
-            "seeds: at the start, half way, and at the end. Blue pulls together, red "
-            "apart. Look which labels fight, and whether a label still pulls in one direction at the end.",
+            "Mean cosine between the gradients of examples of two labels (none is paired with itself), averaged over "
+            "seeds: at the first, the middle and the last record. Blue pulls together, red "
+            "apart. Which labels are opposed, and does a label still pull in one direction at the end?",
             groups.class_matrices(
                 [matrices[k] for k in shown],
                 [f"iteration {checkpoints[k]:,}" for k in shown],
@@ -152,8 +153,8 @@ def _opposing_drawings(recording: Recording, results: Results) -> Iterator[Drawi
         "opposing_signals",
         "Opposing signals over iterations",
         "From one record to the next the loss of some examples rises while that of others falls: the mean change of "
-        f"the {opposing.size} that rise most, of the {opposing.size} that fall most, and of all. Who is in a group "
-        "changes from one update to the next. Look how much more the extremes move than the whole.",
+        f"the {opposing.size} that rise most, of the {opposing.size} that fall most, and of all. The groups "
+        "change from one update to the next. How much more do the extremes move than the whole?",
         groups.opposing(
             iterations[:-1],
             opposing.curves,

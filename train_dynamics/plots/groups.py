@@ -1,4 +1,4 @@
-"""Groups of examples through training: curves of what is measured of them, and classes against classes."""
+"""Figures of groups of examples through training: curves of their measures, and classes against classes."""
 
 from collections.abc import Sequence
 
@@ -20,16 +20,16 @@ def panels(
     logarithmic: Sequence[bool],
     title: str,
 ) -> Figure:
-    """Draw curves on panels above each other; lines are means over seeds, bands one standard deviation.
+    """Draw curves on panels above each other. Lines are means over seeds; bands are one standard deviation.
 
-    On logarithmic panels they are the median and the quartiles, for which a seed without a value counts as infinite.
+    On logarithmic panels they are the median and the quartiles, where a seed without a value counts as infinite.
 
     Args:
-        iterations: Of the records.
-        curves: For each panel its curves, by the words of the legend; alike in all panels.
-        labels: Of the y axes.
-        logarithmic: Whether a panel's values are shown by their logarithm, as far as any are positive.
-        title: Of the figure.
+        iterations: Iterations of the records.
+        curves: For each panel, its curves by their words in the legend, which are the same in all panels.
+        labels: Labels of the y axes.
+        logarithmic: Whether a panel has a logarithmic scale, if any values are positive.
+        title: Title of the figure.
     """
     with styled():
         # A line and a letter of the legend in inches; what takes more rows than one makes the figure higher.
@@ -64,7 +64,7 @@ def _deviations(curve: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"
 def class_matrices(
     matrices: Sequence[Float[np.ndarray, "c c"]], titles: Sequence[str], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draw matrices of cosines between classes side by side; NaN stays white."""
+    """Draw matrices of cosines between classes side by side. NaN stays white."""
     with styled():
         figure = Figure(figsize=(0.6 + 3.2 * len(matrices), 3.6))
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
@@ -91,16 +91,16 @@ def opposing(
     title: str,
     unit: str = "",
 ) -> Figure:
-    """Draw how far the loss of both extremes and of all examples moves from one record to the next.
+    """Draw how far the loss of both extremes and of all examples moves from record to record.
 
     Args:
-        iterations: Of the earlier record of each change.
+        iterations: Iteration of the earlier record of each change.
         curves: Mean change of `risers`, `fallers` and `all`.
         size: Examples in a group.
         at: Iteration to mark.
-        marked: What is there.
-        title: Of the figure.
-        unit: Of the loss, if it has one.
+        marked: What happens there.
+        title: Title of the figure.
+        unit: Unit of the loss, if it has one.
     """
     words = {"risers": f"the {size} that rise most", "fallers": f"the {size} that fall most", "all": "all examples"}
     with styled():

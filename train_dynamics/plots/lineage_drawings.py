@@ -64,7 +64,7 @@ def _alluvial(recording: Recording, one: Lineages) -> Drawing:
 
 
 def _flows(one: Lineages, lanes: dict[int, int]) -> list[plots.Flow]:
-    """List who goes from one lineage that has a lane to another, from a cover to the next."""
+    """List which examples go from one drawn lineage to another, from a cover to the next."""
     lane, found = np.full(one.count + 1, -1), []
     lane[list(lanes)] = list(lanes.values())
     for step, (before, after) in enumerate(itertools.pairwise(lane[one.lineage])):

@@ -1,4 +1,4 @@
-"""Lineages: what becomes of the largest cones, as an alluvial plot, and how long groups stay together."""
+"""Figures of lineages: what happens to the largest cones (an alluvial plot), and how long groups stay together."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,10 +27,10 @@ class Band(NamedTuple):
     """A lineage as it is drawn.
 
     Attributes:
-        lineage: Its number, which gives the colour.
-        words: What it is called.
-        steps: Places of the covers at which it is there.
-        sizes: Members at each of these.
+        lineage: Its number, which decides the colour.
+        words: Its description.
+        steps: Indices of the covers at which it exists.
+        sizes: Number of members at each of these.
         born: Some of its first members.
         gone: Some of its last members.
     """
@@ -44,7 +44,7 @@ class Band(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Members that go from one lineage to another, by their lanes, from a cover to the next."""
+    """Members that go from one lineage to another, given by their lanes, from a cover to the next."""
 
     source: int
     target: int
@@ -53,18 +53,18 @@ class Flow(NamedTuple):
 
 
 def color(lineage: int) -> str:
-    """Give a lineage the colour that it has in all figures, films and on the explorer's page; of small ones grey."""
+    """Return a lineage's colour, the same in all figures, films and in the explorer. Small ones are grey."""
     return COLORS[lineage] if lineage < len(COLORS) else "#999999"
 
 
 def alluvial(iterations: Int[np.ndarray, " t"], bands: Sequence[Band], flows: Sequence[Flow], title: str) -> Figure:
-    """Draw lineages in lanes, one above the other, as thick as they have members, with members at either end.
+    """Draw lineages in lanes above each other, as thick as they have members, with some members at either end.
 
     Args:
-        iterations: Of the covers.
+        iterations: Iterations of the covers.
         bands: The lineages, from top to bottom.
-        flows: Between them, by lanes.
-        title: Of the figure.
+        flows: The flows between them, by lanes.
+        title: Title of the figure.
     """
     with styled():
         figure = Figure(figsize=(WIDTH, 1.0 + LANE * len(bands)))
@@ -113,7 +113,7 @@ def _band(axes: Axes, iterations: Int[np.ndarray, " t"], band: Band, middle: flo
 
 
 def _ends(axes: Axes, examples: Shown, place: tuple[float, int], middle: float, span: int) -> None:
-    """Draw members beside an end of a lineage: to the left of a place, -1, or to its right, 1."""
+    """Draw members beside an end of a lineage: to the left of a place (-1), or to its right (1)."""
     x, side = place
     if isinstance(examples, list):
         words = {"fontsize": 5.5, "family": "monospace", "va": "center", "color": "#111111", "linespacing": 1.0}
@@ -165,12 +165,12 @@ def persistence(
     """Draw how far cones are together later, and which share of the cones the next cover continues.
 
     Args:
-        lag: Name of the left panel's axis, its values, and the curves with their intervals: of cones, and of groups
+        lag: Name of the left panel's axis, its values, and the curves with their intervals: for cones, and for groups
             drawn at random.
-        iterations: Of the covers but the last.
-        continued: The curves of the right panel, likewise.
+        iterations: Iterations of the covers, except the last.
+        continued: The same curves for the right panel.
         alike: What groups drawn at random have in common with the cones.
-        title: Of the figure.
+        title: Title of the figure.
     """
     with styled():
         figure = Figure(figsize=(9.0, 3.8))

@@ -1,4 +1,4 @@
-"""Oscillation: in how many pairs each step of the explanation holds, and how two groups take turns."""
+"""Figures of oscillation: in how many pairs each step of the explanation holds, and how two groups take turns."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ PALE = 0.3
 
 
 def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
-    """Draw of each step in what share of the pairs it is true, and more so than in matched pairs."""
+    """Draw in which share of the pairs each step is true, and in which it is more so than in matched pairs."""
     with styled():
         figure = Figure(figsize=(9.0, 0.55 + 0.5 * len(verdicts)))
         figure.suptitle(title, x=0.008, ha="left", fontsize=11)
@@ -56,14 +56,14 @@ def steps(verdicts: Sequence[Verdict], title: str) -> Figure:
 def turns(
     iterations: Int[np.ndarray, " t"], course: Course, words: tuple[str, str], title: str, nats: str = " (nats)"
 ) -> Figure:
-    """Draw the course of a pair: the background is of the colour of the group that leads.
+    """Draw the course of a pair. The background has the colour of the group that leads.
 
     Args:
-        iterations: Those of the course.
-        course: Of one pair.
-        words: What either group is called.
-        title: Of the figure.
-        nats: Unit of the loss, in brackets, or nothing.
+        iterations: Iterations of the course.
+        course: Course of one pair.
+        words: Description of either group.
+        title: Title of the figure.
+        nats: Unit of the loss, in brackets; or an empty text.
     """
     with styled():
         figure = Figure(figsize=(9.0, 7.0))
@@ -95,7 +95,7 @@ def turns(
 
 
 def _shade(axes: Axes, iterations: Int[np.ndarray, " t"], left: Bool[np.ndarray, " t"]) -> None:
-    """Fill the background with the colour of the group that leads, from a record to the next."""
+    """Fill the background with the colour of the leading group, from record to record."""
     starts = np.flatnonzero(np.diff(left, prepend=~left[:1]))
     edges = iterations[[*starts, -1]]
     for leads, color in ((True, BLUE), (False, ORANGE)):

@@ -10,7 +10,7 @@ from train_dynamics.study.oscillation import Oscillation, most_typical, verdicts
 
 
 def oscillation_drawings(recording: Recording, found: Oscillation) -> Iterator[Drawing]:
-    """Draw in how many pairs each step of the explanation holds, and the pair of which most do; nothing of no pair."""
+    """Draw in how many pairs each step holds, and the pair in which most do. Nothing if there is no pair."""
     k = most_typical(found)
     if k is None:
         return

@@ -1,11 +1,11 @@
-"""Every example as a point: how large its gradient is against where it points. One figure, or the frames of a film.
+"""Draws every example as a point, by gradient norm and alignment: as one figure, or as frames of a film.
 
-The horizontal scale is the square root of the norm. Norms begin near 1 and end between 0 and 40: on a linear scale the
-beginning is a sliver at the left edge, on a logarithmic one most of the width goes to examples that ask for nothing
-any more, and those that ask for nothing at all have no place.
+The horizontal scale is the square root of the norm. Norms begin near 1 and end between 0 and 40. On a linear scale, the
+beginning is a sliver at the left edge. On a logarithmic scale, examples that ask for almost nothing take most of the
+width, and those with a zero gradient have no place.
 
-A figure is drawn by Matplotlib, point by point. A film is too, but only once: its frames are that same picture with
-the points stamped into it by NumPy, which is many times as fast.
+Matplotlib draws a figure point by point. For a film it draws one picture without points, and NumPy stamps the points of
+each frame into it, which is many times as fast.
 """
 
 import collections
@@ -49,8 +49,8 @@ class View:
 
     Attributes:
         layers: Names of the layers, one for each panel.
-        reach: Norm at the right edge of each panel; examples beyond are drawn at the edge, as arrowheads.
-        about: A line about what is shown, above the legend.
+        reach: Norm at the right edge of each panel. Examples beyond it are drawn at the edge, as arrowheads.
+        about: A line that describes what is shown, above the legend.
     """
 
     layers: tuple[str, ...]
@@ -60,13 +60,13 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """How a kind of example is drawn: shapes differ, so that colours need not.
+    """How a kind of example is drawn. Kinds differ in shape, so that colour is not needed to tell them apart.
 
     Attributes:
         label: What it means.
         path: Its outline, of any scale.
         color: Its colour.
-        filled: Whether the outline is filled instead of stroked.
+        filled: Whether the outline is filled rather than stroked.
         size: Width and height, in points.
     """
 
@@ -94,12 +94,12 @@ MARKS = (CORRECT, CORRECT_BEYOND, WRONG, WRONG_BEYOND)  # those painted later li
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaffold:
-    """A figure that lacks only what changes between frames.
+    """A figure without the things that change between frames.
 
     Attributes:
         figure: The figure.
         panels: One for each layer.
-        numbers: Empty texts, for the iteration, the accuracy, and the norm of the mean gradient of each layer.
+        numbers: Empty texts for the iteration, the accuracy, and each layer's mean gradient norm.
     """
 
     figure: Figure
@@ -108,12 +108,12 @@ class Scaffold:
 
 
 def scatter(view: View, frame: Frame, trail: Sequence[Frame] = ()) -> Figure:
-    """Draw one frame as a figure; the points are pixels in an SVG too.
+    """Draw one frame as a figure. Points are pixels, in an SVG too.
 
     Args:
         view: What is common to all frames.
         frame: The frame.
-        trail: Earlier frames, oldest first, to be drawn faintly below.
+        trail: Earlier frames, oldest first, drawn faintly below.
     """
     with styled():
         scaffold = _scaffold(view)
@@ -126,7 +126,7 @@ def scatter(view: View, frame: Frame, trail: Sequence[Frame] = ()) -> Figure:
 
 
 def key_frames(view: View, frames: Sequence[Frame]) -> Figure:
-    """Draw several frames as one figure, a row each; two a row if there is but one layer."""
+    """Draw several frames as one figure, one per row; with a single layer, two per row."""
     with styled():
         columns = len(view.layers) if len(view.layers) > 1 else min(2, len(frames))
         rows = -(-len(frames) * len(view.layers) // columns)
@@ -153,11 +153,11 @@ class Painter:
 
     Args:
         view: What is common to all frames.
-        history: Number of earlier frames whose points stay visible, faintly.
-        width: Of the pictures, in pixels, by default 120 an inch; width and height are rounded to even numbers, which
-            video needs.
-        lineages: Gives the lineage of each example at an iteration in a layer, -1 for none: members of the largest have
-            its colour instead of that of right or wrong, which others have faintly.
+        history: Number of earlier frames whose points stay faintly visible.
+        width: Width of the pictures in pixels, by default 120 per inch. Width and height are rounded to even numbers,
+            as video requires.
+        lineages: Function that returns the lineage of each example at an iteration in a layer, -1 for none. Members of
+            the largest lineages get its colour instead of that of right or wrong, and other examples are faint.
 
     Attributes:
         shape: Height and width of the pictures, in pixels.
@@ -223,7 +223,7 @@ class Painter:
         return picture
 
     def _coloured(self, frame: Frame) -> Int[np.ndarray, "layer n"]:
-        """Give the lineage of each example that has its colour; -1 for others."""
+        """Return the lineage of each example that has a colour of its own; -1 for others."""
         if not self._lineages:
             return np.full(frame.norm.shape, -1)
         found = np.stack([self._lineages(frame.iteration, layer) for layer in self.view.layers])
@@ -255,12 +255,12 @@ class Painter:
         return self.shape[0] - up - down.start, right - across.start
 
     def _ink(self, frame: Frame, lineage: Int[np.ndarray, "layer n"]) -> Float[np.ndarray, "2 h w"]:
-        """Sum up the ink of the correct and of the wrong examples on each pixel of the box around the panels.
+        """Add up the ink of the correct and of the wrong examples on each pixel of the box around the panels.
 
-        Without the members of lineages, which have colours of their own.
+        Members of lineages are left out, because they have colours of their own.
 
-        Ink is -log of the share of light that comes through it, and adds up where points lie on one another. The array
-        is the same at each call.
+        Ink is -log of the share of light that passes through, so it adds up where points overlap. The array is reused
+        at each call.
         """
         self._inked.fill(0)
         for k in range(len(self.view.layers)):
@@ -361,7 +361,7 @@ def _handles() -> list[Line2D]:
 
 
 def _numbers(frame: Frame) -> list[str]:
-    """Write out the numbers of a frame, in the order of `Scaffold.numbers`."""
+    """Write the numbers of a frame, in the order of `Scaffold.numbers`."""
     return [f"{frame.iteration:,}", _percent(frame), *(f"{norm:#.3g}" for norm in frame.mean_norm)]
 
 
@@ -370,21 +370,21 @@ def _percent(frame: Frame) -> str:
 
 
 def _places(frame: Frame, k: int, edge: float) -> dict[Mark, tuple[np.ndarray, np.ndarray]]:
-    """Sort the examples by how they are drawn in panel `k`, with the coordinates where."""
+    """Sort the examples by how they are drawn in panel `k`, with their coordinates."""
     norm, cosine = frame.norm[k], frame.cosine[k]
     everyone = np.ones(len(norm), bool)
     return {mark: (np.minimum(norm[of], edge), cosine[of]) for mark, of in _kinds(frame, k, edge, everyone).items()}
 
 
 def _kinds(frame: Frame, k: int, edge: float, among: Bool[np.ndarray, " n"]) -> dict[Mark, Bool[np.ndarray, " n"]]:
-    """Tell which of some examples are drawn as which mark in panel `k`."""
+    """Tell which examples are drawn as which mark in panel `k`."""
     right, beyond = frame.correct, frame.norm[k] > edge
     chosen = (right & ~beyond, right & beyond, ~right & ~beyond, ~right & beyond)
     return {mark: of & among for mark, of in zip(MARKS, chosen, strict=True)}
 
 
 def _draw(axes: Axes, frame: Frame, k: int, edge: float, weight: float, scale: float = 1.0) -> None:
-    """Draw the points of panel `k` with Matplotlib, some of each kind by turns, so that no kind hides another."""
+    """Draw the points of panel `k` with Matplotlib, alternating between kinds, so that no kind hides another."""
     for turn, (mark, (x, y)) in itertools.product(range(TURNS), _places(frame, k, edge).items()):
         axes.scatter(
             x[turn::TURNS],
@@ -407,7 +407,7 @@ def _fading(count: int) -> list[float]:
 
 
 class _Letters:
-    """The characters of a number, drawn once, to be set side by side: Matplotlib takes milliseconds for a text."""
+    """The characters of a number, drawn once and then put together, because Matplotlib takes milliseconds per text."""
 
     def __init__(self, text: Text, canvas: FigureCanvasAgg) -> None:
         self._pictures: dict[str, UInt8[np.ndarray, "h w 4"]] = {}
@@ -470,7 +470,7 @@ def _stamp(
     across: Float[np.ndarray, " m"],
     weight: Float[np.ndarray, " m"] | None = None,
 ) -> None:
-    """Add the ink of a stamp at each position, in pixels from the top left corner of the picture; so much of it."""
+    """Add a share of a stamp's ink at each position, in pixels from the top left corner of the picture."""
     middle = stamps.shape[-1] // 2
     row, column = np.nonzero(stamps.any(axis=(0, 1)))
     square = (row - middle) * ink.shape[1] + column - middle
@@ -491,9 +491,10 @@ def _phase(share: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 
 
 def _dyes(picture: UInt8[np.ndarray, "h w 4"]) -> tuple[Shaped[np.ndarray, " dye"], Int[np.ndarray, "h w"]]:
-    """List what every level of green ink, mixed with every level of orange ink, makes of every colour of a picture.
+    """List what each level of green ink, mixed with each level of orange ink, makes of each colour of a picture.
 
-    Mixed and not one above the other, which would hide the correct examples below the wrong ones, or the reverse.
+    The inks are mixed rather than drawn above each other, which would hide correct examples below wrong ones, or the
+    reverse.
 
     Returns:
         The colours, each as one number, for green `g`, orange `o` and the colour of a pixel at

@@ -16,7 +16,7 @@ from train_dynamics.study.score_agreement import ScoreStudy, summary
 
 
 def score_drawings(recording: Recording, results: Results, study: ScoreStudy) -> Iterator[Drawing]:
-    """Draw how the scores compare: do they agree, are they stable, what is at their ends, do they find wrong labels?"""
+    """Draw how the scores compare: their agreement, their stability, their ends, and whether they find wrong labels."""
     names = [score.name for score in results.scores.scores]
     yield _correlation_drawing(names, study)
     if results.scores.study.num_seeds > 1:
@@ -34,10 +34,10 @@ def _correlation_drawing(names: list[str], study: ScoreStudy) -> Drawing:
     return Drawing(
         "score_correlations",
         f"Which of {len(names)} scores agree: Spearman correlation between every two",
-        "Every score is turned so that high is hard. Scores that rank alike stand together: dark red blocks are "
-        "families that say much the same, and one of them will do; pale rows say something else, or are noise: the "
-        "next figures tell how far a score agrees with itself. High cartography_variability is ambiguous rather than "
-        "hard: what is never learned hardly varies.",
+        "Every score is turned so that high is hard. Scores that rank alike stand together. Dark red blocks are "
+        "families that say much the same. Pale rows say something else, or are noise; the next figures show how "
+        "far a score agrees with itself. A high cartography_variability means ambiguous rather than hard, because "
+        "examples that are never learned vary little.",
         score_plots.number_map(
             study.correlations[np.ix_(study.order, study.order)], ordered, ordered, "Which scores agree", diverging=True
         ),
@@ -50,8 +50,8 @@ def _seed_drawing(names: list[str], study: ScoreStudy) -> Drawing:
         "score_stability_seeds",
         "How many seeds a score needs: correlation of rankings from fewer seeds with that from all",
         "Seeds are drawn with replacement, and the correlation is averaged over the draws. A score that is high on "
-        "the left needs one training run; where it rises slowly, one run tells more of itself than of the "
-        "examples. Drawn seeds are among all seeds, so that another set of seeds would agree a little less.",
+        "the left needs only one training run; a slow rise means that one run mostly shows its own randomness. The "
+        "drawn seeds are among all seeds, so independent seeds would agree slightly less.",
         score_plots.number_map(
             summary(study.of_draws)[0],
             names,
@@ -63,13 +63,13 @@ def _seed_drawing(names: list[str], study: ScoreStudy) -> Drawing:
 
 
 def _stopping_drawing(names: list[str], results: Results, study: ScoreStudy) -> Drawing:
-    """Draw how stable rankings are had recording stopped early."""
+    """Draw how stable rankings are if recording stops early."""
     return Drawing(
         "score_stability_iterations",
-        "How early recording may stop: correlation of rankings had it stopped with those at the end",
+        "How early recording may stop: correlation of rankings from a shorter recording with those from the whole",
         "All seeds, up to the iteration below each column. A score that is high on the left is known early, or "
-        f"read early: el2n and grand are read at iteration {results.scores.study.early:,} and do not change after it. "
-        "Empty cells say that a score is not defined yet, or alike for all examples.",
+        f"defined early: el2n and grand are computed at iteration {results.scores.study.early:,} and do not change "
+        "later. In empty cells a score is not defined yet, or constant.",
         score_plots.number_map(
             study.of_checkpoints,
             names,
@@ -86,8 +86,8 @@ def _overview_drawing(recording: Recording, results: Results, num_scores: int) -
     return Drawing(
         "score_extremes",
         f"The easiest and the hardest examples by each of {num_scores} scores",
-        "A row a score: on the left the easiest, on the right the hardest example at the very end. The files "
-        "extremes_SCORE among the figures have 64 of either, with labels.",
+        "One row per score: the easiest example is at the left end, the hardest at the right end. The figures "
+        "extremes_SCORE have 64 of each, with labels.",
         score_plots.overview(
             [
                 tuple(shown(recording.data, chosen) for chosen in ends(score, results, score_plots.STRIP))
@@ -105,8 +105,8 @@ def _noise_drawing(names: list[str], study: ScoreStudy) -> Drawing:
     return Drawing(
         "label_noise",
         "Which scores find wrong labels",
-        f"{np.count_nonzero(study.noisy):,} labels, {share:.1%}, were made wrong. AUC: the chance that a wrong "
-        "label looks harder than a right one. Precision: the share of wrong labels among as many of the hardest "
+        f"{np.count_nonzero(study.noisy):,} labels, {share:.1%}, were flipped. AUC: the chance that a wrong "
+        "label scores harder than a right one. Precision: the share of wrong labels among the same number of hardest "
         "examples. Dotted lines are chance.",
         score_plots.noise_bars(names, study.precision, study.auc, share, "Which scores find wrong labels"),
     )
@@ -138,7 +138,7 @@ def extreme_drawings(recording: Recording, results: Results) -> Iterator[Drawing
 
 
 def extremes_title(score: Score) -> str:
-    """Say what a score is, and which end of it is hard."""
+    """Describe a score, and which end of it is hard."""
     return f"{score.name}: {score.formula} ({score.unit}; {score.hard} is hard)"
 
 
@@ -151,7 +151,7 @@ def _with_values(results: Results) -> list[Score]:
 
 
 def ends(score: Score, results: Results, count: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """List the easiest and the hardest examples, the most extreme first, of equal ones the first; NaN is neither."""
+    """List the easiest and the hardest examples, the most extreme first. Ties keep their order; NaN is in neither."""
     difficulty = score.difficulty(results.scores.values[score.name])
     known = np.flatnonzero(~np.isnan(difficulty))
     count = min(count, len(known))

@@ -1,4 +1,4 @@
-"""Scores beside each other: tables of numbers as colours, bars, and the images at both ends."""
+"""Figures of scores: tables of numbers as colours, bars, and the images at both ends."""
 
 import functools
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ def number_map(
     across: str = "",
     diverging: bool = False,
 ) -> Figure:
-    """Draw a table of numbers up to 1 as colours, each number in its cell; NaN is grey and empty.
+    """Draw a table of numbers up to 1 as colours, with each number in its cell. NaN is grey and empty.
 
     Args:
         values: The numbers.
         rows: Name of each row.
-        columns: Name of each column; upright if they are numbers.
-        title: Of the figure.
+        columns: Name of each column. Numbers are written upright.
+        title: Title of the figure.
         across: What the columns are, with unit.
-        diverging: Whether the colours go from -1 to 1, and not from 0, or the smallest if that is below it.
+        diverging: Whether the colours go from -1 to 1, rather than from 0 or the smallest value below it.
     """
     with styled():
         words = any(len(name) > 6 for name in columns)
@@ -69,7 +69,7 @@ def noise_bars(
     chance: float,
     title: str,
 ) -> Figure:
-    """Draw how well each score finds wrong labels, the best first; dotted lines are chance."""
+    """Draw how well each score finds wrong labels, the best first. Dotted lines are chance."""
     with styled():
         figure = Figure(figsize=(8.0, 1.2 + 0.22 * len(names)))
         order = np.argsort(-np.nan_to_num(auc, nan=-1), kind="stable")
@@ -138,7 +138,7 @@ def overview(
     names: Sequence[str],
     title: str,
 ) -> Figure:
-    """Draw a row of images a score: the easiest on the left, the hardest on the right, most so at the margins."""
+    """Draw a row of images per score: the easiest on the left, the hardest on the right."""
     rows = [np.concatenate([_row(easy), _gap(easy), _row(hard[::-1])], axis=1) for easy, hard in ends]
     with styled():
         picture = np.concatenate(rows)
@@ -174,9 +174,9 @@ def _gap(images: UInt8[np.ndarray, "m h w channel"]) -> UInt8[np.ndarray, "heigh
 def _labelled(
     images: UInt8[np.ndarray, "m h w channel"], labels: Sequence[str]
 ) -> UInt8[np.ndarray, "height width *rgb"]:
-    """Set images of about equal size into a grid, with their labels drawn above them.
+    """Put images of about equal size into a grid, with their labels drawn above them.
 
-    A label is drawn once and stamped: 128 texts would take Matplotlib a second.
+    A label is drawn once and then copied, because Matplotlib would take a second for 128 texts.
     """
     height, width = images.shape[1:3]
     times, step = max(1, round(PIXELS / max(height, width))), max(1, max(height, width) // PIXELS)

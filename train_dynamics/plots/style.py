@@ -1,6 +1,7 @@
-"""One look for all figures: colours told apart by colour-blind readers and in grey, and how a figure is saved."""
+"""The common look of all figures: colours that work for colour-blind readers and in grey, and how to save them."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
 from matplotlib.textpath import text_to_path
 
 matplotlib.use("agg")
@@ -42,7 +44,7 @@ def styled() -> Iterator[None]:
 
 
 def of_seeds(words: str, count: int) -> str:
-    """Say what of the seeds is drawn; of one there is nothing to say.
+    """Describe what is drawn of the seeds. With one seed, only that.
 
     Example:
         >>> of_seeds("mean", 2), of_seeds("mean", 1)
@@ -52,7 +54,7 @@ def of_seeds(words: str, count: int) -> str:
 
 
 def wrapped(text: str, fontsize: int, width: float) -> list[str]:
-    """Break a text into lines that are at most so many inches long when drawn, as far as its words are."""
+    """Break a text into lines that are at most this many inches long when drawn, unless a word is longer."""
     font, lines = FontProperties(size=fontsize), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -64,7 +66,7 @@ def wrapped(text: str, fontsize: int, width: float) -> list[str]:
 
 
 def cut_short(name: str, length: int) -> str:
-    """Leave out the beginning of a name that is too long: the path of a parameter differs at its end.
+    """Leave out the beginning of a name that is too long, because paths of parameters differ at their ends.
 
     Example:
         >>> cut_short("encoder/block1/attention/query/kernel", 20)
@@ -73,11 +75,23 @@ def cut_short(name: str, length: int) -> str:
     return name if len(name) <= length else f"...{name[3 - length :]}"
 
 
+def lacking(names: Iterable[str]) -> str:
+    """List the letters of some names that the font of figures does not have, which draws boxes instead.
+
+    Example:
+        >>> lacking(["cat", "日本"])
+        '日本'
+    """
+    letters = FT2Font(findfont(FontProperties())).get_charmap()
+    return "".join(letter for letter in dict.fromkeys("".join(names)) if ord(letter) not in letters)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PATH.png and PATH.svg; the same figure gives the same bytes."""
+    """Write a figure as PATH.png and PATH.svg. The same figure gives the same bytes."""
     # Not by `savefig`, which draws everything once for nothing after the layout.
     dpi = figure.dpi
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # `lacking` says it once
         FigureCanvasAgg(figure).print_png(f"{path}.png", metadata={"Software": None})
         FigureCanvasSVG(figure).print_svg(f"{path}.svg", metadata={"Date": None})
     figure.dpi = dpi  # SVG has one of its own

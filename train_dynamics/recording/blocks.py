@@ -1,4 +1,4 @@
-"""A block of a recording, read from disk as it is asked for; and several recordings' blocks read as one."""
+"""A block of a recording, read from disk on demand; and the blocks of several recordings read as one."""
 
 import contextlib
 import itertools
@@ -15,12 +15,12 @@ from train_dynamics.recording.storage import StoredArray
 
 
 class Block:
-    """Consecutive records, read from disk as they are asked for.
+    """Consecutive records, read from disk on demand.
 
     Attributes:
         path: Directory of the block.
-        iterations: The iterations it holds the records of, ascending.
-        names: The arrays it has, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
+        iterations: The iterations whose records it holds, ascending.
+        names: Names of its arrays, for example `loss`, `cotangent.fc2` and `parameters.fc1.kernel`.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class Block:
         self._place = place
 
     def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
-        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`.
+        """Read an array `[s, t, ...]`; or `[s, ...]` at one iteration `t`.
 
         Args:
             name: One of `names`.
-            t: Iteration, counted from the start of training; the whole block if None.
+            t: Iteration, in updates. None reads the whole block.
 
         Raises:
-            KeyError: If no block has such an array.
+            KeyError: If there is no such array.
             IndexError: If the block has no record of iteration `t`.
-            RecordingError: If the array is damaged or not there.
+            RecordingError: If the array is damaged or missing.
         """
         with self._array(name) as array:
             return array.read() if t is None else array.row(row_of(self.iterations, t))
@@ -50,15 +50,15 @@ class Block:
     def each(
         self, name: str, iterations: Int[np.ndarray, " some"] | None = None
     ) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array one iteration after the other, `[s, ...]`; nothing on disk is read twice.
+        """Yield an array one iteration after the other, `[s, ...]`. Nothing is read from disk twice.
 
         Args:
             name: One of `names`.
-            iterations: Some of its iterations, as for `take`; all by default.
+            iterations: Some of the block's iterations, as for `take`. Default: all.
 
         Raises:
-            KeyError: If no block has such an array.
-            RecordingError: If the array is damaged or not there.
+            KeyError: If there is no such array.
+            RecordingError: If the array is damaged or missing.
         """
         if iterations is not None:
             yield from self.take(name, iterations)
@@ -67,36 +67,36 @@ class Block:
             yield from array
 
     def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array at some of its iterations, ascending, each `[s, ...]`; of the others no more than has to be.
+        """Yield an array at some iterations, ascending, each `[s, ...]`. As little else as possible is read.
 
         Raises:
-            KeyError: If no block has such an array.
+            KeyError: If there is no such array.
             IndexError: If the block has no record of one of the iterations.
-            RecordingError: If the array is damaged or not there.
+            RecordingError: If the array is damaged or missing.
         """
         with self._array(name) as array:
             yield from array.take([row_of(self.iterations, t) for t in iterations])
 
     def columns(self, name: str, start: int, stop: int) -> Shaped[np.ndarray, "s t _ ..."]:
-        """Read what an array has of consecutive examples and no more; checksums, of all examples, are not compared.
+        """Read an array for consecutive examples only. Checksums cover all examples, so they are not compared.
 
         Raises:
-            KeyError: If no block has such an array.
-            RecordingError: If the array is not there.
+            KeyError: If there is no such array.
+            RecordingError: If the array is missing.
         """
         with self._array(name, direct=False) as array:
             return array.columns(start, stop)
 
     def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Tell shape `[s, t, ...]` and type of an array without reading it; raises as `each` does."""
+        """Return shape `[s, t, ...]` and type of an array without reading it. Raises the same errors as `each`."""
         with self._array(name) as array:
             return array.shape, array.dtype
 
     def state(self, name: str) -> Shaped[np.ndarray, "s ..."]:
-        """Read an array of the state after the last update, for example `parameters.fc1.kernel`.
+        """Read an array of the state after the block's last update, for example `parameters.fc1.kernel`.
 
         Raises:
-            RecordingError: If the array is damaged or not there.
+            RecordingError: If the array is damaged or missing.
         """
         return read_array(self.path, f"state.{name}", self._place)
 
@@ -113,11 +113,11 @@ class Block:
 
 
 class JoinedBlock(Block):
-    """What a block is, over the seeds of several recordings, whose own blocks may begin and end elsewhere.
+    """A block over the seeds of several recordings, whose own blocks may begin and end elsewhere.
 
     Attributes:
-        iterations: The iterations it holds the records of, ascending.
-        names: The arrays it has.
+        iterations: The iterations whose records it holds, ascending.
+        names: Names of its arrays.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class JoinedBlock(Block):
         ]
 
     def read(self, name: str, t: SupportsIndex | None = None) -> Shaped[np.ndarray, "..."]:
-        """Read an array, `[s, t, ...]`, or `[s, ...]` at one iteration `t`; as a block does."""
+        """Read an array `[s, t, ...]`, or `[s, ...]` at one iteration `t`, like `Block.read`."""
         if t is None:
             return np.stack(list(self.each(name)), axis=1)
         of_seeds = [
@@ -143,7 +143,7 @@ class JoinedBlock(Block):
     def each(
         self, name: str, iterations: Int[np.ndarray, " some"] | None = None
     ) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array one iteration after the other, `[s, ...]`; as a block does."""
+        """Yield an array one iteration after the other, `[s, ...]`, like `Block.each`."""
         if iterations is not None:
             yield from self.take(name, iterations)
             return
@@ -151,12 +151,12 @@ class JoinedBlock(Block):
             yield np.concatenate(rows)
 
     def take(self, name: str, iterations: Int[np.ndarray, " some"]) -> Iterator[Shaped[np.ndarray, "s ..."]]:
-        """Read an array at some of its iterations, ascending; as a block does."""
+        """Yield an array at some iterations, ascending, like `Block.take`."""
         for rows in zip(*(_taken(blocks, name, iterations) for blocks in self._parts), strict=True):
             yield np.concatenate(rows)
 
     def described(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Tell shape `[s, t, ...]` and type of an array without reading it; as a block does."""
+        """Return shape `[s, t, ...]` and type of an array without reading it, like `Block.described`."""
         described = [blocks[0].described(name) for blocks in self._parts]
         (_, _, *rest), dtype = described[0]
         return (sum(shape[0] for shape, _ in described), len(self.iterations), *rest), dtype
@@ -176,7 +176,7 @@ def _taken(
 
 
 def row_of(iterations: Int[np.ndarray, " t"], t: SupportsIndex) -> int:
-    """Find the record of an iteration among others."""
+    """Return the position of an iteration among others."""
     index = operator.index(t)
     row = int(np.searchsorted(iterations, index))
     if row == len(iterations) or iterations[row] != index:

@@ -1,4 +1,4 @@
-"""Whether the user lets the code that a recording names be run again: all that is told without running any of it."""
+"""Decides whether the user allows a recording's own code to be run again. Nothing of that code is run here."""
 
 from train_dynamics.config import InputError
 from train_dynamics.data.imports import names_code
@@ -6,15 +6,15 @@ from train_dynamics.recording.reader import Recording
 
 
 def made_in_python(recording: Recording) -> bool:
-    """Tell whether the networks are of a task or a loss that a program handed over, which no flag can name."""
+    """Tell whether the networks were made from a task or loss in a Python program, which no flag can name."""
     return "task" in recording.code or recording.code.get("loss", {}).get("import") == recording.config.model
 
 
 def needed(recording: Recording) -> dict[str, str]:
-    """List the user's code that the networks of a recording cannot be run without.
+    """List the user's own code that a recording's networks need to run.
 
     Returns:
-        Its import paths, by flag; empty if all of it is ours, or if the networks were made in Python.
+        Its import paths, by flag. Empty if the networks need none, or if they were made in Python.
 
     Example:
         >>> needed(Recording("recordings/cnn"))
@@ -27,17 +27,17 @@ def needed(recording: Recording) -> dict[str, str]:
 
 
 def may_run(recording: Recording, model: str | None, loss: str | None) -> bool:
-    """Tell whether the networks of a recording may be run again: whether all code that this needs is named.
+    """Tell whether a recording's networks may be run again: the flags must name all user code they need.
 
-    Where none of the user's is needed, nothing has to be named.
+    If they need no user code, no flag is needed.
 
     Args:
         recording: The recording.
-        model: What `--model` names, if anything.
-        loss: What `--loss` names, if anything.
+        model: Value of `--model`, if given.
+        loss: Value of `--loss`, if given.
 
     Raises:
-        InputError: If it was recorded with another model or loss than named, or only one of two is named.
+        InputError: If the flags name another model or loss than the recorded one, or only one of the two.
     """
     given = {name: spec for name, spec in (("model", model), ("loss", loss)) if spec is not None}
     for name, spec in given.items():
@@ -55,7 +55,7 @@ def may_run(recording: Recording, model: str | None, loss: str | None) -> bool:
 
 
 def how_to_run(recording: Recording) -> str:
-    """Say what the user has to do so that the networks of a recording are run again."""
+    """Explain what the user must do so that a recording's networks can be run again."""
     if made_in_python(recording):
         return "the network was made in Python, and is run again only there (docs/NETWORKS.md says how)"
     if named := " ".join(f"--{name}={spec}" for name, spec in needed(recording).items()):

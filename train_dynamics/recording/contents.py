@@ -1,4 +1,4 @@
-"""Which arrays a recording holds: what is kept of each layer, and under which names."""
+"""Which arrays a recording holds: what is stored of each layer, and under which names."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ KINDS = {
 
 
 class KeptLayer(NamedTuple):
-    """What is kept of the gradients of a parameter.
+    """What is stored of a parameter's gradients.
 
     Attributes:
-        name: What it is called: the path of the parameter, or, of the kernels of the default network, `fc1`, `fc2`, ...
+        name: Its name: the path of the parameter; for the default network's kernels `fc1`, `fc2`, ...
         layer: The parameter: path, shape, and how factors become that shape.
         layout: `factored`, `dense`, `sketch` or `measures`.
-        of_inputs: Whether the activation is the inputs, flat, which are stored once and not with every record.
+        of_inputs: Whether its activation is the flat inputs, which are stored once and not in every record.
     """
 
     name: str
@@ -36,7 +36,7 @@ class KeptLayer(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name in the names of arrays, where a slash would be a directory."""
+        """Its name inside array names, where a slash would be a directory."""
         return self.name.replace("/", ".")
 
     @property
@@ -48,14 +48,14 @@ class KeptLayer(NamedTuple):
     def multiply(
         self, activation: Float[np.ndarray, "#s n *p i"], cotangent: Float[np.ndarray, "#s n *p o"]
     ) -> Float[np.ndarray, "s n ..."]:
-        """Multiply factors, where these are kept, to gradients `[s, n, *shape]`, of all seeds and examples or some."""
+        """Multiply stored factors into gradients `[s, n, *shape]`, for all or some seeds and examples."""
         if self.layer.factors is None:
             return activation[..., :, None] * cotangent[..., None, :]
         return rebuild(self.layer, activation, cotangent)
 
     @property
     def has_gradient(self) -> bool:
-        """Whether gradients can be read or, of a sketch, their projections: whether two examples can be compared."""
+        """Whether two examples can be compared: whether gradients, or their sketches, were stored."""
         return self.layout != "measures"
 
 
@@ -63,13 +63,13 @@ class Contents(NamedTuple):
     """What every record of a recording holds.
 
     Attributes:
-        layers: The layers that something is kept of, by name.
+        layers: The recorded layers, by name.
         parameters: Names of the parameters, with dots: `fc1.kernel`.
-        output_layer: The layer whose cotangent is the class probabilities less the one-hot label; empty if the outputs
-            of the network are stored instead.
-        classes: Whether the outputs are those of a classifier, so that there are predictions.
-        state: Names of other arrays of the network, as the statistics of batch normalisation, with dots.
-        outputs: Whether the outputs of the network are stored, where `output_layer` does not stand for them.
+        output_layer: The layer whose cotangent is the class probabilities minus the one-hot label. Empty if the
+            network's outputs are stored instead.
+        classes: Whether the network is a classifier, so that there are predictions.
+        state: Names of the network's other arrays, such as the statistics of batch normalisation, with dots.
+        outputs: Whether the network's outputs are stored, because there is no `output_layer`.
     """
 
     layers: dict[str, KeptLayer]
@@ -91,12 +91,12 @@ class Contents(NamedTuple):
 
     @property
     def described(self) -> str:
-        """The layers in words, at most five of them."""
+        """Describe the layers in words, at most five of them."""
         names = list(self.layers)
         return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} others"])
 
     def to_json(self) -> dict[str, Any]:
-        """Give what a header holds of it."""
+        """Return what a header stores of it."""
         layers = [
             {
                 "name": kept.name,
@@ -114,7 +114,7 @@ class Contents(NamedTuple):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Contents":
-        """Undo `to_json`, after a round trip through JSON.
+        """Build it from what `to_json` returned, after a round trip through JSON.
 
         Raises:
             KeyError, TypeError, ValueError: If it is malformed.
@@ -135,11 +135,11 @@ class Contents(NamedTuple):
 
 
 def mlp_contents(config: StudyConfig, widths: Sequence[int]) -> Contents:
-    """Tell what the MLP's recordings hold, and those of format 4, which do not say it.
+    """Return what recordings of the MLP hold, including those of format 4, which do not store it.
 
     Args:
         config: The configuration.
-        widths: Units of each layer, the inputs first.
+        widths: Number of units of each layer, the inputs first.
     """
     names = config.layer_names
     shapes = dict(zip(names, itertools.pairwise(widths), strict=True))

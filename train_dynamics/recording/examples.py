@@ -1,4 +1,4 @@
-"""How the examples of a recording are on disk: an array a file, and in the header what the arrays do not say."""
+"""How a recording's examples are stored: one file per array, and the rest in the header."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ LISTS = ("feature_names", "vocabulary")
 
 
 def example_arrays(dataset: Dataset) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-    """Give the arrays of a data set by the names of their files."""
+    """Return the arrays of a data set by the names of their files."""
     of_labels = {"labels": dataset.labels, "ids": dataset.ids, "true_labels": dataset.true_labels}
     rest = {name: array for name, array in of_labels.items() if array is not None}
     if dataset.images is not None:
@@ -22,7 +22,7 @@ def example_arrays(dataset: Dataset) -> dict[str, Shaped[np.ndarray, "n ..."]]:
 
 
 def example_header(dataset: Dataset) -> dict[str, Any]:
-    """Give what the header of a recording says of its examples; of images, only their classes."""
+    """Return what a recording's header stores about its examples. For images, only their classes."""
     header = {name: list(getattr(dataset, name)) for name in ("class_names", *LISTS) if getattr(dataset, name)}
     if not isinstance(dataset.inputs, np.ndarray):
         header["inputs"] = structure(dataset.inputs)
@@ -30,11 +30,11 @@ def example_header(dataset: Dataset) -> dict[str, Any]:
 
 
 def read_examples(header: dict[str, Any], read: Callable[[str], Shaped[np.ndarray, "n ..."]]) -> Dataset:
-    """Make a data set of what `example_arrays` and `example_header` gave.
+    """Make a data set from what `example_arrays` and `example_header` returned.
 
     Args:
         header: The header of a recording.
-        read: Reads an array by the name of its file.
+        read: Function that reads an array by the name of its file.
     """
     names = header["dataset"]
     form = header.get("inputs")
@@ -49,10 +49,10 @@ def read_examples(header: dict[str, Any], read: Callable[[str], Shaped[np.ndarra
 
 
 def check_example_header(header: dict[str, Any]) -> None:
-    """See whether what a header says of the examples is well formed.
+    """Check that what a header says about the examples is well formed.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it is not.
     """
     if not all(isinstance(header.get(name, []), list) for name in LISTS):
         raise ValueError("feature names or vocabulary are malformed")
@@ -65,5 +65,5 @@ def check_example_header(header: dict[str, Any]) -> None:
 
 
 def _file(path: str) -> str:
-    """Name the file of an array of the inputs."""
+    """Return the file name of an array of the inputs."""
     return f"inputs.{path}" if path else "inputs"

@@ -1,4 +1,4 @@
-"""The files of a recording: its header and checksums, its blocks, and how they are written whole or not at all."""
+"""The files of a recording: header, checksums and blocks. Each file is written completely or not at all."""
 
 import contextlib
 import io
@@ -29,21 +29,21 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 
 class RecordingError(InputError):
-    """A directory that is not the recording it should be."""
+    """Raised if a directory is not a valid recording."""
 
 
 def read_header(path: AnyPath) -> dict[str, Any]:
     """Read and check `config.json`.
 
     Raises:
-        RecordingError: If it is not there, not readable or of a newer format.
+        RecordingError: If it does not exist, cannot be read, or has a newer format.
     """
     if isinstance(path, Path) and not path.is_dir():
         raise RecordingError(f"{path} is not a directory")
     try:
         header = json.loads(read_whole(path.resolve() / "config.json"))
         if not isinstance(header["format"], int):
-            raise ValueError("its format is no number")
+            raise ValueError("its format is not a number")
         if header["format"] not in READABLE:
             other = "a newer version" if header["format"] > FORMAT else "the version that wrote it"
             known = ", ".join(map(str, READABLE[:-1])) + f" and {READABLE[-1]}"
@@ -67,14 +67,14 @@ def read_header(path: AnyPath) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordingError(f"{path} is not a recording: it has no config.json") from None
     except KeyError as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: it has no {error}") from error
+        raise RecordingError(f"{path / 'config.json'} does not belong to a recording: it has no {error}") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordingError(f"{path / 'config.json'} is not that of a recording: {error}") from error
+        raise RecordingError(f"{path / 'config.json'} does not belong to a recording: {error}") from error
     return header
 
 
 def contents_of(header: dict[str, Any]) -> Contents:
-    """Tell which arrays a recording holds."""
+    """Return which arrays a recording holds."""
     if header["format"] > 4:
         return Contents.from_json(header["contents"])
     config = StudyConfig.from_dict(header["config"])
@@ -82,28 +82,28 @@ def contents_of(header: dict[str, Any]) -> Contents:
 
 
 def place_of(header: dict[str, Any], start: int | str) -> str:
-    """Name a block, so that its arrays read in no other block and in no other recording."""
+    """Make the name that ties a block's arrays to their place, so that they cannot be read as another's."""
     return f"{header['checksum']}/{start}"
 
 
 def sealed(header: dict[str, Any]) -> dict[str, Any]:
-    """Add the checksum of everything else in a header to it."""
+    """Add a checksum of everything else in a header to it."""
     rest = {name: value for name, value in header.items() if name != "checksum"}
     return {**rest, "checksum": checksum_of(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
 
 
 def checksum_of(content: bytes) -> str:
-    """Compute the CRC-32C of a file's content, as written into headers."""
+    """Compute the CRC-32C of a file's content, as headers store it."""
     return f"{google_crc32c.value(content):08x}"
 
 
 def whole_blocks(path: AnyPath, header: dict[str, Any]) -> dict[int, Int[np.ndarray, " t"]]:
-    """List the blocks that are whole: the first iteration of each, in order, with all of its iterations.
+    """List the complete blocks in order: the first iteration of each, with all of its iterations.
 
-    Elsewhere than on this machine, where not everything can be listed, they are asked for by name.
+    On remote storage, where directories cannot always be listed, blocks are asked for by name.
 
     Raises:
-        RecordingError: If one is missing before the last, or there is one that does not belong.
+        RecordingError: If a block before the last is missing, or if there is one that does not belong there.
     """
     blocks = path / "blocks"
     if "loop" in header:
@@ -124,7 +124,7 @@ def whole_blocks(path: AnyPath, header: dict[str, Any]) -> dict[int, Int[np.ndar
 
 
 def _listed(blocks: AnyPath) -> set[int]:
-    """List the blocks: the first iteration of each."""
+    """List the first iteration of each block."""
     try:
         if isinstance(blocks, Path) and not blocks.is_dir():
             return set()
@@ -134,7 +134,7 @@ def _listed(blocks: AnyPath) -> set[int]:
 
 
 def _first_blocks(blocks: Url, possible: list[int]) -> int:
-    """Count the blocks that are there."""
+    """Count the blocks that exist."""
     try:
         return leading(len(possible), lambda k: (blocks / f"{possible[k]}/record.loss/zarr.json").exists())
     except OSError as error:
@@ -142,7 +142,7 @@ def _first_blocks(blocks: Url, possible: list[int]) -> int:
 
 
 def _blocks_of_loop(path: AnyPath, header: dict[str, Any], starts: list[int]) -> dict[int, Int[np.ndarray, " t"]]:
-    """Do so where nobody knows before which iterations will be recorded: each block says which it has."""
+    """List the blocks of a user's own loop, where each block itself says which iterations it has."""
     found, records = {}, 0
     for start in starts:
         block = path.resolve() / "blocks" / str(start)
@@ -163,7 +163,7 @@ def read_array(block: AnyPath, name: str, place: str) -> Shaped[np.ndarray, "...
     """Read an array of a block.
 
     Raises:
-        RecordingError: If it is damaged or not there.
+        RecordingError: If it is damaged or missing.
     """
     with damaged(block / name):
         return StoredArray(block / name, f"{place}/{name}").read()
@@ -171,7 +171,7 @@ def read_array(block: AnyPath, name: str, place: str) -> Shaped[np.ndarray, "...
 
 @contextlib.contextmanager
 def damaged(path: AnyPath) -> Iterator[None]:
-    """Say clearly where an array is damaged or missing."""
+    """Turn errors of reading an array into a clear message that names the array."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -180,7 +180,7 @@ def damaged(path: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give another name to write a file or directory under first, so that it is whole or absent."""
+    """Yield a temporary name to write a file or directory to, and rename it when it is complete."""
     new = path.with_name(path.name + ".incomplete")
     try:
         yield new
@@ -192,7 +192,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def versions() -> dict[str, str]:
-    """List the versions of everything that a recording is made with."""
+    """List the versions of all software that a recording is made with."""
     return {
         "train-dynamics": __version__,
         "python": platform.python_version(),
@@ -201,14 +201,14 @@ def versions() -> dict[str, str]:
 
 
 def npy(array: np.ndarray) -> bytes:
-    """Make the contents of a file of NumPy's."""
+    """Return the bytes of a NumPy file."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
 def save_arrays(path: Path, files: dict[str, bytes]) -> None:
-    """Write the contents of files of NumPy's, by name, into a new directory."""
+    """Write the bytes of NumPy files, by name, into a new directory."""
     if path.is_dir():
         shutil.rmtree(path)  # left by a run that was killed or failed, and never more than that
     path.mkdir()

@@ -1,11 +1,10 @@
-"""How every example fared at every record, read fast by example as well as by iteration.
+"""Reads histories: how every example fared at every record, quickly both by example and by iteration.
 
-    RECORDING/histories/
-      histories.json                            of which recording, and what of it: measures and length of a span
-      <first>-<stop>/<seed>/<measure>/          an array [t, n]: the records from number `first` on, before `stop`
+    RECORDING/histories/ histories.json                            of which recording, its measures, and the length of a
+    span <first>-<stop>/<seed>/<measure>/          an array [t, n]: the records from number `first` on, before `stop`
 
-`train_dynamics.study.histories` makes them of the blocks. A span appears under its name when it is whole, and not
-before. Examples are filled up with zeros to a multiple of 64, and each 64 are one piece of the file.
+`train_dynamics.study.histories` makes them from the blocks. A span appears under its name only when it is complete.
+Examples are padded with zeros to a multiple of 64, and each 64 of them are one piece of the file.
 """
 
 import contextlib
@@ -40,16 +39,16 @@ CHECKSUM_BYTES = 64  # that one takes in memory
 
 
 class History(NamedTuple):
-    """What became of one example in every seed.
+    """What happened to one example in every seed.
 
     Attributes:
-        iterations: The iterations that there are records of.
-        loss: Its loss, of a classifier in nats.
-        correct: Whether it was classified as it is labelled; None of a regression.
-        prediction: Its likeliest class; None of a regression.
-        margin: Logit of the label less the largest other one; None of a regression.
+        iterations: The recorded iterations.
+        loss: Its loss, for a classifier in nats.
+        correct: Whether it was classified correctly. None for a regression.
+        prediction: Its most likely class. None for a regression.
+        margin: Logit of its label minus the largest other logit. None for a regression.
         norm: L2 norm of its gradient in each recorded layer, in nats per unit of weight.
-        alignment: Cosine between that and the mean gradient of the layer; 0 where either is zero.
+        alignment: Cosine between its gradient and the mean gradient of the layer. 0 where either is zero.
     """
 
     iterations: Int[np.ndarray, " t"]
@@ -62,20 +61,21 @@ class History(NamedTuple):
 
 
 class Histories:
-    """The histories of a recording, opened for reading; several threads may.
+    """The histories of a recording, opened for reading. Several threads may use them.
 
     Args:
-        recording: The recording, finished or not; or several read as one, each of which has its own.
-        path: Where they are, if not in the recording: as `make_histories` was told.
+        recording: The recording, finished or not. Several recordings read as one each have their own histories.
+        path: Where the histories are, if not inside the recording; the `path` that `make_histories` was given.
 
     Attributes:
-        measures: What they hold, as `measures_of` names it.
-        checked: Arrays of the recording's blocks that they have checksums of, of each `GROUP` examples at each record.
-        num_records: From how many records, of whole spans. What is made later is there once they are opened anew.
-        span: Most records in a span; of several recordings the fewest of these.
+        measures: Names of the measures, as `measures_of` gives them.
+        checked: Names of the recording's arrays for which they hold checksums, of each `GROUP` examples at each record.
+        num_records: Number of records covered, in complete spans. To see spans made later, open the histories again.
+        span: Largest number of records in a span; for several recordings, the smallest of these.
 
     Raises:
-        RecordingError: If they are not there, damaged, of another format or of another recording; while reading too.
+        RecordingError: If they are missing, damaged, of another format or of another recording. Reading may raise it
+            too.
 
     Example:
         >>> histories = Histories(Recording("recordings/mini_mnist"))
@@ -97,9 +97,9 @@ class Histories:
 
         Args:
             measure: One of `measures`.
-            s: Place of the seed among those of the recording.
-            start: First record, counted from 0: of iteration `recording.iterations[start]`.
-            stop: The record before which to stop.
+            s: Index of the seed in the recording.
+            start: First record, counted from 0. It is at iteration `recording.iterations[start]`.
+            stop: The record after the last one to read.
 
         Raises:
             KeyError: If there is no such measure.
@@ -115,12 +115,12 @@ class Histories:
         return np.concatenate(rows) if rows else np.empty((0, self._num_examples), np.float32)
 
     def of_examples(self, measure: str, s: int, examples: Sequence[int]) -> Shaped[np.ndarray, "t m"]:
-        """Read a measure of some examples in one seed, at all records; raises as `read` does.
+        """Read a measure of some examples in one seed, at all records. Raises the same errors as `read`.
 
         Args:
             measure: One of `measures`.
-            s: Place of the seed among those of the recording.
-            examples: Their places, in any order.
+            s: Index of the seed in the recording.
+            examples: Indices of the examples, in any order.
         """
         self._check(measure)
         places = np.asarray(examples, int).reshape(-1)
@@ -137,7 +137,7 @@ class Histories:
         return np.concatenate(found)
 
     def of_example(self, measure: str, example: SupportsIndex) -> Shaped[np.ndarray, "s t"]:
-        """Read a measure of one example in every seed, at all records; raises as `read` does."""
+        """Read a measure of one example in every seed, at all records. Raises the same errors as `read`."""
         n = operator.index(example)
         read, places = lambda s: self.of_examples(measure, s, [n])[:, 0], range(len(self._seeds))
         if any(isinstance(part.directory, Url) for part in self._parts):
@@ -146,12 +146,12 @@ class Histories:
         return np.stack([read(s) for s in places])
 
     def checksums(self, array: str, s: int, group: int) -> Shaped[np.ndarray, " t"]:
-        """Read the checksums of a group of examples in an array of the blocks, one for each record; raises as `read`.
+        """Read the checksums of a group of examples in an array, one per record. Raises as `read` does.
 
         Args:
             array: One of `checked`.
-            s: Place of the seed.
-            group: Which `GROUP` examples.
+            s: Index of the seed.
+            group: Index of the group of `GROUP` examples.
         """
         part, seed = self._seeds[s]
         found = [np.empty(0, np.uint32)]
@@ -166,16 +166,16 @@ class Histories:
 
 
 class OfOne:
-    """The histories of one recording that is not several.
+    """The histories of a single recording.
 
     Args:
         recording: The recording.
-        directory: Where they are.
+        directory: Directory of the histories.
 
     Attributes:
-        directory: Where they are.
-        num_records: From how many records, of whole spans.
-        span: Most records in a span.
+        directory: Directory of the histories.
+        num_records: Number of records covered, in complete spans.
+        span: Largest number of records in a span.
         seeds: The seeds.
 
     Raises:
@@ -201,10 +201,10 @@ class OfOne:
         self._array = functools.lru_cache(max(size, 16))(self._open)
 
     def within(self, measure: str, seed: int, start: int, stop: int) -> Iterator[tuple[StoredArray, int, int]]:
-        """Give the arrays that hold some records, and which rows of each they are.
+        """Return the arrays that hold some records, and which of their rows these are.
 
         Raises:
-            OSError, ValueError: If one is not there or damaged.
+            OSError, ValueError: If one is missing or damaged.
         """
         for k in range(start // self.span, math.ceil(stop / self.span)):
             first, end = self._spans[k]
@@ -221,7 +221,7 @@ class OfOne:
 
 
 def measures_of(contents: Contents) -> tuple[str, ...]:
-    """Name what histories hold: `loss`; of a classifier `prediction` and `margin`; norm and alignment of each layer.
+    """Name the measures in histories: `loss`; for a classifier `prediction`, `margin`; each layer's norm, alignment.
 
     Example:
         >>> measures_of(Recording("recordings/mini_mnist").contents)
@@ -232,7 +232,7 @@ def measures_of(contents: Contents) -> tuple[str, ...]:
 
 
 def checked_of(recording: "Recording") -> tuple[str, ...]:
-    """Name the arrays that gradients are made of as they are stored: all but factors with several positions."""
+    """Name the stored arrays that gradients are made of, except factors with several positions."""
     block = next(recording.blocks(), None)
     kept = [one for one in recording.contents.layers.values() if one.has_gradient]
     names = [name for one in kept for name in one.arrays if one.layout != "factored" or not _positions(block, name)]
@@ -249,24 +249,24 @@ def groups_of(num_examples: int) -> int:
 
 
 def directory_of(recording: "Recording", path: Path | None = None) -> AnyPath:
-    """Tell where the histories of one recording are: in it, or in another directory by its checksum."""
+    """Return the directory of one recording's histories: inside it, or elsewhere under its checksum."""
     return recording.root / "histories" if path is None else path.resolve() / recording.checksum
 
 
 def padded(num_examples: int) -> int:
-    """Round up to whole pieces."""
+    """Round up to a multiple of a piece."""
     return math.ceil(num_examples / EXAMPLES) * EXAMPLES
 
 
 def place_of(checksum: str, first: int, seed: int, measure: str) -> str:
-    """Name the array of a measure, so that it reads in no other place."""
+    """Make the name that ties a measure's array to its place."""
     return f"{checksum}/histories/{first}/{seed}/{measure}"
 
 
 def spans_of(directory: Path, span: int) -> list[tuple[int, int]]:
-    """List the spans that are whole: first record, and the one before which each stops.
+    """List the complete spans: the first record of each, and the one after its last.
 
-    Of a loop that was gone on with, a short span and the longer one that replaces it may be there both.
+    If a user's loop was resumed, a short span and the longer one that replaces it may both exist.
     """
     found: dict[int, int] = {}
     for entry in directory.iterdir():
@@ -280,7 +280,7 @@ def spans_of(directory: Path, span: int) -> list[tuple[int, int]]:
 
 
 def spans_of_url(directory: Url, span: int, seed: int, num_records: int) -> list[tuple[int, int]]:
-    """List the spans that are whole elsewhere, where they are asked for by name: those of a recording's records."""
+    """List the complete spans on remote storage, where each is asked for by name."""
     spans = [(first, min(first + span, num_records)) for first in range(0, num_records, span)]
     there = leading(len(spans), lambda k: (directory / f"{spans[k][0]}-{spans[k][1]}/{seed}/loss/zarr.json").exists())
     return spans[:there]
@@ -290,7 +290,7 @@ def read_header(recording: "Recording", directory: AnyPath) -> dict[str, Any]:
     """Read and check `histories.json`.
 
     Raises:
-        RecordingError: If it is not there, damaged, of another format or of another recording.
+        RecordingError: If it is missing, damaged, of another format or of another recording.
     """
     if not (directory / "histories.json").exists():
         raise RecordingError(f"{directory} is not there: {how_to_make(recording)}")
@@ -308,14 +308,14 @@ def read_header(recording: "Recording", directory: AnyPath) -> dict[str, Any]:
             if not all(isinstance(name, str) for name in header["checked"]):
                 raise ValueError("the names of arrays that it has checksums of are malformed")
             if not (isinstance(header["span"], int) and header["span"] > 0):
-                raise ValueError("its span is no length")
+                raise ValueError("its span is not a length")
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"histories.json is malformed: {error}") from error
     return header
 
 
 def gradients_of(recording: "Recording", layer: str, example: SupportsIndex) -> Float[np.ndarray, "s t ..."]:
-    """Read the gradient of one example at all records; see `Recording.gradients_of`."""
+    """Read one example's gradient at all records; see `Recording.gradients_of`."""
     n, kept = operator.index(example), recording.kept(layer)
     if not 0 <= n < len(recording.labels):
         raise IndexError(f"example {n} is not among the {len(recording.labels):,} of {recording.path}")
@@ -336,7 +336,7 @@ def gradients_of(recording: "Recording", layer: str, example: SupportsIndex) -> 
 
 
 def _column(part: "Recording", name: str, n: int) -> Shaped[np.ndarray, "s t ..."]:
-    """Read what an array of one recording's blocks has of an example, comparing the checksums of its group."""
+    """Read one example from an array of a recording's blocks, and compare the checksums of its group."""
     try:
         histories = Histories(part)
     except RecordingError:
@@ -355,7 +355,7 @@ def _column(part: "Recording", name: str, n: int) -> Shaped[np.ndarray, "s t ...
             if checksum_of_rows(rows[s, t]) != expected[s, begin + t]:
                 raise RecordingError(
                     f"{block.path} is damaged: {name} of examples {start} to {stop - 1} at iteration "
-                    f"{block.iterations[t]} was changed after it was written; verify tells more"
+                    f"{block.iterations[t]} was changed after it was written; run train_dynamics.verify for details"
                 )
         return rows[:, :, n - start]
 
@@ -364,29 +364,29 @@ def _column(part: "Recording", name: str, n: int) -> Shaped[np.ndarray, "s t ...
 
 
 def checksum_of_rows(rows: Shaped[np.ndarray, "m ..."]) -> int:
-    """Compute the CRC-32C of what an array has of some examples."""
+    """Compute the CRC-32C of some examples in an array."""
     return google_crc32c.value(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
 
 
 @contextlib.contextmanager
 def remade(directory: AnyPath) -> Iterator[None]:
-    """Say what to do about histories that are damaged: nothing is lost, for they are made again."""
+    """Explain what to do about damaged histories. Nothing is lost, because they can be made again."""
     try:
         yield
     except (ValueError, OSError) as error:
         raise RecordingError(
-            f"{directory} does not belong here, is damaged or missing ({error}); move it elsewhere, and "
+            f"{directory} does not belong here, is damaged, or is missing ({error}); move it elsewhere, and "
             "train_dynamics.analyze makes it again"
         ) from error
 
 
 def how_to_make(recording: "Recording") -> str:
-    """Say which command makes histories."""
+    """Name the command that makes histories."""
     return f"python -m train_dynamics.analyze --recording={recording.path} makes it"
 
 
 def history_of(recording: "Recording", histories: Histories, example: SupportsIndex) -> History:
-    """Gather all that histories tell of an example; see `Recording.history`."""
+    """Collect all histories of one example; see `Recording.history`."""
     n = operator.index(example)
     if not 0 <= n < len(recording.labels):
         raise IndexError(f"example {n} is not among the {len(recording.labels):,} of {recording.path}")

@@ -1,4 +1,4 @@
-"""Several recordings of the same examples, each of other seeds, read as one."""
+"""Reads several recordings of the same examples, with different seeds, as one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_alike(parts: Sequence["Recording"]) -> None:
-    """See whether recordings can be read as one.
+    """Check that recordings can be read as one.
 
     Raises:
-        RecordingError: If not; it names the difference.
+        RecordingError: If they cannot. The message names the difference.
     """
     if not parts:
         raise RecordingError("no recording was named")
@@ -34,7 +34,7 @@ def check_alike(parts: Sequence["Recording"]) -> None:
 
 
 def _difference(one: "Recording", other: "Recording") -> str:
-    """Say in what two recordings differ, besides seeds; nothing if in nothing."""
+    """Describe how two recordings differ, apart from their seeds. Empty if they do not."""
     if one.of_loop != other.of_loop:
         return "one was written by train_dynamics.train, the other in a loop"
     same = {"first_seed": 0, "num_seeds": 1}

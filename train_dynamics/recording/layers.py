@@ -1,4 +1,4 @@
-"""What a recording tells of a layer, and its gradients rebuilt from their factors. Needs no JAX."""
+"""Describes a layer of a recording, and rebuilds gradients from their factors. Needs no JAX."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ TOGETHER = "all"
 
 
 class Factors(NamedTuple):
-    """Sizes of the two factors of a gradient, and how their product becomes the parameter's shape.
+    """Sizes of a gradient's two factors, and how their product becomes the parameter's shape.
 
     Attributes:
         i: Length of an activation.
         o: Length of a cotangent.
-        positions: How many products are summed: pixels, tokens, uses of the same weight; 1 if only one.
-        layout: What becomes of the product [i, o].
+        positions: Number of products that are summed (pixels, tokens, or uses of the same weight).
+        layout: How the product [i, o] is rearranged into the parameter.
     """
 
     i: int
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
     """A parameter whose gradient can be kept.
 
     Attributes:
-        name: Its path in the parameters, `Dense_0/kernel`.
+        name: Its path in the parameters, such as `Dense_0/kernel`.
         shape: Its shape.
         factors: The factors of its gradients, if there are any and they are smaller than the gradient itself.
     """
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
 
 
 def choose(layers: Mapping[str, Layer], patterns: Sequence[str]) -> list[str]:
-    """Choose layers by name: `all`, exact names, or wildcards as in `conv1/*`, where `*` matches slashes too.
+    """Choose layers by `all`, by exact name, or by wildcards as in `conv1/*`, where `*` also matches slashes.
 
     Returns:
         The names, in the order of `layers`, each once.

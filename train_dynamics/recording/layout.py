@@ -1,4 +1,4 @@
-"""How a product of two factors lies in a parameter: axes split, permuted and merged. No JAX here, and no arrays."""
+"""How a product of two factors is laid out in a parameter: axes split, permuted and merged. No JAX, no arrays."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ Atom = tuple[tuple[int, ...], int]
 
 
 class Layout(NamedTuple):
-    """What becomes of a product [i, o]: `product.reshape(split).transpose(permutation).reshape(shape)`.
+    """How a product [i, o] is rearranged: `product.reshape(split).transpose(permutation).reshape(shape)`.
 
     A dense layer's kernel [in, out] has `split == (in, out)` and `permutation == (0, 1)`; a weight stored [out, in] has
     `permutation == (1, 0)`.
@@ -21,26 +21,26 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
 
     def apply(self, product):
-        """Give an array of the parameter's shape; axes before the product's are left alone."""
+        """Rearrange a product into the parameter's shape. Axes before the product's are left alone."""
         rows = product.shape[: product.ndim - 2]
         split = product.reshape(*rows, *self.split)
         order = *range(len(rows)), *(len(rows) + axis for axis in self.permutation)
         return split.transpose(order).reshape(*rows, *self.shape)
 
     def undo(self, parameter, i: int, o: int):
-        """Give the product [i, o] of which an array of the parameter's shape is made."""
+        """Rearrange an array of the parameter's shape back into the product [i, o]."""
         permuted = parameter.reshape([self.split[axis] for axis in self.permutation])
         return permuted.transpose(np.argsort(self.permutation).tolist()).reshape(i, o)
 
 
 class Axes(NamedTuple):
-    """Axes of an array on its way from a product to a parameter, each a row of atoms."""
+    """Axes of an array on its way from a product to a parameter. Each is a row of atoms."""
 
     axes: tuple[tuple[Atom, ...], ...]
 
     @classmethod
     def of(cls, sizes) -> "Axes":
-        """Begin with axes as they are in the product."""
+        """Start with the axes of the product."""
         return cls(tuple((((k,), int(size)),) for k, size in enumerate(sizes)))
 
     def transpose(self, permutation) -> "Axes":
@@ -48,7 +48,7 @@ class Axes(NamedTuple):
         return Axes(tuple(self.axes[axis] for axis in permutation))
 
     def reshape(self, sizes) -> "Axes | None":
-        """Cut the same elements into other axes; None where no axis can be split for it, as from (2, 3) to (3, 2)."""
+        """Split the same elements into other axes. None if no axis can be split that way, as (2, 3) to (3, 2)."""
         atoms = [atom for axis in self.axes for atom in axis if atom[1] != 1]
         axes = []
         for wanted in sizes:
@@ -68,7 +68,7 @@ class Axes(NamedTuple):
         return Axes(tuple(axes))
 
     def layout(self, i: int, o: int) -> Layout:
-        """Sum it all up; atoms that stay neighbours within i or within o are one."""
+        """Return the resulting layout. Atoms that stay neighbours within i or within o count as one."""
         shape = tuple(math.prod(size for _, size in axis) for axis in self.axes)
         atoms = [atom for axis in self.axes for atom in axis if atom[1] != 1]
         order = sorted(atoms)

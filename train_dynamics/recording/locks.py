@@ -1,4 +1,4 @@
-"""Who may write into a directory: one process at a time, into what is a recording or nothing yet."""
+"""Makes sure that only one process writes to a directory, and only to a recording or an empty directory."""
 
 import contextlib
 import fcntl
@@ -16,14 +16,14 @@ PATIENCE = 0.2
 
 
 def is_begun(path: Path, config: StudyConfig) -> bool:
-    """Tell whether `path` holds a recording of this configuration, finished or not, or nothing yet.
+    """Tell whether `path` already holds a recording of this configuration, finished or not. False if it holds nothing.
 
     Raises:
-        InputError: If something else is there, or a recording that another run is writing.
+        InputError: If it holds something else, or a recording that another run is writing.
     """
     check_local(path)
     if "\\" in str(path):
-        raise InputError.flag("recording", path, "must be a path of this machine without backslashes")
+        raise InputError.flag("recording", path, "must be a local path without backslashes")
     try:
         found = {entry.name for entry in path.iterdir()} if path.is_dir() else None
         exists = path.exists()
@@ -49,10 +49,10 @@ def is_begun(path: Path, config: StudyConfig) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """See whether a directory, or one to be made, can be written.
+    """Check that a directory can be written, or made if it does not exist.
 
     Raises:
-        InputError: If not.
+        InputError: If it cannot.
     """
     try:
         tempfile.TemporaryFile(dir=existing(path)).close()
@@ -61,19 +61,19 @@ def check_writable(path: Path) -> None:
 
 
 def existing(path: Path) -> Path:
-    """Find the directory that a path lies in, as far as it exists."""
+    """Find the innermost existing directory of a path."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 def busy(path: Path) -> InputError:
-    """Make the error for a recording that another process writes to."""
+    """Make the error for a recording that another process is writing."""
     return InputError.flag(
         "recording", path, "is being written by another run; wait for it, or choose another directory"
     )
 
 
 def is_being_written(path: Path) -> bool:
-    """Tell whether a run is writing to a recording at the moment."""
+    """Tell whether a run is writing to a recording right now."""
     try:
         os.close(lock(path, fcntl.LOCK_SH))
     except BlockingIOError:
@@ -83,7 +83,7 @@ def is_being_written(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, taken: InputError, patience: float = 0.0) -> Iterator[None]:
-    """Let no other process write to a directory meanwhile; `taken` is the error if another one does."""
+    """Keep other processes from writing to a directory. `taken` is raised if one already does."""
     try:
         fd = lock(path, patience=patience)
     except BlockingIOError:
@@ -99,11 +99,11 @@ def lock(path: Path, kind: int = fcntl.LOCK_EX, patience: float = 0.0) -> int:
 
     Args:
         path: The directory.
-        kind: `fcntl.LOCK_EX` to write, `fcntl.LOCK_SH` to see whether one could.
-        patience: Seconds to wait for others, who may only look.
+        kind: `fcntl.LOCK_EX` to write, or `fcntl.LOCK_SH` to check whether one could.
+        patience: Seconds to wait for other processes, which may only be checking.
 
     Raises:
-        BlockingIOError: If it is locked by another.
+        BlockingIOError: If another process has locked it.
     """
     fd = os.open(path, os.O_RDONLY)
     until = time.monotonic() + patience

@@ -1,12 +1,12 @@
-"""A recording that several processes write, each a part of its own with some of the seeds.
+"""A recording written by several processes. Each writes its own part, with some of the seeds.
 
     RECORDING/
       parts.json            the configuration of the whole, and which seeds each process has
       seeds_0-3/            an ordinary recording of these seeds
       seeds_4-6/
 
-Which process writes which part follows from the configuration and the number of processes alone, so that none needs
-to know of the others.
+Which process writes which part depends only on the configuration and the number of processes, so no process needs to
+know about the others.
 """
 
 import json
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 def divided(config: StudyConfig, num_processes: int) -> list[Part]:
-    """Deal seeds out to processes, in order and as evenly as possible; the last processes may get none.
+    """Divide seeds among processes, in order and as evenly as possible. The last processes may get none.
 
     Example:
         >>> [list(part.seeds) for part in divided(StudyConfig(num_seeds=5), 2)]
@@ -53,17 +53,20 @@ def divided(config: StudyConfig, num_processes: int) -> list[Part]:
 
 
 def begin(path: Path, config: StudyConfig, num_processes: int) -> list[Part]:
-    """Say what the parts of a recording are, or see that it was said alike; returns them.
+    """Write which parts a recording has, or check that it was already written the same way. Returns the parts.
 
     Raises:
-        InputError: If the directory holds something else, or parts of another configuration or number of processes.
+        InputError: If the directory holds something else, or was begun with another configuration or number of
+            processes.
         OSError: If it cannot be written.
     """
     parts = divided(config, num_processes)
     if not (path / NAME).exists():
         if path.exists() and (others := sorted({entry.name for entry in path.iterdir()} - {f"{NAME}.incomplete"})):
             what = "a recording of one process" if "config.json" in others else "other files"
-            raise InputError.flag("recording", path, f"holds {what}; choose another directory for several processes")
+            raise InputError.flag(
+                "recording", path, f"holds {what}; choose another directory to record with several processes"
+            )
         path.mkdir(parents=True, exist_ok=True)
         header = {"format": FORMAT, "config": config.to_dict(), "num_processes": num_processes}
         with written_whole(path / NAME) as new:
@@ -84,7 +87,7 @@ def read(path: AnyPath) -> dict[str, Any]:
     """Read and check `parts.json`.
 
     Raises:
-        RecordingError: If it is damaged or of another format.
+        RecordingError: If it is damaged, or has another format.
     """
     try:
         header = json.loads(read_whole(path.resolve() / NAME))
@@ -104,7 +107,7 @@ def directories(path: AnyPath) -> list[AnyPath]:
     """List the directories of all parts of a recording.
 
     Raises:
-        RecordingError: If a part is not there.
+        RecordingError: If a part is missing.
     """
     header = read(path)
     found = []
@@ -113,7 +116,7 @@ def directories(path: AnyPath) -> list[AnyPath]:
         if not (found[-1] / "config.json").exists():
             again = f"--num_processes={header['num_processes']} --process_id={part.process}"
             raise RecordingError(
-                f"{found[-1]} is not there yet, the part of process {part.process} of {path}; train with the same "
+                f"{found[-1]} is missing: it is the part of process {part.process} of {path}; train with the same "
                 f"flags and {again} records it"
             )
     return found

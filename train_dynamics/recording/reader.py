@@ -1,12 +1,11 @@
-"""What is on disk: the one contract between recording and analysis.
+"""Reads recordings. A recording on disk is the only contract between recording and analysis.
 
-    RECORDING/
-      config.json      written first: the configuration, sizes, versions, and checksums of itself and the data set
-      dataset/         images.npy or inputs.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
-      blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with
-                       leading axes [s, t], and `state`, all seeds' state after the last of the block's updates
-      further/         what training on gave, for the scores that need it, if `train_dynamics.further` did so
-      histories/       measures of every example at every record, if `train_dynamics.analyze` made them
+    RECORDING/ config.json      written first: the configuration, sizes, versions, and checksums of itself and the data
+    set dataset/         images.npy or inputs.npy, labels.npy, ids.npy, and true_labels.npy if labels were flipped
+    blocks/<t>/      an Orbax checkpoint of plain Zarr v3 arrays: `record`, the records from iteration t on with leading
+    axes [s, t], and `state`, all seeds' state after the last of the block's updates further/         what training on
+    gave, for the scores that need it, if `train_dynamics.further` did so histories/       measures of every example at
+    every record, if `train_dynamics.analyze` made them
 
 A block appears under its name when it is whole, and not before. docs/RECORDING.md has it in full.
 """
@@ -61,12 +60,12 @@ FURTHER = ("retrained", "private")
 
 
 class FurtherTraining(NamedTuple):
-    """What training on from a recording, or otherwise than it, gave.
+    """What `train_dynamics.further` computed.
 
     Attributes:
-        settings: How it was done.
-        retrained: Class probabilities of each example after the networks were trained on held out examples.
-        private: Likeliest class of each example by networks trained with DP-SGD, for each noise multiplier.
+        settings: The settings it was run with.
+        retrained: Class probabilities of each example after the networks were trained further on held-out examples.
+        private: Most likely class of each example by networks trained with DP-SGD, for each noise multiplier.
     """
 
     settings: dict[str, Any]
@@ -75,7 +74,7 @@ class FurtherTraining(NamedTuple):
 
 
 class CleanlabInputs(NamedTuple):
-    """What cleanlab's functions take, by their names for it.
+    """The arguments of cleanlab's functions, under cleanlab's names.
 
     Attributes:
         labels: Class of each example, as the networks were told it.
@@ -87,28 +86,31 @@ class CleanlabInputs(NamedTuple):
 
 
 class Recording:
-    """A recording, opened for reading on any machine, without JAX.
+    """A recording, opened for reading. It can be read on any machine, without JAX.
 
     Args:
-        path: The directory that `train_dynamics.train`, one process or several, or a `Recorder` wrote; or several of
-            them, of the same examples and different seeds, which are read as one. Or a URL, `s3://bucket/study`, which
-            fsspec reads.
+        path: The directory that `train_dynamics.train` or a `Recorder` wrote. Several directories, with the same
+            examples and different seeds, are read as one. A URL such as `s3://bucket/study` is read through fsspec.
 
     Attributes:
-        path: The directory; of several, all of them, with commas.
-        config: The configuration it was made with. Of a loop of the user's own, only what the loop told `Recorder`.
-        of_loop: Whether a `Recorder` wrote it in a loop, of which nothing else is known.
+        path: The directory; for several, all of them, comma separated.
+        config: The configuration it was made with. For a recording of your own training loop: only what you told
+            `Recorder`.
+        of_loop: Whether it was recorded by a `Recorder` in your own training loop, rather than by
+            `train_dynamics.train`.
         seeds: The seeds; index `s` of every leading axis is seed `seeds[s]`.
-        num_iterations: Updates of the whole run, `T`; of a loop, the last iteration recorded.
-        iterations: The iterations that there are records of; once finished, 0 to `T`, or what `--record_every` or
-            `--records_per_doubling` chose of them.
-        num_planned: How many records a finished recording has; of a loop, those that there are.
-        class_names: Name of each class; none of a regression.
-        code: The user's code that it was made with, as text; nothing of it is ever run.
-        versions: Version of everything that it was made with.
+        num_iterations: Number of updates in the whole run, `T`. For a recording of your own training loop: the last
+            recorded iteration.
+        iterations: The recorded iterations. In a finished recording these are 0 to `T`, or those that `--record_every`
+            or `--records_per_doubling` selected.
+        num_planned: Number of records in the finished recording. For a recording of your own training loop: the number
+            of records so far.
+        class_names: Name of each class. Empty for a regression.
+        code: The user's code that it was made with, as text. None of it is ever run.
+        versions: Versions of all software that it was made with.
 
     Raises:
-        RecordingError: If the directory is not a recording, or one of a newer format, or several do not fit together.
+        RecordingError: If the directory is not a recording, or has a newer format, or if several do not fit together.
 
     Example:
         >>> recording = Recording("recordings/mini_mnist")
@@ -161,7 +163,7 @@ class Recording:
         self._arrays: dict[str, np.ndarray] = {}
 
     def _join(self) -> None:
-        """Read several as one: in all but the seeds it is the first of them."""
+        """Read several recordings as one. Everything but the seeds is taken from the first."""
         check_alike(self._parts)
         shortest = min(self._parts, key=lambda part: part.num_records)  # while they are written, one is behind
         self.__dict__.update({**shortest.__dict__, "_parts": self._parts})
@@ -177,7 +179,7 @@ class Recording:
         return Recording, ([one.absolute() for one in self._opened] if several else self._opened.absolute(),)
 
     def reopened(self) -> "Recording":
-        """Open it anew: with the records that have come since."""
+        """Open the recording again, to see records added since."""
         return Recording(self._opened)
 
     def __repr__(self) -> str:
@@ -185,63 +187,63 @@ class Recording:
 
     @property
     def paths(self) -> list[AnyPath]:
-        """The directories: one, or those that are read as one."""
+        """The directories: one, or several that are read as one."""
         return [part.path for part in self._parts] or [self.path]
 
     @property
     def parts(self) -> list["Recording"]:
-        """The recordings that are read as one; of one directory, itself."""
+        """The recordings that are read as one. For a single directory, the recording itself."""
         return self._parts or [self]
 
     @property
     def root(self) -> AnyPath:
-        """The directory, or the first of several, whatever becomes of the working directory."""
+        """The absolute path of the directory, or of the first of several."""
         return self._root
 
     @property
     def checksum(self) -> str:
-        """Checksum of `config.json`, or the first of several, by which what is made of a recording knows it."""
+        """Checksum of `config.json`, or of the first of several. Derived files use it to identify the recording."""
         return self._checksum
 
     @property
     def num_records(self) -> int:
-        """Number of records that are there, of each seed."""
+        """Number of records so far, of each seed."""
         return len(self.iterations)
 
     @property
     def batch_size(self) -> int | None:
-        """Examples in a whole batch; None of a loop that has not told."""
+        """Number of examples in a full batch. None for a training loop that did not tell it."""
         told = self._header["loop"].get("batch_size") is not None if self.of_loop else True
         return self.config.examples_per_batch(len(self.labels)) if told else None
 
     @property
     def finished(self) -> bool:
-        """Whether the last iteration is there; a loop's recording ends where nobody writes to it any more."""
+        """Whether the last iteration is recorded. A loop's recording is finished once nothing writes to it."""
         return self.num_records == self.num_planned and not (self.of_loop and self.being_written)
 
     @property
     def being_written(self) -> bool:
-        """Whether a run is writing to it at the moment."""
+        """Whether a run is writing to it right now."""
         return any(is_being_written(path) for path in self.paths if isinstance(path, Path))
 
     @property
     def images(self) -> Integer[np.ndarray, "n h w channel"] | None:
-        """Pixels as stored, 0 to 255 or 65,535; None if the inputs are no images."""
+        """Pixels as stored, 0 to 255 or 0 to 65,535. None if the inputs are not images."""
         return self.data.images
 
     @property
     def labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
-        """Class of each example, as the networks were told it; or the target of a regression."""
+        """Class of each example, as the networks were told it; or its regression target."""
         return self._array("labels")
 
     @property
     def true_labels(self) -> Int[np.ndarray, " n"] | Float[np.ndarray, "n *target"]:
-        """Class of each example as its data set has it: `labels`, but for those that `noisy` tells."""
+        """Class of each example in its data set: like `labels`, except where `noisy` says it was flipped."""
         return self._array("true_labels" if "true_labels" in self._checksums else "labels")
 
     @property
     def noisy(self) -> Bool[np.ndarray, " n"]:
-        """Whether the label was flipped, as `--label_noise` asked."""
+        """Whether each label was flipped, as `--label_noise` asked."""
         return self.labels != self.true_labels
 
     @property
@@ -251,22 +253,22 @@ class Recording:
 
     @property
     def held_out(self) -> Bool[np.ndarray, "s n"]:
-        """Which examples each seed was not trained on, as `--holdout_folds` asked; none, as far as a loop has told."""
+        """Which examples each seed was not trained on, as `--holdout_folds` asked. None are, for a user's loop."""
         return np.stack([held_out(self.config, int(seed), len(self.labels)) for seed in self.seeds])
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """All examples, as training was given them."""
+        """All examples, as they were given to training."""
         return read_examples(self._header, self._array)
 
     @property
     def example_checksums(self) -> dict[str, str]:
-        """Checksum of each file of the examples, by name."""
+        """Checksums of the files that hold the examples, by file name."""
         return self._checksums
 
     @property
     def data_problems(self) -> list[str]:
-        """What is wrong with the files of the examples, a line each."""
+        """What is wrong with the files that hold the examples, one line each."""
         problems = []
         for name in self._checksums:
             try:
@@ -277,7 +279,7 @@ class Recording:
 
     @functools.cached_property
     def further(self) -> FurtherTraining | None:
-        """What `train_dynamics.further` stored beside it; None if it was not run.
+        """What `train_dynamics.further` stored. None if it was not run.
 
         Raises:
             RecordingError: If it is damaged, or belongs to another recording.
@@ -304,21 +306,21 @@ class Recording:
 
     @functools.cached_property
     def histories(self) -> Histories:
-        """Measures of every example at every record, which `train_dynamics.analyze` has stored in it.
+        """Measures of every example at every record, if `train_dynamics.analyze` has stored them.
 
         Raises:
-            RecordingError: If they are not there, or damaged.
+            RecordingError: If they do not exist, or are damaged.
         """
         return Histories(self)
 
     def history(self, example: SupportsIndex) -> History:
-        """Read what became of one example: loss, prediction, margin, norms and alignments, in every seed.
+        """Read what happened to one example in every seed: loss, prediction, margin, norms and alignments.
 
-        Of an unfinished recording, as far as histories have been made.
+        For an unfinished recording, it ends where the stored histories end.
 
         Raises:
             IndexError: If there is no such example.
-            InputError: If the histories are not there, not of all records of a finished recording, or damaged.
+            InputError: If the histories do not exist, are damaged, or do not cover a finished recording.
 
         Example:
             >>> history = Recording("recordings/mini_mnist").history(42)
@@ -332,12 +334,13 @@ class Recording:
             raise
 
     def gradients_of(self, example: SupportsIndex, layer: str) -> Float[np.ndarray, "s t ..."]:
-        """Read the gradient of one example's loss with respect to a parameter at all records, `[s, t, i, o]`.
+        """Read one example's gradient with respect to a parameter at all records, `[s, t, i, o]`.
 
-        Fast where there are histories, which have checksums of a few examples each; without, everything is read.
+        This is fast if the recording has histories, because they hold a checksum for every few examples. Otherwise it
+        reads everything.
 
         Raises:
-            KeyError: If the layer was not recorded, or only measures or a sketch of it.
+            KeyError: If the layer was not recorded, or only its measures or a sketch.
             IndexError: If there is no such example.
             RecordingError: If the recording is damaged.
 
@@ -349,20 +352,20 @@ class Recording:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Let no other process write to it meanwhile.
+        """Keep other processes from writing to the recording within this context.
 
         Raises:
-            InputError: If another one does.
+            InputError: If another process is writing to it.
         """
         check_local(self.path)
         with locked(self._root, busy(self.path), PATIENCE):
             yield
 
     def save_further(self, further: FurtherTraining) -> None:
-        """Store what further training gave; all of it or nothing.
+        """Store the results of further training, completely or not at all.
 
         Raises:
-            RecordingError: If it cannot be written.
+            RecordingError: If they cannot be written.
         """
         files = {name: npy(getattr(further, name)) for name in FURTHER}
         header = {
@@ -380,7 +383,7 @@ class Recording:
             raise RecordingError(f"{self.path / 'further'} could not be written: {error.strerror or error}") from error
 
     def inputs(self) -> Tree:
-        """Compute the inputs as the network saw them: images standardised, `[n, h, w, channel]`, and so on."""
+        """Compute the inputs as the network saw them, for example images standardised, `[n, h, w, channel]`."""
         return network_inputs(self.data, self.config)
 
     def blocks(self) -> Iterator[Block]:
@@ -388,14 +391,14 @@ class Recording:
         yield from self._blocks
 
     def parameters(self, t: SupportsIndex) -> dict[str, Any]:
-        """Read the weights after `t` updates, nested dicts as the network has them, each `[s, ...]`.
+        """Read the weights after `t` updates, as nested dicts like the network's own; each array is `[s, ...]`.
 
-        Of the default network, `{"fc1": {"kernel": [s, in, out], "bias": [s, out]}, ...}`.
+        For the default network: `{"fc1": {"kernel": [s, in, out], "bias": [s, out]}, ...}`.
         """
         return self._nested("parameters", self.contents.parameters, t)
 
     def variables(self, t: SupportsIndex) -> dict[str, Any]:
-        """Read what else the network is made of after `t` updates, as the statistics of batch normalisation."""
+        """Read the network's other arrays after `t` updates, such as the statistics of batch normalisation."""
         return self._nested("variables", self.contents.state, t)
 
     def _nested(self, kind: str, names: Sequence[str], t: SupportsIndex) -> dict[str, Any]:
@@ -411,44 +414,44 @@ class Recording:
         return self._block(t).read("loss", t)
 
     def predictions(self, t: SupportsIndex) -> Integer[np.ndarray, "s n"]:
-        """Read the likeliest class of each example after `t` updates.
+        """Read the most likely class of each example after `t` updates.
 
         Raises:
-            KeyError: If the network was not trained to tell classes apart.
+            KeyError: If the network is not a classifier.
         """
         return self._block(t).read("prediction", t)
 
     def correct(self, t: SupportsIndex) -> Bool[np.ndarray, "s n"] | Float[np.ndarray, "s n"]:
-        """Tell which examples are classified as they are labelled after `t` updates; NaN of a regression."""
+        """Tell which examples are classified correctly after `t` updates. NaN for a regression."""
         if not self.contents.classes:
             return np.full((len(self.seeds), len(self.labels)), np.nan, np.float32)
         return self.predictions(t) == self.labels
 
     @property
     def classes(self) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
-        """Class of each example and names of the classes; of a regression one class of all."""
+        """Class of each example, and the class names. For a regression, all examples are in one class."""
         if self.contents.classes:
             return self.labels, self.class_names
         return np.zeros(len(self.labels), np.int32), ("all",)
 
     def outputs(self, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
-        """Read the outputs of the networks for each example after `t` updates, of a classifier the logits.
+        """Read the networks' outputs for each example after `t` updates; for a classifier these are the logits.
 
         Raises:
-            KeyError: Of the default network, whose class probabilities follow from its gradients, and of a loop whose
-                loss gives none.
+            KeyError: If outputs were not stored: for the default network, whose class probabilities follow from its
+                gradients, and for a loop whose loss returns none.
         """
         return self._block(t).read("outputs", t)
 
     def probabilities(self, t: SupportsIndex) -> Float[np.ndarray, "s n c"]:
         """Compute the class probabilities of each example after `t` updates, from what was stored.
 
-        Of the default network: the gradient of softmax cross-entropy at the logits is p minus the one-hot label. Adding
-        that back is exact for the other classes; for the label, where p - 1 would have rounded a small p away, p is
-        exp(-loss). Of others, the softmax of the outputs.
+        For the default network they follow from the gradient of softmax cross-entropy at the logits, which is p minus
+        the one-hot label. Adding the one-hot label back is exact for the other classes. For the label itself, where p -
+        1 would have rounded a small p away, p is exp(-loss). For other networks they are the softmax of the outputs.
 
         Raises:
-            KeyError: If the network was not trained to tell classes apart.
+            KeyError: If the network is not a classifier.
         """
         self._check_classes()
         if not self.contents.output_layer:
@@ -457,21 +460,21 @@ class Recording:
         return probabilities_of(cotangent, self.loss(t), self.labels)
 
     def cleanlab(self, t: SupportsIndex, held_out: bool = False) -> CleanlabInputs:
-        """Give labels and class probabilities after `t` updates as cleanlab's `find_label_issues` takes them.
+        """Return labels and class probabilities after `t` updates, as cleanlab's `find_label_issues` takes them.
 
-        The probabilities are *in-sample*: the networks were trained on the very examples that they speak of, whose
-        wrong labels they may have learned. cleanlab wants those of networks that never saw the example, which
-        `held_out` gives of a recording with `--holdout_folds`. Without, an early `t`, before wrong labels are learned,
-        is nearer to that than the end of training.
+        The probabilities are *in-sample*: the networks were trained on these very examples, and may have learned their
+        wrong labels. cleanlab expects probabilities from networks that never saw the example. `held_out` gives those,
+        for a recording made with `--holdout_folds`. Without it, an early `t`, before wrong labels are learned, comes
+        closer to them than the end of training.
 
         Args:
-            t: Iteration.
-            held_out: Whether to average over those seeds only that an example was held out of.
+            t: Iteration, in updates.
+            held_out: Whether to average only over the seeds that were not trained on the example.
 
         Raises:
-            KeyError: If the network was not trained to tell classes apart.
+            KeyError: If the network is not a classifier.
             IndexError: If there is no record of iteration `t`.
-            InputError: If an example was held out of no seed.
+            InputError: If `held_out` is asked for, and some example was held out of no seed.
 
         Example:
             >>> find_label_issues(**Recording("recordings/mini_mnist").cleanlab(t=470)._asdict()).sum()
@@ -488,29 +491,29 @@ class Recording:
         return CleanlabInputs(self.labels, mean / mean.sum(axis=-1, keepdims=True))
 
     def to_xarray(self, chunks: Any = None) -> "xarray.Dataset":
-        """Give everything recorded as an `xarray.Dataset`, of which only what is asked for is read, at each access.
+        """Return everything recorded as an `xarray.Dataset` that reads from disk only what you access.
 
-        Dimensions are `seed`, `iteration`, `example`, `class_name`, and for each axis of a parameter one: `in` and
-        `out`, of the kernel whose gradients were recorded, if there is one such, and otherwise with the name of its
-        layer before: `fc1_in`, `fc1_out`. Coordinates are `seed`, `iteration`, `example` (the `ids`, or the index where
-        these are not unique), `id`, `label`, and of a classifier `label_name` and `class_name`.
+        Dimensions are `seed`, `iteration`, `example`, `class_name`, and one for each axis of a parameter. If only one
+        kernel's gradients were recorded, its axes are `in` and `out`; other axes are prefixed with their layer:
+        `fc1_in`, `fc1_out`. Coordinates are `seed`, `iteration`, `example` (the `ids`, or the index if these are not
+        unique), `id`, `label`, and for a classifier `label_name` and `class_name`.
 
-        Variables are `loss` (nats of a classifier); `prediction`, `correct` and `probabilities` of a classifier;
-        `outputs`, if they are stored; `parameters.<path>` and `variables.<path>`; and of each recorded layer
-        `gradient.<layer>`, rebuilt from its factors if it was kept so, or `sketch.<layer>`, or `norm.<layer>`,
+        Variables are `loss` (in nats for a classifier); for a classifier `prediction`, `correct` and `probabilities`;
+        `outputs`, if they were stored; `parameters.<path>` and `variables.<path>`; and for each recorded layer either
+        `gradient.<layer>` (multiplied out if it was stored as factors), or `sketch.<layer>`, or `norm.<layer>`,
         `product.<layer>` and `alignment.<layer>`.
 
-        An unfinished recording gives what is there now; call it again for what has come since.
+        An unfinished recording gives the records so far. Call it again to get later ones.
 
         Args:
-            chunks: How to divide it into arrays of Dask's, as Dask takes it, by dimension; no such arrays if None. `{}`
-                takes each block alone, or as many of its iterations as 128 MiB hold. A task opens the recording itself,
-                wherever it runs, reads the iterations of its chunk, and compares their checksums. What is divided by
-                anything else than `iteration` reads the same pieces several times.
+            chunks: How to divide the data into Dask arrays, by dimension, in Dask's own notation. None makes no Dask
+                arrays. `{}` makes each block a chunk, or as many of its iterations as fit into 128 MiB. Each task opens
+                the recording itself, wherever it runs, reads the iterations of its chunk, and compares their checksums.
+                If you divide along another dimension than `iteration`, the same data are read several times.
 
         Raises:
-            InputError: If xarray is not installed, or for `chunks` Dask, if `chunks` names no dimension, or if there is
-                no record yet.
+            InputError: If xarray (or, for `chunks`, Dask) is not installed, if `chunks` names an unknown dimension, or
+                if there is no record yet.
 
         Example:
             >>> data = Recording("recordings/mini_mnist").to_xarray()
@@ -537,10 +540,10 @@ class Recording:
     def each_error(
         self, block: Block, iterations: Int[np.ndarray, " some"] | None = None
     ) -> Iterator[Float[np.ndarray, "s n c"]]:
-        """Give class probabilities less the one-hot label, one iteration of a block after the other, or some of them.
+        """Yield class probabilities minus the one-hot label, for each iteration of a block or for some of them.
 
         Raises:
-            KeyError: If the network was not trained to tell classes apart.
+            KeyError: If the network is not a classifier.
         """
         self._check_classes()
         if self.contents.output_layer:
@@ -552,26 +555,26 @@ class Recording:
 
     def _check_classes(self) -> None:
         if not self.contents.classes:
-            raise KeyError("the network was not trained to tell classes apart, so there are no class probabilities")
+            raise KeyError("the network is not a classifier, so there are no class probabilities")
 
     @property
     def replayable(self) -> bool:
-        """Whether it is the default network with the default loss, which this program can run again without JAX."""
+        """Whether it has the default network and loss, which can be run again here without JAX."""
         ordinary = self.config.model == "mlp" and self.config.loss in ("", "softmax_cross_entropy")
         return ordinary and self.contents.classes
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that something is kept of."""
+        """Names of the recorded layers."""
         return tuple(self.contents.layers)
 
     @property
     def gradient_layers(self) -> tuple[str, ...]:
-        """Names of those whose gradients, or projections of them, are kept, and not only their measures."""
+        """Names of the layers whose gradients or sketches were stored, and not only their measures."""
         return tuple(name for name, kept in self.contents.layers.items() if kept.has_gradient)
 
     def kept(self, layer: str) -> KeptLayer:
-        """Tell what is kept of a layer.
+        """Return what was stored for a layer.
 
         Raises:
             KeyError: If the layer was not recorded.
@@ -581,18 +584,18 @@ class Recording:
         return self.contents.layers[layer]
 
     def gradients(self, layer: str, t: SupportsIndex) -> Float[np.ndarray, "s n ..."]:
-        """Read the gradient of each example's loss with respect to a parameter after `t` updates.
+        """Read the gradient of each example's loss with respect to a parameter, after `t` updates.
 
         Args:
             layer: Name of a recorded layer.
             t: Iteration: 0 is the initialisation.
 
         Returns:
-            Gradients with the parameter's own shape behind, `[s, n, i, o]` of a dense layer's kernel, the same in
-            either layout. For the input layer it is large: 188 MB for one seed of 6,000 MNIST examples and 8 units.
+            Gradients, whose last axes have the parameter's own shape: `[s, n, i, o]` for a dense layer's kernel, in
+            either layout. For the input layer this is large: 188 MB for one seed of 6,000 MNIST examples and 8 units.
 
         Raises:
-            KeyError: If the layer was not recorded, or only measures or a sketch of it.
+            KeyError: If the layer was not recorded, or only its measures or a sketch.
             IndexError: If there is no record of iteration `t`.
         """
         kept = self.kept(layer)
@@ -605,7 +608,7 @@ class Recording:
     def factors(
         self, layer: str, t: SupportsIndex
     ) -> tuple[Float[np.ndarray, "#s n *p i"], Float[np.ndarray, "s n *p o"]]:
-        """Read activation and cotangent at one iteration, whose product, summed over positions, is the gradient."""
+        """Read activation and cotangent at one iteration. Their product, summed over positions, is the gradient."""
         kept = self.kept(layer)
         cotangent = self._block(t).read(f"cotangent.{kept.key}", t)
         if kept.of_inputs:  # alike for every seed
@@ -613,26 +616,26 @@ class Recording:
         return self._block(t).read(f"activation.{kept.key}", t), cotangent
 
     def measures(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
-        """Read the norm of each gradient and its product with the mean gradient of the layer, where these were kept."""
+        """Read each gradient's norm and its product with the layer's mean gradient, if these were stored."""
         kept, block = self.kept(layer), self._block(t)
         return tuple(block.read(f"{kind}.{kept.key}", t) for kind in ("norm", "product"))
 
     def vectors(self, layer: str, t: SupportsIndex) -> tuple[Float[np.ndarray, "#s n _"], ...]:
-        """Read what two examples are compared by: either the two factors, or the gradients or their sketches, flat."""
+        """Read the vectors that examples are compared by: two factors, or flat gradients or sketches."""
         kept, block = self.kept(layer), self._block(t)
         return self._vectors(kept, tuple(block.read(name, t) for name in kept.arrays))
 
     def each_gradient(
         self, block: Block, layer: str, iterations: Int[np.ndarray, " some"] | None = None
     ) -> Iterator[tuple[Float[np.ndarray, "#s n _"], ...]]:
-        """Read what `vectors` gives, one iteration of a block after the other, or some of them, ascending."""
+        """Yield what `vectors` returns, for each iteration of a block or for some of them, ascending."""
         kept = self.kept(layer)
         rows = zip(*(block.each(name, iterations) for name in kept.arrays), strict=True)
         return (self._vectors(kept, arrays) for arrays in rows)
 
     def _vectors(self, kept: KeptLayer, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         if not kept.has_gradient:
-            raise KeyError(f"of layer {kept.name!r} only measures were recorded, by which no two are compared")
+            raise KeyError(f"of layer {kept.name!r} only measures were recorded, so examples cannot be compared")
         if kept.of_inputs:
             return self._flat_inputs(), *arrays
         if kept.layout == "factored" and arrays[0].ndim > 3:  # several positions
@@ -651,7 +654,7 @@ class Recording:
 
     @functools.cached_property
     def _ends(self) -> Int[np.ndarray, " block"]:
-        """Records up to the end of each block."""
+        """Number of records up to the end of each block."""
         return np.cumsum([len(block.iterations) for block in self._blocks])
 
     def _array(self, name: str) -> np.ndarray:
@@ -661,8 +664,11 @@ class Recording:
 
 
 def opened(paths: str) -> Recording:
-    """Open what a flag names: a directory, or several with commas between."""
-    return Recording(paths if os.path.exists(paths) or "," not in paths else paths.split(","))
+    """Open the recording that a flag names: a directory, or several, comma separated."""
+    several = [paths] if os.path.exists(paths) else paths.split(",")
+    if len(several) > 1 and "" in several:
+        raise RecordingError(f"{paths} names no directory before or after a comma")
+    return Recording(several if len(several) > 1 else paths)
 
 
 def _is_by_several(path: AnyPath) -> bool:
@@ -687,13 +693,13 @@ def softmax(outputs: Float[np.ndarray, "*lead c"]) -> Float[np.ndarray, "*lead c
 def probabilities_of(
     cotangent: Float[np.ndarray, "s n c"], loss: Float[np.ndarray, "s n"], labels: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "s n c"]:
-    """Compute class probabilities from the gradient of softmax cross-entropy at the logits; see `probabilities`."""
+    """Compute class probabilities from the gradient at the logits; see `Recording.probabilities`."""
     label = labels[:, None] == np.arange(cotangent.shape[-1])
     return np.where(label, np.where(cotangent > -0.5, cotangent + 1, np.exp(-loss)[..., None]), cotangent)
 
 
 def _load(path: AnyPath, checksum: str | None) -> np.ndarray:
-    """Read an array from a file of NumPy's whose checksum is known."""
+    """Read an array from a NumPy file, and compare its checksum."""
     try:
         content = read_whole(path)
         if checksum_of(content) != checksum:

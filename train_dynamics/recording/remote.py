@@ -1,4 +1,4 @@
-"""Recordings elsewhere: on an object store, a web server or whatever else fsspec knows, to be read and not written."""
+"""Recordings on remote storage: an object store, a web server or anything else that fsspec can read. Read-only."""
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,12 @@ BETWEEN = 4096  # that may lie between these, and be nothing
 
 
 class Url:
-    """A file or directory elsewhere, with what this program uses of `pathlib.Path` to read.
+    """A remote file or directory, with the methods of `pathlib.Path` that reading needs.
 
-    Names of files follow from the header of a recording, and are asked for; only `iterdir` needs a listing.
+    File names follow from the header of a recording, and are asked for directly. Only `iterdir` lists a directory.
 
     Args:
-        text: The URL; `located` checks it.
+        text: The URL, checked by `located`.
 
     Example:
         >>> Url("s3://bucket/study") / "config.json"
@@ -47,37 +47,37 @@ class Url:
         return Url(f"{self._text}/{name}")
 
     def joinpath(self, *names: str) -> "Url":
-        """Name a file or directory in it."""
+        """Return a file or directory inside it."""
         return Url("/".join([self._text, *names]))
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         return self._text.rpartition("/")[2]
 
     def resolve(self) -> "Url":
-        """Give itself: it means the same in every process and working directory."""
+        """Return the same URL: it means the same in every process and working directory."""
         return self
 
     absolute = resolve
 
     def read_bytes(self) -> bytes:
-        """Read the file; raises OSError if it cannot be read."""
+        """Read the file. Raises OSError if it cannot be read."""
         return self._asked(lambda files, path: files.cat_file(path))
 
     def read_range(self, begin: int, size: int) -> bytes:
-        """Read some of the file, or all of it from a server that gives no less; raises as `read_bytes` does."""
+        """Read a range of the file, or all of it if the server cannot do less. Raises as `read_bytes` does."""
         return self._asked(lambda files, path: files.cat_file(path, begin, begin + size))
 
     def read_ranges(self, begins: Sequence[int], size: int) -> list[bytes]:
-        """Read several stretches of the file, at once where that is possible; raises as `read_bytes` does."""
+        """Read several ranges of the file, at once if possible. Raises as `read_bytes` does."""
         ends = [begin + size for begin in begins]
         return self._asked(
             lambda files, path: files.cat_ranges([path] * len(ends), list(begins), ends, on_error="raise")
         )
 
     def exists(self) -> bool:
-        """Tell whether it is a file, by reading it, for of directories not every server knows; raises likewise."""
+        """Tell whether it is a file, by reading it, because not every server knows directories. Raises likewise."""
         try:
             self.read_bytes()
         except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -94,12 +94,12 @@ class Url:
             return False
 
     def iterdir(self) -> Iterator["Url"]:
-        """List the directory; raises OSError where that is not possible."""
+        """List the directory. Raises OSError if that is not possible."""
         listed = self._asked(lambda files, path: files.ls(path, detail=False))
         yield from (self / name.rstrip("/").rpartition("/")[2] for name in listed)
 
     def _asked(self, ask: Callable[[Any, str], Any]) -> Any:
-        """Ask the file system of the URL; every store has errors of its own, which all become OSError."""
+        """Call the URL's file system, and turn the errors of every kind of store into OSError."""
         import fsspec
 
         try:
@@ -119,7 +119,7 @@ AnyPath = Path | Url
 
 
 class RemoteFile:
-    """An array's file elsewhere, opened.
+    """The opened file of a remote array.
 
     Args:
         file: The file.
@@ -131,7 +131,7 @@ class RemoteFile:
         self._begin, self._ahead = 0, b""  # what was read last
 
     def read(self, begin: int, size: int) -> UInt8[np.ndarray, " {size}"]:
-        """Read so many bytes.
+        """Read this many bytes.
 
         Raises:
             OSError: If they cannot be read.
@@ -150,7 +150,7 @@ class RemoteFile:
         return np.frombuffer(bytearray(found), np.uint8)
 
     def fill(self, stretches: Shaped[np.ndarray, "k ..."], begins: Sequence[int]) -> None:
-        """Read as many bytes as each of some arrays has, into it; raises as `read` does."""
+        """Fill each of some arrays with bytes from the file. Raises as `read` does."""
         size = stretches[0].nbytes
         flat = stretches.reshape(len(begins), -1).view(np.uint8)
         flat[0] = self.read(begins[0], size)
@@ -162,16 +162,16 @@ class RemoteFile:
             flat[k] = np.frombuffer(stretch, np.uint8)
 
     def _cut(self, begin: int, size: int) -> bytes:
-        """Take what is there already."""
+        """Return the bytes that were already read."""
         first = begin if self._whole else begin - self._begin
         return (self._whole or self._ahead)[first : first + size] if first >= 0 else b""
 
 
 def located(path: Any) -> AnyPath:
-    """Make a path of what the user gave: of a URL one that fsspec reads, and of all else one of this machine.
+    """Turn the user's text into a path: a `Url` if it is a URL that fsspec reads, otherwise a local path.
 
     Raises:
-        InputError: If it is a URL that cannot be read, for want of a package or because nobody knows how.
+        InputError: If it is a URL that cannot be read, because a package is missing or the protocol is unknown.
 
     Example:
         >>> located("recordings/mini_mnist"), located("memory://bucket/study")
@@ -192,17 +192,17 @@ def located(path: Any) -> AnyPath:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:
         known = "s3://, gs:// and https://"
-        raise InputError(f"{path}: fsspec knows no {protocol}://; it knows for example {known}") from error
+        raise InputError(f"{path}: fsspec does not know {protocol}://; it knows for example {known}") from error
     except ImportError as error:
         raise InputError(f"{path}: {protocol}:// needs a package that is not installed: {error}") from error
     return Url(path)
 
 
 def check_local(path: Any, flag: str = "recording") -> None:
-    """See whether a path to write to is one of this machine, also where `Path` made one slash of a URL's two.
+    """Check that a path to write to is local, even if `Path` turned a URL's two slashes into one.
 
     Raises:
-        InputError: If not.
+        InputError: If it is not.
     """
     first, *rest = str(path).split("/")
     of_url = rest and first.endswith(":") and first[:-1].isalnum() and not Path(first).exists()
@@ -210,13 +210,13 @@ def check_local(path: Any, flag: str = "recording") -> None:
         raise InputError.flag(
             flag,
             path,
-            "is a URL, and those are only read; write to a disk of this machine and copy it there afterwards, for "
+            "is a URL, and URLs can only be read; write to a local disk and copy the result there, for "
             "example with rclone copy, aws s3 cp --recursive or fsspec's put(..., recursive=True)",
         )
 
 
 def leading(count: int, is_there: Callable[[int], bool]) -> int:
-    """Count how many of things made in order are there, by asking for few of them; first for the last."""
+    """Count how many of things made in order exist, by asking for only a few of them, first for the last."""
     if not count or is_there(count - 1):
         return count
     low, high = 0, count - 1

@@ -1,10 +1,10 @@
-"""Gradients projected to a few random directions, linear and the same for all examples. Needs no JAX.
+"""Sketches: gradients projected to a few random directions, linearly and the same for all examples. Needs no JAX.
 
-A gradient is taken as a matrix G [i, o], and entry j of its sketch is `u_j' G v_j / sqrt(size)` with random signs u_j
-and v_j: of a gradient in factors that is `sum_p (u_j . a_p) (v_j . d_p)`, without forming it (rows of a Khatri-Rao
-product; Rakhshan and Rabusseau, "Tensorized Random Projections", 2020). Inner products of sketches estimate those of
-gradients without bias. Where one side has no more than `NARROW` entries only the other one is projected, which is surer
-for the same size; and a gradient that is no longer than its sketch is kept as it is.
+A gradient is taken as a matrix G [i, o]. Entry j of its sketch is `u_j' G v_j / sqrt(size)`, with random signs u_j and
+v_j. For a gradient in factors this is `sum_p (u_j . a_p) (v_j . d_p)`, without multiplying them out (rows of a
+Khatri-Rao product; Rakhshan and Rabusseau, "Tensorized Random Projections", 2020). Inner products of sketches estimate
+those of gradients without bias. If one side has at most `NARROW` entries, only the other side is projected, which is
+more accurate for the same size. A gradient that is no longer than its sketch is kept as it is.
 """
 
 import math
@@ -24,8 +24,8 @@ class SketchError(NamedTuple):
     """How far estimates from sketches are off.
 
     Attributes:
-        squared_norm: Standard deviation of an estimated squared norm, relative to it.
-        cosine: Standard deviation of an estimated cosine where the true one is 0; at c it is (1 - c^2) times that.
+        squared_norm: Standard deviation of an estimated squared norm, relative to the norm.
+        cosine: Standard deviation of an estimated cosine if the true one is 0; at c it is (1 - c^2) times that.
     """
 
     squared_norm: float
@@ -33,7 +33,7 @@ class SketchError(NamedTuple):
 
 
 def sketch_error(layer: Layer, size: int) -> SketchError:
-    """Tell how far estimates from sketches of a layer are off, at most.
+    """Bound how far estimates from a layer's sketches are off.
 
     Rows are independent, so that variances fall with their number k. For one row `s = u' G v`, |G| = 1, E s^2 = 1, and
     for normal u and v E s^4 = 3 E |G v|^4 = 3 (1 + 2 tr (G'G)^2) <= 9, with 9 for an outer product; random signs give
@@ -57,16 +57,16 @@ def sketch_error(layer: Layer, size: int) -> SketchError:
 
 
 def sketch_of(layer: Layer, size: int, gradient: Any = None, factors: tuple[Any, Any] | None = None) -> Any:
-    """Project one gradient; either is an array of NumPy or JAX.
+    """Project one gradient. It works on NumPy and JAX arrays.
 
     Args:
-        layer: The layer that it is of.
+        layer: The layer of the gradient.
         size: Length of the sketch, at most.
-        gradient: The gradient, of the layer's shape; or None, and
-        factors: its factors with an axis of positions, [p, i] and [p, o].
+        gradient: The gradient, in the layer's shape; or None if `factors` are given.
+        factors: The gradient's factors with an axis of positions, [p, i] and [p, o].
 
     Returns:
-        A vector: `size` numbers, or as many of them as whole rows fill in a narrow layer, or the gradient itself.
+        A vector of `size` numbers; for a narrow layer, as many as whole rows fill; or the gradient itself.
 
     Example:
         >>> sketch_of(Layer("fc1/bias", (2,)), 3, np.array([2.0, 1.0]))
@@ -95,6 +95,6 @@ def _sides(layer: Layer) -> tuple[int, int]:
 
 
 def _signs(name: str, rows: int, columns: int) -> Int8[np.ndarray, "rows columns"]:
-    """Draw +1 and -1 for a layer, by its name: the same on all machines."""
+    """Draw +1 and -1 for a layer, from its name: the same on all machines."""
     bits = np.random.Generator(np.random.Philox(zlib.crc32(name.encode()))).bytes(-(-rows * columns // 8))
     return (2 * np.unpackbits(np.frombuffer(bits, np.uint8))[: rows * columns].astype(np.int8) - 1).reshape(rows, -1)

@@ -1,7 +1,7 @@
-"""Arrays on disk: plain Zarr v3, a file each, in pieces that have a checksum, past the page cache.
+"""Stores arrays as plain Zarr v3, one file each, in pieces with checksums, bypassing the page cache.
 
-TensorStore could do it too, and tests compare what both read. But it goes by way of the page cache and of fresh
-memory, which for gigabytes costs the processors several times as much.
+TensorStore could do this too, and tests check that both read the same. But TensorStore uses the page cache and newly
+allocated memory, which for gigabytes costs several times as much processor time.
 """
 
 import contextlib
@@ -29,13 +29,14 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: s
     """Write a new array into one file, and then its description.
 
     Args:
-        path: Directory of the array, which must not exist.
-        array: The array; little-endian.
-        rows: How many rows of the second axis are one piece, which reads alone; must divide it. All of them by default.
-        place: Where it belongs; it reads there only.
+        path: Directory of the array. It must not exist yet.
+        array: The array, in little-endian byte order.
+        rows: Number of rows of the second axis in a piece, which can be read alone. It must divide the length of that
+            axis. Default: all rows.
+        place: Name of the place that it belongs to. Reading requires the same name.
 
     Raises:
-        OSError: If the disk is full, or fails.
+        OSError: If the disk is full or fails.
         ValueError: If `rows` does not divide the second axis.
     """
     chunk = array.shape if rows is None else (array.shape[0], rows, *array.shape[2:])
@@ -74,21 +75,21 @@ def write_array(path: Path, array: np.ndarray, rows: int | None = None, place: s
 
 
 class StoredArray:
-    """An array on disk, or elsewhere.
+    """An array on disk or on remote storage.
 
     Args:
         path: Directory of the array.
-        place: Where it belongs, as when it was written.
-        direct: Whether to read past the page cache, which is for what is read once. Small pieces that are read again
+        place: Name of the place that it belongs to, as when it was written.
+        direct: Whether to bypass the page cache. That suits data that is read once. Small pieces that are read again
             and again come from the cache in a fraction of the time.
 
     Attributes:
         shape: Shape of the array.
         dtype: Type of its elements.
-        rows: How many rows of its second axis a piece holds.
+        rows: Number of rows of its second axis in a piece.
 
     Raises:
-        OSError: If it is not there.
+        OSError: If it does not exist.
         ValueError: If it is not as `write_array` writes it, leads out of its directory, or belongs elsewhere.
     """
 
@@ -121,18 +122,18 @@ class StoredArray:
 
         Raises:
             OSError: If it cannot be read.
-            ValueError: If it is not as long as it should be, or was changed since it was written.
+            ValueError: If it has the wrong length, or was changed after it was written.
         """
         pieces = list(self._all())
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
     def row(self, t: int) -> np.ndarray:
-        """Read one row of the second axis; raises as `read` does."""
+        """Read one row of the second axis. Raises as `read` does."""
         with self._file() as file:
             return self._piece(file, t // self.rows)[:, t % self.rows]
 
     def take(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
-        """Read some rows of the second axis, ascending, each piece once and no others; raises as `read` does."""
+        """Read some rows of the second axis, ascending, and each needed piece only once. Raises as `read` does."""
         last, piece = -1, None
         with self._file() as file:
             for t in rows:
@@ -142,13 +143,13 @@ class StoredArray:
                 yield piece[:, t % self.rows]
 
     def columns(self, start: int, stop: int) -> np.ndarray:
-        """Read a stretch of the third axis alone, `[s, t, stop - start, ...]`, and no more than that.
+        """Read only a range of the third axis, `[s, t, stop - start, ...]`.
 
-        No checksum is compared, for those are of whole pieces: whoever reads so has others.
+        No checksum is compared, because checksums cover whole pieces. The caller must have other checksums.
 
         Raises:
             OSError: If it cannot be read.
-            ValueError: If it is not as long as it should be.
+            ValueError: If it has the wrong length.
         """
         _, rows, columns, *rest = self._chunk
         each = math.prod(rest) * self.dtype.itemsize
@@ -162,7 +163,7 @@ class StoredArray:
         return found
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Read the rows of the second axis one after the other, each piece once; raises as `read` does."""
+        """Yield the rows of the second axis, reading each piece once. Raises as `read` does."""
         for piece in self._all():
             yield from np.moveaxis(piece, 1, 0)
 
@@ -176,7 +177,7 @@ class StoredArray:
 
     @contextlib.contextmanager
     def _file(self) -> "Iterator[_LocalFile | RemoteFile]":
-        """Open the file, which must have the right length; elsewhere, to ask for it would take as long as to read."""
+        """Open the file, and check its length; on remote storage not, since asking takes as long as reading."""
         file = _file(self._path, len(self.shape))
         if isinstance(file, Url):
             yield RemoteFile(file)
@@ -211,19 +212,19 @@ def _codecs(dtype: np.dtype, chunk: tuple[int, ...]) -> list[dict]:
 
 
 def _index(num_pieces: int, size: int) -> bytes:
-    """Make what a file ends with: begin and length of each piece, which begins on a page, and a checksum of that."""
+    """Make the end of a file: start and length of each piece, which starts on a page, and a checksum of these."""
     begins = np.arange(num_pieces) * _pages(size + CHECKSUM)
     index = np.stack([begins, np.full(num_pieces, size + CHECKSUM)], axis=1).astype("<u8")
     return index.tobytes() + _checksum(index)
 
 
 def _length(num_pieces: int, size: int) -> int:
-    """Bytes of a whole file."""
+    """Return the length of a whole file, in bytes."""
     return num_pieces * (_pages(size + CHECKSUM) + INDEX_ENTRY) + CHECKSUM
 
 
 def _seal(metadata: dict, place: str) -> str:
-    """Sum up a description and where it belongs."""
+    """Compute a checksum of a description and the place it belongs to."""
     attributes = {name: value for name, value in metadata["attributes"].items() if name != "seal"}
     text = json.dumps({**metadata, "attributes": attributes, "place": place}, sort_keys=True, separators=(",", ":"))
     return google_crc32c.value(text.encode()).to_bytes(CHECKSUM, "big").hex()
@@ -238,13 +239,13 @@ def _file(path: AnyPath, ndim: int) -> AnyPath:
 
 
 def _pages(size: int) -> int:
-    """Round up to whole pages, which direct access asks for."""
+    """Round up to whole pages, as direct access requires."""
     return -(-size // PAGE) * PAGE
 
 
 @contextlib.contextmanager
 def _opened(file: Path, flags: int, direct: bool = True) -> Iterator[int]:
-    """Open a file for direct access, or for buffered where that is asked for or the file system has no other."""
+    """Open a file for direct access; or buffered, if asked for or if the file system has no direct access."""
     try:
         fd = os.open(file, flags | DIRECT * direct, 0o666)
     except OSError as error:
@@ -258,7 +259,7 @@ def _opened(file: Path, flags: int, direct: bool = True) -> Iterator[int]:
 
 
 def _write(fd: int, memory: mmap.mmap) -> None:
-    """Write all of some memory."""
+    """Write all of a piece of memory."""
     with memoryview(memory) as view:
         done = 0
         while done < len(view):
@@ -270,7 +271,7 @@ def read_whole(file: AnyPath) -> bytes:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If a link on the way leads elsewhere.
+        ValueError: If a link on its path leads elsewhere.
     """
     if not isinstance(file, Url):
         _check_place(file)
@@ -278,13 +279,13 @@ def read_whole(file: AnyPath) -> bytes:
 
 
 def _check_place(file: Path) -> None:
-    """Refuse links, through which a recording could show what is not part of it."""
+    """Refuse links, which could make a recording show files that are not part of it."""
     if os.path.realpath(file) != str(file):
         raise ValueError(f"{file.name} is reached through a link, and a recording has none")
 
 
 class _LocalFile(NamedTuple):
-    """An array's file on this machine, opened; reads as `RemoteFile` does.
+    """The opened file of a local array. Reads like `RemoteFile`.
 
     Attributes:
         fd: Its file descriptor.
@@ -293,7 +294,7 @@ class _LocalFile(NamedTuple):
     fd: int
 
     def read(self, begin: int, size: int) -> np.ndarray:
-        """Read so many bytes from a page's begin on."""
+        """Read this many bytes, starting at a page."""
         room = np.empty(_pages(size) + PAGE, np.uint8)
         first = -room.ctypes.data % PAGE
         memory, done = room[first : first + _pages(size)], 0
@@ -305,7 +306,7 @@ class _LocalFile(NamedTuple):
         return memory[:size]
 
     def fill(self, stretches: np.ndarray, begins: Sequence[int]) -> None:
-        """Read as many bytes as each of some arrays has, into it."""
+        """Fill each of some arrays with bytes from the file."""
         for stretch, begin in zip(stretches.view(np.uint8), begins, strict=True):
             if os.preadv(self.fd, [memoryview(stretch)], begin) != len(stretch):
                 raise ValueError(f"the file ends at byte {begin}, before it should")

@@ -1,4 +1,4 @@
-"""A recording as an `xarray.Dataset` that reads from disk only what is asked for. Imported when it is used."""
+"""A recording as an `xarray.Dataset` that reads from disk on demand. It is imported when it is used."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +28,14 @@ MOST_BYTES = 2**27  # of a chunk that nobody asked for otherwise; as Dask's own
 
 
 def to_xarray(recording: "Recording", chunks: Mapping[str, Any] | None = None) -> xarray.Dataset:
-    """Give everything recorded; `Recording.to_xarray` says what there is.
+    """Return everything recorded; see `Recording.to_xarray`.
 
     Raises:
-        InputError: If there is no such dimension to divide.
+        InputError: If `chunks` names a dimension that does not exist.
         RecordingError: If there is no record yet.
     """
     if not recording.num_records:
-        raise RecordingError(f"{recording.path} holds no record yet; try again when its first block is there")
+        raise RecordingError(f"{recording.path} holds no record yet; try again when its first block is written")
     variables, dims = {}, _Dims(recording)
     for name in ("loss", "prediction", "outputs"):
         if name in dims.block.names:
@@ -57,7 +57,7 @@ def to_xarray(recording: "Recording", chunks: Mapping[str, Any] | None = None) -
 
 
 def _divided(recording: "Recording", data: xarray.Dataset, chunks: Mapping[str, Any]) -> xarray.Dataset:
-    """Make arrays of Dask's, each of whose tasks reads a chunk, in whatever process it runs."""
+    """Make Dask arrays. Each of their tasks reads one chunk, in whatever process it runs."""
     from dask.base import tokenize
 
     if unknown := [name for name in chunks if name not in data.dims]:
@@ -74,12 +74,12 @@ def _divided(recording: "Recording", data: xarray.Dataset, chunks: Mapping[str, 
         try:
             divided[name] = variable.variable.chunk(own, name=f"{name}-{token}")
         except (TypeError, ValueError) as error:
-            raise InputError(f"to_xarray(chunks=...): Dask cannot divide {name} so: {error}") from error
+            raise InputError(f"to_xarray(chunks=...): Dask cannot divide {name} this way: {error}") from error
     return data.assign(divided)
 
 
 def _within_blocks(recording: "Recording", each: int) -> tuple[int, ...]:
-    """Divide the records into blocks, and blocks of which `MOST_BYTES` are less into as equal parts as can be."""
+    """Divide the records into blocks, and blocks larger than `MOST_BYTES` into parts as equal as possible."""
     found = []
     for block in recording.blocks():
         records = len(block.iterations)
@@ -89,7 +89,7 @@ def _within_blocks(recording: "Recording", each: int) -> tuple[int, ...]:
 
 
 class _Dims:
-    """Names of axes: one name has one length in the whole data set."""
+    """Names of axes. A name has the same length everywhere in the data set."""
 
     def __init__(self, recording: "Recording") -> None:
         self.block = next(recording.blocks())
@@ -104,13 +104,13 @@ class _Dims:
         return self.block.described(name)[0][2:]
 
     def of(self, size: int, *names: str) -> str:
-        """Take the first name that is free, or has this length already."""
+        """Return the first name that is free, or that already has this length."""
         return next(name for name in names if self._sizes.setdefault(name, size) == size)
 
     def of_parameter(self, path: str, shape: Sequence[int]) -> list[str]:
-        """Name the axes of a parameter: `in` and `out` if it is known which they are, otherwise by number.
+        """Name the axes of a parameter: `in` and `out` if these are known, otherwise by number.
 
-        Biases share the `out` of their kernel. The name of the layer stands before, but for the only one recorded.
+        Biases share the `out` of their kernel. Names are prefixed with the layer, unless it is the only one recorded.
         """
         module = path.rpartition(".")[0] or path
         before = "" if module == self._only else f"{module}_"
@@ -130,14 +130,14 @@ class _Dims:
 
 
 class _Lazy(BackendArray):
-    """Values `[seed, iteration, ...]`, made from arrays on disk when they are asked for.
+    """Values `[seed, iteration, ...]`, computed from arrays on disk on demand.
 
     Args:
         recording: The recording.
-        names: The arrays to read of a block.
+        names: Names of the arrays to read from a block.
         shape: Shape of the values.
         dtype: Their type.
-        make: Makes the values at one iteration from the arrays.
+        make: Function from the arrays to the values at one iteration.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class _Lazy(BackendArray):
 
 
 def _chosen(array: np.ndarray, key: Key) -> np.ndarray:
-    """Index each axis by itself; those behind the key are whole."""
+    """Index each axis separately. Axes that the key does not mention are kept whole."""
     for axis, of_axis in enumerate(key):
         array = array[(slice(None),) * axis + (of_axis,)]
     return array
@@ -201,7 +201,7 @@ ABOUT = {
 
 
 def _stored(recording: "Recording", dims: _Dims, name: str, axes: Sequence[str]) -> xarray.Variable:
-    """Give an array as it is on disk."""
+    """Return an array as it is on disk."""
     shape, dtype = dims.block.described(name)
     return _variable(recording, [name], axes, shape[2:], dtype, _as_stored, ABOUT[name.partition(".")[0]])
 
@@ -211,7 +211,7 @@ def _as_stored(arrays: Sequence[np.ndarray], key: Key) -> np.ndarray:
 
 
 def _of_classifier(recording: "Recording", dims: _Dims) -> dict[str, xarray.Variable]:
-    """Give what follows from the records of a classifier."""
+    """Return the variables that follow from the records of a classifier."""
     size, labels, output = len(recording.labels), recording.labels, recording.contents.output_layer
     correct = functools.partial(_correct, labels)
     names = [f"cotangent.{output}", "loss"] if output else ["outputs"]
@@ -240,7 +240,7 @@ def _probabilities(labels: Int[np.ndarray, " n"], arrays: Sequence[np.ndarray], 
 
 
 def _of_layer(recording: "Recording", dims: _Dims, kept: KeptLayer) -> dict[str, xarray.Variable]:
-    """Give what is kept of a layer: its gradient, its sketch or its measures."""
+    """Return what was stored of a layer: its gradient, sketch or measures."""
     if kept.layout in ("sketch", "measures"):
         found = {}
         for name in kept.arrays:
@@ -261,7 +261,7 @@ def _of_layer(recording: "Recording", dims: _Dims, kept: KeptLayer) -> dict[str,
 def _gradient(
     recording: "Recording", kept: KeptLayer, arrays: Sequence[np.ndarray], key: Key
 ) -> Float[np.ndarray, "s n ..."]:
-    """Multiply the factors of those seeds and examples only: all gradients of one iteration may be gigabytes."""
+    """Multiply the factors only for the chosen seeds and examples, because all gradients may be gigabytes."""
     seeds, examples, *sides = key
     factors = [_chosen(array, (seeds, examples)) for array in arrays]
     if kept.of_inputs:  # alike for every seed

@@ -1,4 +1,4 @@
-"""Does a recording hold what it should? Every checksum, and a sample computed again from weights and inputs."""
+"""Checks that a recording is correct: compares every checksum, and computes a sample again from weights and inputs."""
 
 import contextlib
 import dataclasses
@@ -25,16 +25,16 @@ FAINT = 1e-3  # of the gradient of all: what is less in all examples, as of a ke
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What came of checking a recording.
+    """The result of checking a recording.
 
     Attributes:
-        problems: What is wrong, a line each; empty if nothing is.
+        problems: What is wrong, one line each. Empty if nothing is.
         num_bytes: Bytes of the blocks whose checksums were compared.
-        num_compared: Gradients computed again, of one example at one iteration each.
-        errors: For the loss, the outputs if they are stored, and what is kept of the gradients of each layer, the
-            largest difference between what is stored and what was computed again, over the largest value, or over a
-            thousandth of that of all parameters' gradients if that is more; for the prediction, 0 or 1.
-        num_undecided: How many of those gradients were left out, because rounding decides which they are.
+        num_compared: Number of gradients computed again, each of one example at one iteration.
+        errors: For the loss, the outputs (if stored), and what is stored of each layer's gradients: the largest
+            difference between stored and newly computed values. It is divided by the largest value, or by a thousandth
+            of the largest value over all parameters' gradients if that is more. For the prediction: 0 or 1.
+        num_undecided: Number of gradients left out because rounding decides them.
     """
 
     problems: list[str]
@@ -46,13 +46,14 @@ class Verification:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replay:
-    """An evaluation in float64.
+    """An evaluation, run again in float64.
 
     Attributes:
-        logits: Outputs of the network, of a classifier the logits; of no meaning where they are not stored.
-        loss: Loss of each example; of the default network the cross-entropy, in nats.
-        gradients: Of the loss with respect to each parameter, for each example.
-        clearance: How near any hidden unit of an example is to its kink, over the largest input of a unit in its layer.
+        logits: Outputs of the network; for a classifier the logits. Without meaning if outputs are not stored.
+        loss: Loss of each example; for the default network the cross-entropy, in nats.
+        gradients: Gradient of the loss with respect to each parameter, for each example.
+        clearance: Smallest distance of an example's hidden units from their kinks, divided by the largest input of a
+            unit in the same layer.
     """
 
     logits: Float[np.ndarray, "k ..."]
@@ -63,12 +64,12 @@ class Replay:
 
 @runtime_checkable
 class Networks(Protocol):
-    """The trained networks of a recording, run again: `train_dynamics.training.replay.Networks`."""
+    """A recording's trained networks, run again: see `train_dynamics.training.replay.Networks`."""
 
     def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
-        """Evaluate some examples by the network of the seed at place `s` after `t` updates.
+        """Evaluate some examples with the network of seed number `s` after `t` updates.
 
-        Gradients are by the path of the parameter, `fc1/kernel`, and of all parameters.
+        Gradients are named by the parameter's path, such as `fc1/kernel`, and cover all parameters.
         """
 
 
@@ -79,21 +80,21 @@ def verify(
     progress: Callable[[Block], object] = lambda block: None,
     networks: Networks | None = None,
 ) -> Verification:
-    """Check that all is there, compare every checksum, and compute a random sample again in float64.
+    """Check that everything exists, compare every checksum, and compute a random sample again in float64.
 
-    The sample is computed from the stored weights and inputs: of the default network by the chain rule, written out; of
-    any other by `networks`, and not at all without, for that would run the user's code. Compared are losses, outputs,
-    predictions, and of every recorded layer gradients, norms or sketches; products with the mean gradient are not.
-    Left out is what rounding decides: predictions whose two largest logits are nearly equal, and gradients of examples
-    that sit at the kink of a unit.
+    The sample is computed from stored weights and inputs: for the default network by the chain rule, written out; for
+    any other by `networks`. Without `networks` it is left out, because it would run the user's code. Compared are
+    losses, outputs, predictions, and every recorded layer's gradients, norms or sketches, but not products with the
+    mean gradient. Values that rounding decides are left out: predictions whose two largest logits are nearly equal, and
+    gradients of examples that sit at the kink of a unit.
 
     Args:
         recording: The recording.
-        samples: Pairs of seed and iteration to draw, at most all, and up to 64 examples of each, always with the last;
-            fewer of a network with a million parameters or more, for the sake of memory.
-        seed: Seed of the draw.
+        samples: Number of (seed, iteration) pairs to draw, and up to 64 examples for each. The last iteration is always
+            among them. Networks with a million parameters or more get fewer, to save memory.
+        seed: Seed for drawing the sample.
         progress: Called after each block.
-        networks: Runs the networks again; of the default network it need not be given.
+        networks: Runs the networks again. Not needed for the default network.
 
     Example:
         >>> verify(Recording("recordings/mini_mnist"), samples=100).problems
@@ -132,7 +133,7 @@ def verify(
 
 
 def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
-    """Read everything in a block, which compares its checksums; training goes on from one that is not of a loop."""
+    """Read everything in a block, which compares its checksums, and check that training can continue from it."""
     problems, size = [], 0
     states = set()
     with contextlib.suppress(OSError):  # not every server lists
@@ -147,14 +148,14 @@ def _check_block(block: Block, of_loop: bool) -> tuple[list[str], int]:
         except RecordingError as error:
             problems.append(str(error))
     if not of_loop and not (block.path / "_METADATA").is_file():
-        problems.append(f"{block.path / '_METADATA'} is missing, without which training cannot go on from this block")
+        problems.append(f"{block.path / '_METADATA'} is missing; without it, training cannot continue from this block")
     return problems, size
 
 
 def _compare(
     recording: Recording, networks: Networks, samples: int, rng: np.random.Generator
 ) -> tuple[int, int, dict[str, tuple]]:
-    """Compute a sample again and find the largest relative error of each kind, and of which seed and iteration."""
+    """Compute a sample again, and find the largest relative error of each kind, with its seed and iteration."""
     compared, undecided = 0, 0
     largest: dict[str, float] = {}
     worst: dict[str, tuple[float, int, int]] = {}
@@ -186,7 +187,7 @@ def _num_parameters(recording: Recording) -> int:
 def _both(
     recording: Recording, s: int, t: int, examples: Int[np.ndarray, " k"], again: Replay
 ) -> Iterator[tuple[str, Float[np.ndarray, "..."], Float[np.ndarray, "..."], float]]:
-    """Give what is stored of some examples, the same computed again, and what the largest is taken to be at least."""
+    """Return stored and newly computed values of some examples, and the smallest scale to compare them by."""
     yield "loss", recording.loss(t)[s, examples], again.loss, 0.0
     if recording.contents.outputs and not recording.contents.output_layer:
         yield "outputs", recording.outputs(t)[s, examples], again.logits, 0.0
@@ -212,7 +213,7 @@ _KINDS = {"factored": "gradient", "dense": "gradient", "sketch": "sketch", "meas
 def _stored(
     recording: Recording, kept: KeptLayer, s: int, t: int, examples: Int[np.ndarray, " k"]
 ) -> Float[np.ndarray, "k ..."]:
-    """Read what is kept of the gradients of some examples at a layer."""
+    """Read what is stored of some examples' gradients at a layer."""
     if kept.layout == "dense":
         return recording.gradients(kept.name, t)[s, examples]
     if kept.layout == "sketch":
@@ -228,7 +229,7 @@ def _stored(
 
 
 def _kept_of(recording: Recording, kept: KeptLayer, again: Replay) -> Float[np.ndarray, "k ..."]:
-    """Make the same of gradients that were computed again."""
+    """Compute the same from gradients that were computed again."""
     if kept.layout == "measures":
         names = again.gradients if kept.layer.name == TOGETHER else [kept.layer.name]
         return _squares(again.gradients[name] for name in names)
@@ -255,7 +256,7 @@ class DefaultNetworks:
         self._recording = recording
 
     def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
-        """Evaluate some examples by the network of the seed at place `s` after `t` updates."""
+        """Evaluate some examples with the network of seed number `s` after `t` updates."""
         layers = self._recording.parameters(t)
         weights = {name: {part: value[s] for part, value in of.items()} for name, of in layers.items()}
         found = replay(weights, self._recording.inputs()[examples], self._recording.labels[examples])
@@ -266,7 +267,7 @@ class DefaultNetworks:
 def replay(
     weights: dict[str, dict[str, np.ndarray]], images: Float[np.ndarray, "k ..."], labels: Int[np.ndarray, " k"]
 ) -> Replay:
-    """Run a ReLU network on some examples and back, by the chain rule written out.
+    """Run a ReLU network on some examples, and compute its gradients by the chain rule, written out.
 
     Example:
         >>> weights = {"fc1": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}

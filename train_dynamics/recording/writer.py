@@ -1,4 +1,4 @@
-"""Writes a recording while training goes on; the one file that imports Orbax, which readers do without."""
+"""Writes a recording while training goes on. Only this file imports Orbax; reading does not need it."""
 
 import asyncio
 import contextlib
@@ -48,21 +48,23 @@ logging.getLogger("absl").addFilter(lambda told: not any(text in str(told.msg) f
 class Writer:
     """Writes a recording, a block at a time, in the background.
 
-    No other one can write to the same directory until it is closed or its process has ended, however that ends.
+    No other process can write to the same directory until this writer is closed or its process has ended, in whatever
+    way.
 
     Args:
-        path: Directory of the recording; made if it does not exist. It must hold nothing but the beginning of this same
-            recording, as `is_begun` checks.
+        path: Directory of the recording. It is made if it does not exist. It must be empty or hold the beginning of
+            this same recording, as `is_begun` checks.
         config: The configuration.
-        dataset: The examples; written once.
+        dataset: The examples. They are written once.
         contents: What each record holds.
-        block_length: Records in a block; None of a loop, whose blocks say themselves which iterations they hold.
-        num_blocks: Blocks that are there already.
-        code: What `code_of` gives: the user's code it is made with.
-        loop: What is known of a loop of the user's own; None of our training.
+        block_length: Number of records in a block. None for a user's own loop, whose blocks say themselves which
+            iterations they hold.
+        num_blocks: Number of blocks that already exist.
+        code: The user's code that it is made with, as `code_of` returns it.
+        loop: For a user's own training loop: what is known about it. None if `train_dynamics.train` does the training.
 
     Raises:
-        InputError: If the directory cannot be written, or another process writes to it.
+        InputError: If the directory cannot be written, or if another process writes to it.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Writer:
         self._closed = False
         num_examples = len(dataset.labels)
         files = {name: npy(array) for name, array in example_arrays(dataset).items()}
-        self._again = "the same command goes on from there" if loop is None else "Recorder(..., resume=True) goes on"
+        self._again = (
+            "the same command continues from there" if loop is None else "Recorder(..., resume=True) continues"
+        )
         sizes = {"num_iterations": config.num_iterations(num_examples), "block_length": block_length}
         header = {
             "format": FORMAT,
@@ -123,7 +127,7 @@ class Writer:
         )
 
     def _begin(self, header: dict[str, Any], files: dict[str, bytes], num_blocks: int) -> None:
-        """Write what comes before the first block, as far as it is not there."""
+        """Write what comes before the first block, unless it already exists."""
         if not (self.path / "config.json").exists():
             with written_whole(self.path / "config.json") as new:
                 new.write_text(json.dumps(header, indent=2) + "\n")
@@ -145,9 +149,10 @@ class Writer:
         self._header = found
 
     def save(self, start: int, record: dict[str, Any], state: Any) -> None:
-        """Start to save a block, `[s, t, ...]` NumPy arrays, after waiting for the one before.
+        """Start to save a block of `[s, t, ...]` NumPy arrays, after waiting for the one before.
 
-        No copy is made: the caller uses their memory again only after the next call, which waits for this one to end.
+        No copy is made. The caller may reuse the arrays' memory only after the next call, which waits for this one to
+        end.
         """
         self.wait()
         self._check_there()
@@ -156,7 +161,7 @@ class Writer:
             self._checkpointer.save(self._pending, args=ocp.args.PyTreeSave({"record": record, "state": state}))
 
     def wait(self) -> None:
-        """Wait until the block being saved is whole.
+        """Wait until the block being saved is complete.
 
         Raises:
             RecordingError: If it could not be saved.
@@ -173,12 +178,12 @@ class Writer:
         self._last = block
 
     def _check_there(self) -> None:
-        """See whether the directory is still the one that was begun, blocks and all; Orbax would make another."""
+        """Check that the directory is still the one that was begun, with all blocks; Orbax would make a new one."""
         there = (self.path / "config.json").exists() and (self._last is None or self._last.is_dir())
         if there and os.path.samestat(os.stat(self.path), os.fstat(self._lock)):
             return
         raise RecordingError(
-            f"{self.path}, or a part of it, was moved or removed while it was written; bring it back, in place of what "
+            f"{self.path}, or a part of it, was moved or removed during recording; bring it back, in place of what "
             "is left there, and run the same command again, or choose another directory"
         )
 
@@ -195,7 +200,7 @@ class Writer:
             ) from error
 
     def restore_state(self, start: int, like: Any) -> Any:
-        """Read the state after the last update of the block that begins at `start`, shaped `like` it."""
+        """Read the state after the last update of the block that begins at `start`, in the shape of `like`."""
         restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         block = self.path / "blocks" / str(start)
         whole = Block(block, np.arange(0), (), 0, place_of(self._header, start))
@@ -207,12 +212,12 @@ class Writer:
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise RecordingError(
-                f"{block}: the state to go on from is damaged or missing: {reason}; restore it from a copy, or move "
+                f"{block}: the state to continue from is damaged or missing: {reason}; restore it from a copy, or move "
                 f"{block} elsewhere and run the same command again"
             ) from error
 
     def close(self) -> None:
-        """Wait for what is being saved, let go of the threads, and let others write. A second call does nothing."""
+        """Wait for the block being saved, end the threads, and release the directory. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -223,7 +228,7 @@ class Writer:
 
 
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
-    """The part of Orbax that stores arrays; only how they are written is ours."""
+    """The part of Orbax that stores arrays. Only the way they are written is ours."""
 
     def __init__(self, header: dict[str, Any]) -> None:
         super().__init__()
@@ -247,5 +252,5 @@ class _ArrayHandler(ocp.type_handlers.NumpyHandler):
 
 
 def _rows(array: np.ndarray) -> int | None:
-    """Store an iteration as a piece, which then reads alone, unless the pieces would be tiny."""
+    """Store each iteration as a piece that can be read alone, unless the pieces would be tiny."""
     return 1 if array.ndim > 2 and array[:, 0].nbytes >= PIECE_BYTES else None

@@ -1,4 +1,4 @@
-"""The directory of an analysis: which of its files are an analysis's, and only one analysis at a time writes there."""
+"""The directory of an analysis: which files in it belong to an analysis, and a lock against a second one."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from train_dynamics.config import InputError
 from train_dynamics.recording.locks import locked
+from train_dynamics.recording.reader import Recording
 from train_dynamics.study.tables import PARTS
 
 KINDS = (".png", ".svg")
@@ -14,24 +15,30 @@ EVENTS = ".train_dynamics"  # at the end of our event files, which tells them fr
 STUDY = ("scores.csv", "scores.parquet", "curves.csv", "claims.json", "report.html")  # of every analysis
 
 
-def check_output(output: Path) -> None:
-    """See whether a directory is new, empty or of an earlier analysis.
+def check_output(output: Path, recording: Recording) -> None:
+    """Check that a directory is new, empty, or holds an earlier analysis, and is not inside another recording.
 
     Raises:
-        InputError: If not.
+        InputError: If it does not, or is.
     """
+    inside = output.resolve().parent
+    own = {path.resolve() for path in recording.paths if isinstance(path, Path)}
+    if (inside / "config.json").is_file() and inside not in own:
+        raise InputError.flag("output", output, f"is inside another recording, {inside}; choose another directory")
     if output.exists() and any(output.iterdir()) and not (output / "analysis.json").is_file():
-        raise InputError.flag("output", output, "holds other files and no earlier analysis; choose another directory")
+        raise InputError.flag(
+            "output", output, "holds other files but not an earlier analysis; choose another directory"
+        )
 
 
 @contextlib.contextmanager
 def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> Iterator[None]:
-    """Make the directory, and keep other analyses out of it; what an earlier one has left there is removed.
+    """Make the directory, remove the files of an earlier analysis, and keep other analyses out of it.
 
     Args:
         output: The directory.
-        new: The files to come, which the user is not told are removed.
-        log: Takes the lines to show the user.
+        new: The files to be written. Their removal is not mentioned to the user.
+        log: Function that prints a line for the user.
 
     Raises:
         InputError: If another analysis is writing there.
@@ -47,14 +54,14 @@ def cleared(output: Path, new: Collection[str], log: Callable[[str], None]) -> I
 
 
 def _remove_earlier(output: Path, new: Collection[str], log: Callable[[str], None]) -> None:
-    """Remove the files of an earlier analysis, or an interrupted one would leave some of them by new ones."""
+    """Remove the files of an earlier analysis, so that none of them remain beside new ones after an interruption."""
     for events in (output / "tensorboard").glob(f"*{EVENTS}"):
         events.unlink()
     earlier = _files_of(output)
     for name in earlier:
         (output / name).unlink(missing_ok=True)
     if gone := [name for name in earlier if name not in new and Path(name).suffix not in KINDS]:
-        log(f"Removed of the earlier analysis in {output}: {', '.join(gone)}")
+        log(f"Removed from the earlier analysis in {output}: {', '.join(gone)}")
 
 
 def _files_of(output: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""An analysis handed on to the program in which people look at their other runs. That is imported when it is used."""
+"""Exports an analysis to the tracking program where people see their other runs. It is imported when used."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,7 @@ PROJECT = "train_dynamics"
 
 
 class Table(NamedTuple):
-    """A table of an analysis, with numbers as numbers; `rows` are as in its file, and None is an empty cell."""
+    """A table of an analysis. Numbers are numbers, `rows` are as in its file, and None is an empty cell."""
 
     name: str
     columns: Sequence[str]
@@ -33,13 +33,13 @@ class Table(NamedTuple):
 
 
 def check_targets(targets: Collection[str]) -> None:
-    """See whether an analysis can be handed on.
+    """Check that an analysis can be exported.
 
     Raises:
         InputError: If a target is unknown, or its package is not installed.
     """
     if unknown := ",".join(target for target in targets if target not in PACKAGES):
-        raise InputError.flag("export", unknown, f"must be some of {','.join(PACKAGES)}, or empty for none of them")
+        raise InputError.flag("export", unknown, f"must be one or more of {','.join(PACKAGES)}, or empty")
     for target in targets:
         if importlib.util.find_spec(package := PACKAGES[target]) is None:
             raise InputError.flag(
@@ -50,17 +50,17 @@ def check_targets(targets: Collection[str]) -> None:
 def export(
     recording: Recording, results: Results, output: Path, files: Sequence[str], targets: Collection[str]
 ) -> None:
-    """Write curves, figures and tables of an analysis that is whole to each target.
+    """Write curves, figures and tables of a complete analysis to each target.
 
     Args:
         recording: The recording.
-        results: What was computed of it.
-        output: Directory of the analysis; TensorBoard's events go into `tensorboard` there.
-        files: The files of the analysis in it.
+        results: What was computed from it.
+        output: Directory of the analysis. TensorBoard's events go into `tensorboard` inside it.
+        files: The files of the analysis in that directory.
         targets: Some of `PACKAGES`.
 
     Raises:
-        InputError: If a run cannot be begun, for example because nobody is logged in.
+        InputError: If a run cannot be started, for example because nobody is logged in.
     """
     rows = list(_curves(recording, results))
     figures = {Path(file).stem: output / file for file in files if file.endswith(".png")}
@@ -73,7 +73,7 @@ def export(
 
 
 def _curves(recording: Recording, results: Results) -> Iterator[tuple[int, dict[str, float]]]:
-    """Give each iteration with its values, means over seeds, as `accuracy/all` and `fc2/alignment/chunk_0`."""
+    """Yield each iteration with its values, means over seeds, as `accuracy/all` and `fc2/alignment/chunk_0`."""
     curves = results.curves if "loss" in results.curves else {"loss": _loss(recording, results), **results.curves}
     means = {metric: curve.mean(axis=0, dtype=np.float64) for metric, curve in curves.items()}
     for k, t in enumerate(results.iterations.tolist()):
@@ -86,7 +86,7 @@ def _curves(recording: Recording, results: Results) -> Iterator[tuple[int, dict[
 
 
 def _loss(recording: Recording, results: Results) -> Float[np.ndarray, "s t group"]:
-    """Average the losses over each group; the analysis of a classifier does not follow them."""
+    """Average the losses over each group. The analysis of a classifier does not compute them."""
     everyone = group_weights(np.zeros(len(results.chunk), int), 1)
     weights = np.concatenate([everyone, group_weights(results.chunk, results.num_chunks)], axis=1)
     return np.concatenate([block.read("loss") @ weights for block in recording.blocks()], axis=1)
@@ -106,7 +106,7 @@ def _table(recording: Recording, path: Path) -> Table:
 def _to_tensorboard(
     path: Path, rows: Sequence[tuple[int, dict[str, float]]], figures: dict[str, Path], tables: Sequence[Table]
 ) -> None:
-    """Write one event an iteration, with all its values, for there may be a hundred thousand of these."""
+    """Write one event per iteration, with all its values, because there may be a hundred thousand iterations."""
     import tensorboardX
     from tensorboardX.proto.summary_pb2 import Summary
 
@@ -146,7 +146,7 @@ def _to_tracker(
     figures: dict[str, Path],
     tables: Sequence[Table],
 ) -> None:
-    """Write a run of Weights & Biases, or of Trackio, which has the same functions."""
+    """Write a run to Weights & Biases, or to Trackio, which has the same functions."""
     tracker = importlib.import_module(PACKAGES[target])
     project = os.environ.get(f"{target.upper()}_PROJECT", PROJECT)
     try:
@@ -155,7 +155,7 @@ def _to_tracker(
     except Exception as error:  # of any kind: it may be the network, the login or the disk, and all is written by now
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.flag(
-            "export", target, f"the analysis is whole in {output}, but no run could be begun: {reason}"
+            "export", target, f"the analysis is complete in {output}, but no run could be started: {reason}"
         ) from error
     last = rows[-1][0]
     for t, values in rows:

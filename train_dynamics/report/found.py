@@ -1,4 +1,4 @@
-"""What was found, in a few sentences with numbers: what a reader of the page reads first."""
+"""The main findings, in a few sentences with numbers, at the top of the page."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from train_dynamics.study.results import NUM_CHUNKS, SHARE, Results, metric_name
 
 
 def found(recording: Recording, results: Results, contention: Contention | None) -> list[str]:
-    """Say what was found: how far training came, in which order, who made up the gradient, what was lost, who fights.
+    """List the main findings: how far training came, in which order, what made up the gradient, and who fights.
 
-    What a recording says nothing of is left out.
+    Findings that a recording has no data for are left out.
     """
     return [
         *_learned(recording, results),
@@ -55,8 +55,11 @@ def _order(results: Results) -> Iterator[str]:
         return
     mean = results.curves["accuracy"].mean(axis=0)
     times = [reaches(mean[:, column], LEARNED) for column in (1, NUM_CHUNKS)]
-    first, last = ("never" if t is None else f"at update {results.iterations[t]:,}" for t in times)
-    yield f"The most typical tenth of them reached {LEARNED:.0%} {first}, the least typical {last}."
+    level = f"{LEARNED:.0%}"
+    first, last = (
+        f"never reached {level}" if t is None else f"reached {level} at update {results.iterations[t]:,}" for t in times
+    )
+    yield f"The most typical tenth of them {first}, the least typical {last}."
 
 
 def _gradient(recording: Recording, results: Results) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the page says of lineages, beside their pictures."""
+"""The text about lineages on the page."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,30 +20,30 @@ def lineages_section(
     beside_chance: Sequence[Persistence],
     pictures: Sequence[Picture],
 ) -> Section:
-    """Lay out how cones live, with a table of the largest lineages of a seed.
+    """Write the section on how cones live, with a table of the largest lineages of a seed.
 
     Args:
         recording: The recording.
         smallest: Fewest members of a cone that is followed.
         seed: The seed that is shown.
         found: The lineages of all seeds and layers.
-        beside_chance: How long they last, of each layer.
+        beside_chance: How long they last, compared with chance, for each layer.
         pictures: The figures.
     """
     times, count = found[0].iterations, len(recording.labels)
     words = (
         f"Do the same groups stay together? Cones of at least {pluralise(smallest, 'example')} were looked for at "
         f"{pluralise(len(times), 'record')} of each seed, and each cover linked with those before it by shared "
-        "members. A lineage is a cone that is found again, if need be after two covers without it. "
+        "members. A lineage is a cone that is found again; it may be missing from up to two covers in a row. "
     )
     if count > MOST_FOLLOWED:
-        words += f"Followed were {MOST_FOLLOWED:,} of {count:,} examples, drawn at random. "
+        words += f"{MOST_FOLLOWED:,} of {count:,} examples were drawn at random and followed. "
     words += " ".join(_layer_words(recording, [x for x in found if x.layer == of.layer], of) for of in beside_chance)
     words += (
-        " Lifetimes grow with the updates between two covers, for greedy covers differ even from one update to the "
-        "next, most in small cones; how far members are together does not. What is drawn at random are groups of the "
-        f"same sizes{' and labels' if recording.contents.classes else ''}, among all examples that were in cones at "
-        "the same cover. cone_lineages.csv has every lineage at every cover, cone_events.csv what befell it, "
+        " Lifetimes depend on the distance between covers, because greedy covers differ even from one update to the "
+        "next, most in small cones; the share of members that are together does not. Random groups have the "
+        f"same sizes{' and labels' if recording.contents.classes else ''}, and are drawn from all examples in cones at "
+        "the same cover. cone_lineages.csv has every lineage at every cover, cone_events.csv its events, "
         "lineage_persistence.csv how far cones are together later, lineage_continuity.csv how many the next cover has."
     )
     words += sketch_words(recording)
@@ -58,7 +58,7 @@ def lineages_section(
 
 
 def _layer_words(recording: Recording, found: Sequence[Lineages], of: Persistence) -> str:
-    """Say how many lineages there were in a layer, what befell them, and how long they and their members last."""
+    """Describe how many lineages a layer has, what happened to them, and how long they and their members last."""
     total = sum(one.count for one in found)
     if not total:
         return f"In {of.layer} there is no such cone."
@@ -69,9 +69,9 @@ def _layer_words(recording: Recording, found: Sequence[Lineages], of: Persistenc
     after = f"{pluralise(int(of.updates[lag]), 'update')}" if of.updates is not None else pluralise(lag, "cover")
     return (
         f"In {of.layer}, {pluralise(total, 'lineage')} of {seeds}: {events}. Half of them live for "
-        f"{_updates(of.lifetime)}; of the cones found at any one cover, half are of lineages that live for "
-        f"{_updates(of.lifetime_of_cones)}. Fewer than half of a cone's members are in one cone after "
-        f"{_updates(of.stayed)}, of groups drawn at random after {_updates(of.stayed_by_chance)}; {after} later, "
+        f"{_updates(of.lifetime)}; half of the cones at any one cover belong to lineages that live for "
+        f"{_updates(of.lifetime_of_cones)}. The median cone stays together for "
+        f"{_updates(of.stayed)}, the median random group for {_updates(of.stayed_by_chance)}; {after} later, "
         f"{of.together[lag]:.0%} of a cone's members are in one cone, and {of.by_chance[lag]:.0%} of a random "
         "group's."
     )

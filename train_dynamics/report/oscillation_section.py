@@ -1,4 +1,4 @@
-"""What the page says of pairs that take turns, or do not, beside their pictures."""
+"""The text on the page about pairs that take turns, or do not."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from train_dynamics.study.oscillation import NUM_CONTROLS, Oscillation, Verdict,
 
 
 def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequence[Picture]) -> Section:
-    """Lay out the steps of the explanation, with a table of how many pairs each holds in."""
+    """Write the section on the steps of the explanation, with a table of how many pairs each holds in."""
     title = "Do the groups in contention take turns?"
     followed = sum(course is not None for course in found.courses)
     if not found.pairs:
-        return Section(title, "There is no pair in contention, and so nothing to follow.")
+        return Section(title, "There is no pair in contention, so there is nothing to follow.")
     if not followed:
         words = f"None of {pluralise(len(found.pairs), 'pair')} was found with more than {FEWEST_CHANGES} records left."
         return Section(title, words)
@@ -22,12 +22,12 @@ def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequ
     compared = max(verdict.compared for verdict in steps)
     words = (
         "The study explains why such groups oscillate, as binary stars do: the gradients of one are larger at first "
-        "and carry the batch, it gains, the other loses and its gradients grow until they dominate, and so on. Each "
-        f"step is a number, of {followed:,} of {pluralise(len(found.pairs), 'pair')}, at up to {WINDOW} records after "
-        "each was found. A group leads where the mean gradient of all examples points to its side along their axis, "
-        "which is the difference of the directions of their mean gradients. "
+        "and dominate the batch; it gains, the other loses, and the other's gradients grow until they dominate, and so "
+        f"on. Each step is measured by one number per pair, for {followed:,} of {pluralise(len(found.pairs), 'pair')}, "
+        f"at up to {WINDOW} records after each was found. A group leads where the mean gradient of all examples points "
+        "to its side along their axis, which is the difference of the directions of their mean gradients. "
         f"{pluralise(compared, 'pair')} could be compared, each with {NUM_CONTROLS} matched pairs, as in the test "
-        "above. A step holds in a pair if it is true of it and more so than of those, at a false discovery rate of "
+        "above. A step holds in a pair if it is true of it, and more so than of those, at a false discovery rate of "
         f"{SIGNIFICANT:.0%} for each step. oscillation.csv has every pair. {_times(found)}"
     )
     table = {
@@ -35,16 +35,22 @@ def oscillation_section(recording: Recording, found: Oscillation, pictures: Sequ
         "measured as": [verdict.measured for verdict in steps],
         "median pair": [_three(verdict.median) for verdict in steps],
         "of matched pairs": [_three(verdict.matched) for verdict in steps],
-        "above those by (95 %)": [_difference(verdict) for verdict in steps],
+        "difference from matched pairs (95 %)": [_difference(verdict) for verdict in steps],
         "true if above": [f"{verdict.bar:g}" for verdict in steps],
         "true in": [f"{verdict.true:,} of {verdict.pairs:,}" for verdict in steps],
         "holds in": [_holds(verdict) for verdict in steps],
     }
-    return Section(title, words, pictures=pictures, table=table, table_title="The steps, and what else is so")
+    return Section(
+        title,
+        words,
+        pictures=pictures,
+        table=table,
+        table_title="The steps of the explanation, and what else was measured",
+    )
 
 
 def _times(found: Oscillation) -> str:
-    """Say the period and the lags."""
+    """Describe the period and the lags."""
     times = time_quartiles(found)
     period, loss = times["period"], times["loss_lag"]
     if period["median"] is None:

@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file."""
+"""The page of an analysis: one self-contained HTML file."""
 
 import dataclasses
 import math
@@ -46,16 +46,16 @@ def page(
     parts: Collection[str] = DEFAULT_PARTS,
     contention: Contention | None = None,
 ) -> str:
-    """Lay everything out on one page that needs no other file and no network.
+    """Put everything on one page that needs no other file and no network.
 
     Args:
         recording: The recording.
-        results: What was computed of it.
-        claims: Claims of the study.
-        sections: What to show.
+        results: What was computed from it.
+        claims: Claims of the study, measured.
+        sections: The sections to show.
         options: Options of the analysis, for the command that repeats it.
-        parts: Parts of the analysis, likewise, and for its tables.
-        contention: The pairs that were found; None if they were not looked for.
+        parts: Parts of the analysis, for that command and for the list of tables.
+        contention: The pairs that were found. None if they were not looked for.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train_dynamics.report", "."),
@@ -90,7 +90,7 @@ def page(
 
 
 def _open_together(claims: Sequence[Claim]) -> dict[str, list[str]]:
-    """Give the sentences of claims that are open for one reason, where it is that of several."""
+    """Group the sentences of open claims that share a reason, if several do."""
     reasons = Counter(claim.reason for claim in claims if claim.holds is None)
     return {
         reason: [claim.sentence for claim in claims if claim.reason == reason]
@@ -100,7 +100,7 @@ def _open_together(claims: Sequence[Claim]) -> dict[str, list[str]]:
 
 
 def _settings(recording: Recording) -> dict[str, str]:
-    """Give the configuration by flags; of a loop of the user's own, what that has told."""
+    """List the configuration by flag. For a user's own loop: what the loop told."""
     config = recording.config
     if not recording.of_loop:
         return {f"--{flag_name(name)}": _plain(value) for name, value in config.to_dict().items()}
@@ -136,7 +136,7 @@ def _summary(recording: Recording, results: Results) -> dict[str, str]:
 
 
 def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]:
-    """One row a chunk, under the names of its columns."""
+    """Make one row per chunk, under the names of its columns."""
     mean = {metric: curve[..., 1:].mean(axis=0) for metric, curve in results.curves.items()}
     columns = {"chunk": [str(k) for k in range(results.num_chunks)]}
     if results.forgetting is None:
@@ -153,7 +153,7 @@ def _chunk_table(recording: Recording, results: Results) -> dict[str, list[str]]
 
 
 def _learned_columns(results: Results, mean: dict[str, np.ndarray]) -> dict[str, list[str]]:
-    """Say of each chunk when it was learned and how often forgotten."""
+    """Tell for each chunk when it was learned, and how often forgotten."""
     forgotten = results.forgetting.forgotten.mean(axis=0)
     return {
         "final accuracy": [f"{x:.1%}" for x in mean["accuracy"][-1]],
@@ -184,7 +184,7 @@ def _commands(
     parts: Collection[str],
     given: str,
 ) -> list[str]:
-    """Give the shortest commands that record this again and make the page."""
+    """Return the shortest commands that make this recording and this page again."""
     of_command = {} if recording.of_loop else {"train": _flags(recording.config, {})}
     if recording.further is not None and "scores" in parts:
         settings = recording.further.settings.items()
@@ -201,7 +201,7 @@ def _commands(
 
 
 def _flags(options: Any, names: dict[str, str]) -> list[str]:
-    """List the flags of a dataclass's fields that are not as by default."""
+    """List the flags of a dataclass's fields that differ from their defaults."""
     return [
         f"--{names.get(field.name) or flag_name(field.name)}={_plain(getattr(options, field.name))}"
         for field in dataclasses.fields(options)

@@ -1,4 +1,4 @@
-"""What the page says of scores, beside their pictures."""
+"""The text about scores on the page."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from train_dynamics.study.score_agreement import ScoreStudy, summary
 def scores_section(
     results: Results, study: ScoreStudy, pictures: Sequence[Picture], has_pictures: bool = True
 ) -> Section:
-    """Lay out all scores, with a table of what each is, how stable, and how well it finds wrong labels.
+    """Write the section on scores, with a table of what each is, how stable, and how well it finds wrong labels.
 
     Args:
         results: The scores.
@@ -24,8 +24,8 @@ def scores_section(
     replayed = ", ".join(f"{t:,}" for t in study.checkpoints)
     words = (
         f"{len(scores)} scores of how hard an example is, from one recording. scores.csv and scores.parquet have "
-        f"their values. Scores that are defined early in training are read at iteration {found.early:,}; what is "
-        f"computed again from stored parameters is so at iterations {replayed}."
+        f"their values. Scores that are defined early in training are computed at iteration {found.early:,}; those "
+        f"that run the networks again, at iterations {replayed}."
     )
     missing = results.scores.missing
     for reason in dict.fromkeys(missing.values()):
@@ -33,15 +33,13 @@ def scores_section(
         words += f" {', '.join(names)} {'is' if len(names) == 1 else 'are'} missing: {reason}."
     if not has_pictures:
         words += (
-            " The overview of the examples at the ends of all scores is left out, for it needs images; the files "
-            "extremes_SCORE among the figures show them."
+            " The overview of the easiest and hardest examples needs images and is left out; the figures "
+            "extremes_SCORE show these examples as text."
         )
     if results.ranked_by == "cumulative_loss":
         words += " With one seed there is no agreement, and the examples are ranked by cumulative_loss."
     if study.noisy.any():
-        words += (
-            f" {np.count_nonzero(study.noisy):,} labels were made wrong; the last columns say which scores find them."
-        )
+        words += f" {np.count_nonzero(study.noisy):,} labels were flipped; the last columns say which scores find them."
     one_seed = summary(study.of_draws)[0][:, 0]
     table = {
         "score": [score.name for score in scores],
@@ -53,7 +51,7 @@ def scores_section(
         "hardest": [_three(score.name, results, 1 if score.hard == "high" else 0) for score in scores],
     }
     if found.num_seeds > 1:
-        table["one seed with all"] = [_two(value) for value in one_seed]
+        table["correlation of one seed with all"] = [_two(value) for value in one_seed]
     if study.noisy.any():
         table |= {
             "precision at noise rate": [_two(value) for value in study.precision],

@@ -1,4 +1,4 @@
-"""What the page says of gradients in motion, cones and contention, beside their pictures."""
+"""The text on the page about gradients in motion, cones and contention."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ LISTED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure as the page needs it: its words, its PNG file, and whether it is higher than wide."""
+    """A figure for the page: its words, its PNG file, and whether it is taller than wide."""
 
     title: str
     caption: str
@@ -31,13 +31,13 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself."""
+        """The picture's data."""
         return _address(self.file, "image/png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """A film as the page needs it."""
+    """A film for the page."""
 
     title: str
     caption: str
@@ -50,20 +50,20 @@ class Film:
         step = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         return cls(
             f"All examples in motion: seed {seed}, iterations {iterations[0]:,} to {iterations[-1]:,}, "
-            f"{step} from frame to frame",
-            "The axes hold still. A disc is an example classified correctly, a cross one that is not.",
+            f"{step} updates per frame",
+            "The axes stay the same. A disc is an example classified correctly, a cross one that is not.",
             file,
         )
 
     @property
     def source(self) -> str:
-        """The film itself."""
+        """The film's data."""
         return _address(self.file, "video/mp4")
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: words, then a film, pictures and a table, whose columns are lists of cells by their names."""
+    """A part of the page: text, then a film, pictures and a table. Columns are lists of cells by name."""
 
     title: str
     words: str = ""
@@ -79,19 +79,19 @@ class Section:
 
 
 def motion_section(films: Sequence[Film], pictures: Sequence[Picture]) -> Section:
-    """Lay out the film and its key frames."""
+    """Write the section with the film and its key frames."""
     return Section(
         "Gradients in motion",
-        "Every example is a point: how large a change it asks for, and how far that is the change that all ask for "
-        "together. The crowd moves right while a network learns, and an example comes back to the left once it is "
-        "learned.",
+        "Every example is a point. The horizontal axis is its gradient norm, the vertical axis its alignment: the "
+        "cosine with the mean gradient. The crowd moves right while a network learns, and an example comes back to "
+        "the left once it is learned.",
         films,
         pictures,
     )
 
 
 def groups_section(recording: Recording, results: Results, pictures: Sequence[Picture]) -> Section:
-    """Lay out what was measured of groups of examples, with a table of the start, the middle and the end."""
+    """Write the section on groups of examples, with a table of the start, the middle and the end."""
     found, layers = results.group_dynamics, recording.gradient_layers
     classes = recording.contents.classes
     words = (
@@ -115,14 +115,17 @@ def groups_section(recording: Recording, results: Results, pictures: Sequence[Pi
     ]
     names = ("layer", "iteration", "m-coherence", "noise scale", "confusion of batches", "smallest cosine of batches")
     names += ("stiffness within classes", "stiffness between classes") if classes else ("stiffness",)
-    title = "At the start, half way and at the end: the first two medians of the seeds, the others means"
+    title = (
+        "At the first, the middle and the last record measured. M-coherence and noise scale are medians over seeds, "
+        "the others means"
+    )
     return Section("Groups of examples", words, pictures=pictures, table=_columns(names, rows), table_title=title)
 
 
 def cones_section(
     recording: Recording, options: ConeOptions, found: Sequence[Cones], pictures: Sequence[Picture]
 ) -> Section:
-    """Lay out the cones, with a table of the largest of each layer."""
+    """Write the section on cones, with a table of the largest ones in each layer."""
     first, half = found[0], "three quarters" if len(recording.class_names) == 2 else "half"
     classes = recording.contents.classes
     learned = f"it classifies {half} of the examples correctly" if classes else f"{half} of its loss is gone"
@@ -130,12 +133,12 @@ def cones_section(
         f"the first at which {learned}, or the last if there is none" if options.iteration is None else "as asked for"
     )
     promise = (
-        f"every two of whose gradients have a cosine of at least {options.cosine:g}"
+        f"whose gradients have pairwise cosines of at least {options.cosine:g}"
         if options.cover == "clique"
         else f"whose gradients have a cosine of at least {options.cosine:g} to that of a central one"
     )
     words = (
-        f"Cones are sets of examples {promise}: one step suits them all. These are the cones of seed {first.seed} at "
+        f"Cones are sets of examples {promise}, so one step suits them all. These are those of seed {first.seed} at "
         f"iteration {first.frame.iteration}, {chosen}; a greedy {options.cover} cover found them."
     )
     rows = []
@@ -169,22 +172,22 @@ def cones_section(
 
 
 def sketch_words(recording: Recording) -> str:
-    """Say how sure cosines between sketches are; nothing if there are none."""
+    """Describe how accurate cosines between sketches are. Empty if there are no sketches."""
     size = recording.config.sketch_size
     sketched = [kept for kept in recording.contents.layers.values() if kept.layout == "sketch"]
     errors = {kept.name: sketch_error(kept.layer, size).cosine for kept in sketched}
     unsure = {name: error for name, error in errors.items() if error}
     if not unsure:
         return ""
-    layers = ", ".join(f"{name} by up to {error:.2g}" for name, error in unsure.items())
+    layers = ", ".join(f"{error:.2g} in {name}" for name, error in unsure.items())
     return (
-        f" Some gradients were recorded as sketches of at most {size} numbers. Cosines between them are off, by one "
-        f"standard deviation, in {layers}, and by less the nearer they are to 1 or -1."
+        f" Some gradients were recorded as sketches of at most {size} numbers. Cosines between them have "
+        f"a standard error, at most, of: {layers}; it is smaller near 1 and -1."
     )
 
 
 def contention_section(recording: Recording, contention: Contention, pictures: Sequence[Picture]) -> Section:
-    """Lay out the pairs in contention, and say plainly which of them survive the test."""
+    """Write the section on pairs in contention, and say clearly which of them survive the test."""
     options, fights = contention.options, contention.fights
     classes = recording.contents.classes
     labels, alike = ("labels", "sizes, labels") if classes else ("targets", "sizes")
@@ -204,20 +207,20 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
         words += "no pair was found: at those iterations no cone of that size has that many examples against it."
     else:
         words += (
-            f"{pluralise(len(fights), 'pair')} turned up. Strength is how much of the mean gradient the two cancel: "
-            "the length of the smaller one's part of it. Opposition is partly algebra: two examples with the same "
+            f"{pluralise(len(fights), 'pair')} found. Strength is how much of the mean gradient the two cancel: "
+            "the length of the smaller group's part of it. Opposition is partly algebra:  two examples with the same "
             f"activations and different {labels} oppose each other by construction. So pairs are followed for up to "
             f"{WINDOW} records after they were found. "
         )
         words += (
             f"The {len(tested):,} that could be tested were each compared with {NUM_CONTROLS} random pairs of groups "
-            f"of the same {alike} and gradient norms, gathered around a random example so that they hang together "
+            f"of the same {alike} and gradient norms, gathered around a random example so that members are similar "
             f"too: {survivors:,} of {len(tested):,} are more in antiphase than those, at a false discovery rate of "
             f"{SIGNIFICANT:.0%} (Benjamini and Hochberg): about as large a share of the survivors may be there by "
             "chance, as long as pairs that share examples or iterations depend on each other positively. No p can be "
             f"below {1 / (NUM_CONTROLS + 1):g}. To survive means that {alike} and norms alone do not explain the "
             "antiphase; groups that oppose each other a little less would also show some. "
-            f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Drawn are "
+            f"{pluralise(len(fights) - len(tested), 'pair')} could not be tested; contention.csv says why. Shown are "
             "the strongest that survive, before others."
             if tested
             else "None of them could be tested; the table says why."
@@ -242,7 +245,7 @@ def contention_section(recording: Recording, contention: Contention, pictures: S
     ]
     names = (
         *("pair", "seed", "layer", "found at", f"left, {counted}", f"right, {counted}", "cosine", "strength"),
-        *("antiphase of losses", "of matched groups", "p, corrected", "verdict"),
+        *("correlation of losses", "of matched groups", "p, corrected", "verdict"),
     )
     title = "The strongest pairs" if rows else ""
     return Section("Contention", words, pictures=pictures, table=_columns(names, rows), table_title=title)

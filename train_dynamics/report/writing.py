@@ -1,4 +1,4 @@
-"""An analysis being written: its tables and figures, and the page that shows them."""
+"""Writes an analysis: its tables and figures, and the page that shows them."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -42,7 +42,7 @@ class Motion(NamedTuple):
     Attributes:
         seed: The seed.
         half: The iteration at which it classifies half of the examples correctly.
-        iterations: Those of the film.
+        iterations: Iterations of the film.
     """
 
     seed: int
@@ -51,7 +51,7 @@ class Motion(NamedTuple):
 
     @classmethod
     def of(cls, recording: Recording, results: Results, options: ConeOptions) -> "Motion":
-        """Show the seed whose cones are shown."""
+        """Choose what to show, for the seed whose cones are shown."""
         seed = shown_seed(recording, options)
         progress = results.progress[list(recording.seeds).index(seed)]
         half = int(recording.iterations[half_learned(progress, len(recording.class_names))])
@@ -59,16 +59,16 @@ class Motion(NamedTuple):
 
 
 class Writing:
-    """Writes an analysis, one part after the other: its tables and figures at once, and at the end its page.
+    """Writes an analysis part by part: tables and figures at once, and the page at the end.
 
-    `analysis.json` names every file before that is written, so that a later analysis knows what to remove.
+    `analysis.json` names every file before it is written, so that a later analysis knows what to remove.
 
     Args:
         recording: The recording.
-        results: What was computed of it.
-        output: The directory, which is there.
-        about: What `analysis.json` says; figures are added to its `files`.
-        submit: Calls a function elsewhere, and tells when that is done.
+        results: What was computed from it.
+        output: The directory, which must exist.
+        about: Contents of `analysis.json`. Figures are added to its `files`.
+        submit: Function that calls another function in a helper process, and returns a `Future`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Writing:
         self._write_claims()
 
     def scores(self, study: "ScoreStudy") -> None:
-        """Write how the scores compare, and what is at their ends."""
+        """Write how the scores compare, and the examples at their ends."""
         # Half a second to import, for nothing if scores are not asked for.
         from train_dynamics.plots import score_figures
         from train_dynamics.report.score_section import scores_section
@@ -127,7 +127,7 @@ class Writing:
         self._sections.append(sections.groups_section(recording, results, shown))
 
     def motion(self, options: ConeOptions) -> Motion:
-        """Write the key frames of the film, and give what it shows; `film` writes that itself."""
+        """Write the key frames of the film, and return what it shows. `film` writes the film itself."""
         motion = Motion.of(self._recording, self._results, options)
         shown = self._pictures(figures.motion_drawings(self._recording, motion.seed, motion.half))
         its_film = sections.Film.of(self._output / "scatter.mp4", motion.seed, motion.iterations)
@@ -143,7 +143,7 @@ class Writing:
         self._sections.append(sections.cones_section(recording, options, cones, shown))
 
     def film(self, motion: Motion) -> None:
-        """Write the film; in this process, for another would leave half a film behind when it is ended."""
+        """Write the film, in this process, because a helper that is killed would leave half a film behind."""
         layers = self._recording.layers[-MOST_PANELS:]
         width = 900 if len(layers) == 1 else 1120  # pixels, so that the page can be mailed
         path = self._output / "scatter.mp4"
@@ -156,7 +156,7 @@ class Writing:
         beside_chance: Sequence[Persistence],
         drawings: Iterable[figures.Drawing],
     ) -> None:
-        """Write how cones live, drawn already of a seed."""
+        """Write how cones live. The figures of a seed are already drawn."""
         recording, output = self._recording, self._output
         shown = self._pictures(drawings)
         tables.write_lineages(recording, found, output / "cone_lineages.csv")
@@ -168,7 +168,7 @@ class Writing:
         self._sections.append(lineages_section(recording, smallest, seed, found, beside_chance, shown))
 
     def contention(self, contention: Contention, drawings: Iterable[figures.Drawing]) -> None:
-        """Write the pairs in contention, drawn already, and which labels fight."""
+        """Write the pairs in contention, already drawn, and which labels fight."""
         recording, output = self._recording, self._output
         self._contention = contention
         shown = self._pictures(drawings)
@@ -187,7 +187,7 @@ class Writing:
         _write_json({"steps": steps, "times": time_quartiles(found)}, output / "oscillation.json")
 
     def group_claims(self, options: ConeOptions) -> None:
-        """Measure the claims about groups, beside those of the study."""
+        """Measure the claims about groups, in addition to those of the study."""
         found = group_claims(self._recording, self._results.progress, options, self._contention)
         self._claims = [*self._claims, *found]
         self._write_claims()
@@ -205,11 +205,11 @@ class Writing:
             new.write_text(text)
 
     def export(self, targets: Collection[str]) -> None:
-        """Hand what is written on to other programs, when all figures are saved."""
+        """Export the results to other programs, when all figures are saved."""
         export(self._recording, self._results, self._output, self._about["files"], targets)
 
     def _pictures(self, drawings: Iterable[figures.Drawing]) -> list[sections.Picture]:
-        """Have figures saved, while others are drawn, and tell the page of them."""
+        """Have figures saved in helper processes while others are drawn, and add them to the page."""
         shown = []
         for drawing in drawings:
             path = self._output / "figures" / drawing.name
@@ -226,7 +226,7 @@ class Writing:
 
 
 def first_frames(half: int, iterations: Int[np.ndarray, " t"]) -> Int[np.ndarray, " frame"]:
-    """Choose the iterations of the film in the report: up to four times that at which half of the examples are learned.
+    """Choose the film's iterations: up to four times the one at which half of the examples are learned.
 
     Example:
         >>> first_frames(half=30, iterations=np.arange(1411))[[0, 1, -1]]

@@ -1,4 +1,4 @@
-"""What the published study claims, measured in this recording."""
+"""The claims of the published study, measured in this recording."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ Means = dict[str, Float[np.ndarray, "t group"]]
 
 
 class UndecidedError(Exception):
-    """Why a recording cannot decide a claim."""
+    """Says why a recording cannot decide a claim."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Claim:
     Attributes:
         name: Short name.
         sentence: What is claimed.
-        measured: How it was measured, and what value would hold.
-        unit: Of the value: `share`, `updates`, `times`, `cosine`, `ratio`, `pairs` or `nats per unit of weight`.
-        value: The measured value, of curves averaged over seeds; None if there is none.
-        low: Lower end of the value's 95 % interval, from a bootstrap over seeds, of the resampled sets that decide the
-            claim; None as above, and of a single seed.
+        measured: How it was measured, and which value confirms it.
+        unit: Unit of the value: `share`, `updates`, `times`, `cosine`, `ratio`, `pairs` or `nats per unit of weight`.
+        value: The measured value, from curves averaged over seeds. None if there is none.
+        low: Lower end of the value's 95 % interval, from a bootstrap over seeds, using the resampled sets that decide
+            the claim. None if there is no value, or a single seed.
         high: Upper end.
-        holds: Whether it holds here; None if this recording cannot decide.
-        support: Share of the resampled sets of seeds that give the same verdict, and neither the other nor none; None
-            where nothing is decided, and of a single seed.
-        reason: Why it cannot; empty if it can.
+        holds: Whether it holds here. None if this recording cannot decide it.
+        support: Share of the resampled sets of seeds that give this same verdict, rather than the other one or none.
+            None if nothing is decided, or for a single seed.
+        reason: Why it cannot be decided. Empty if it can.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Claim:
 
     @property
     def barely(self) -> bool:
-        """Whether other seeds could well have decided otherwise."""
+        """Whether other seeds could well have given another verdict."""
         return self.support is not None and self.support < SURE
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON can hold them."""
+        """Return the fields in a form that JSON can store."""
         return dataclasses.asdict(self)
 
 
@@ -76,7 +76,7 @@ def in_words(layers: Sequence[str], layer: str) -> tuple[str, str]:
 
 
 def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
-    """Find the first iteration at which a curve is at least `level`, but for rounding; None if it never is.
+    """Find the first iteration at which a curve is at least `level`, up to rounding. None if it never is.
 
     Example:
         >>> reaches(np.array([0.1, 0.8, 0.7]), 0.8)
@@ -89,7 +89,7 @@ def reaches(curve: Float[np.ndarray, " t"], level: float) -> int | None:
 def between(
     curves: Float[np.ndarray, "s t group"], iterations: Int[np.ndarray, " t"]
 ) -> Float[np.ndarray, "s _ group"]:
-    """Fill in the iterations that were not recorded, by straight lines.
+    """Fill in iterations that were not recorded, by straight lines.
 
     Example:
         >>> between(np.array([[[0.0], [1.0]]]), np.array([0, 2])).ravel()
@@ -106,8 +106,8 @@ def between(
 def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: int = 0) -> list[Claim]:
     """Measure every claim.
 
-    The interval resamples seeds with replacement (percentile bootstrap, Efron 1979); the ranking into chunks is kept.
-    Between records, curves are taken to be straight.
+    The interval resamples seeds with replacement (percentile bootstrap, Efron 1979), while the ranking into chunks
+    stays the same. Between records, curves are assumed to be straight.
     """
     num_records = int(results.iterations[-1]) + 1
     of_all, of_chunks = list(_of_all(num_classes, num_records)), list(_of_chunks(layers, num_records))
@@ -116,9 +116,12 @@ def claims(results: Results, layers: tuple[str, ...], num_classes: int, seed: in
     if results.num_chunks < NUM_CHUNKS:
         return _undecided([*of_all, *of_chunks], f"needs {NUM_CHUNKS} examples or more")
     if results.agr is None and not results.given:
-        definitions, left = of_all, _undecided(of_chunks, "needs two seeds or more, whose agreement ranks the examples")
+        definitions, left = (
+            of_all,
+            _undecided(of_chunks, "needs at least two seeds, because their agreement ranks the examples"),
+        )
     elif not results.given and np.count_nonzero(~results.indifferent) < 2:
-        few = "needs two networks or more that tell examples apart, whose agreement ranks the examples"
+        few = "needs at least two networks that distinguish examples, because their agreement ranks the examples"
         definitions, left = of_all, _undecided(of_chunks, few)
     else:
         definitions, left = [*of_all, *of_chunks], []
@@ -136,11 +139,12 @@ def decided(
     """Decide claims, with intervals over resampled seeds.
 
     Args:
-        definitions: Name, sentence, measure, unit, statistic and verdict of each: the statistic maps what `means`
-            gives to a number or raises `UndecidedError`, the verdict the number to whether the claim holds.
-        means: From the weight of each seed to what statistics are computed of.
-        num_seeds: How many seeds there are.
-        seed: Of the draws.
+        definitions: For each claim its name, sentence, measure, unit, statistic and verdict. The statistic maps what
+            `means` returns to a number, or raises `UndecidedError`; the verdict maps that number to whether the claim
+            holds.
+        means: Function from the weight of each seed to what the statistics are computed from.
+        num_seeds: Number of seeds.
+        seed: Seed of the bootstrap.
     """
     draws = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
     resampled: list[list[float]] = [[] for _ in definitions]
@@ -191,7 +195,7 @@ def _need(iteration: int, num_records: int) -> None:
 def _of_all(num_classes: int, num_records: int) -> Iterator[tuple]:
     """List name, sentence, measure, unit, statistic and verdict of every claim about all examples.
 
-    A statistic maps curves averaged over seeds to a number, infinite if an event never comes.
+    A statistic maps curves averaged over seeds to a number, which is infinite if an event never happens.
     """
 
     def start(means: Means) -> float:
@@ -226,9 +230,10 @@ def _of_all(num_classes: int, num_records: int) -> Iterator[tuple]:
 
 
 def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
-    """List the same of every claim about chunks.
+    """List the same for every claim about chunks.
 
-    They need agreement to rank by: a ranking by how examples were learned says nothing of how they are.
+    They need a ranking by agreement: a ranking by how examples were learned cannot test how typical examples are
+    learned.
     """
     yield from _of_learning(num_records)
     yield from _of_the_slowest(num_records)
@@ -238,7 +243,7 @@ def _of_chunks(layers: tuple[str, ...], num_records: int) -> Iterator[tuple]:
 
 
 def _of_learning(num_records: int) -> Iterator[tuple]:
-    """List those about the order in which chunks are learned."""
+    """List the claims about the order in which chunks are learned."""
 
     def top_early(means: Means) -> float:
         _need(EARLY, num_records)
@@ -271,7 +276,7 @@ def _of_learning(num_records: int) -> Iterator[tuple]:
 
 
 def _of_the_slowest(num_records: int) -> Iterator[tuple]:
-    """List that about the least typical tenth."""
+    """List the claim about the least typical tenth."""
 
     def slower(means: Means) -> float:
         middle, bottom = (reaches(means["accuracy"][:, chunk], 0.5) for chunk in (MIDDLE, BOTTOM))
@@ -290,7 +295,7 @@ def _of_the_slowest(num_records: int) -> Iterator[tuple]:
 
 
 def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iterator[tuple]:
-    """List those about the gradients of a layer."""
+    """List the claims about the gradients of a layer."""
     suffix, of_layer = in_words(layers, layer)
 
     def lead(means: Means) -> float:
@@ -338,7 +343,7 @@ def _of_gradients(layers: tuple[str, ...], layer: str, num_records: int) -> Iter
 
 
 def _of_forgetting() -> Iterator[tuple]:
-    """List those about what is learned for good."""
+    """List the claims about what is learned for good."""
 
     def widening(means: Means) -> float:
         area = (means["first_correct"] - means["last_mistake"]).mean(axis=0)

@@ -1,4 +1,4 @@
-"""The cones of one seed at one iteration of a recording, and what becomes of them."""
+"""The cones of one seed at one iteration of a recording, and what happens to them."""
 
 import dataclasses
 import os
@@ -24,11 +24,11 @@ class ConeOptions:
     """Which cones to look for.
 
     Attributes:
-        cosine: How near the members of a cone are to each other, or to the star's centre.
+        cosine: Smallest cosine between the members of a cone, or between a member and the star's centre.
         cover: `clique` or `star`.
-        seed: The seed; the first recorded one if None.
-        iteration: The iteration; if None, that of `half_learned`: at the start gradients are alike because nothing has
-            been learned, and at the end most have nearly vanished.
+        seed: The seed. None means the first recorded one.
+        iteration: The iteration. None means that of `half_learned`: at the start, gradients are alike because nothing
+            has been learned, and at the end most have nearly vanished.
     """
 
     cosine: float = 0.95
@@ -49,11 +49,11 @@ class Cones:
 
     Attributes:
         seed: The seed.
-        layer: The layer whose gradients they are made of.
-        frame: All examples at the iteration the cones were found at, in this layer.
-        cone: The cone of each example, the largest being 0; -1 for examples whose gradient is zero.
-        smallest_cosine: Between two members of each cone; 1 in a cone of one.
-        tracked: Frames of the layer over the whole run, evenly spaced.
+        layer: The layer whose gradients they are made from.
+        frame: All examples in this layer, at the iteration of the cones.
+        cone: The cone of each example, numbered from 0 for the largest; -1 for examples whose gradient is zero.
+        smallest_cosine: Smallest cosine between two members of each cone; 1 in a cone of one.
+        tracked: Frames of the layer, evenly spaced over the whole run.
     """
 
     seed: int
@@ -65,7 +65,7 @@ class Cones:
 
     @property
     def sizes(self) -> Int[np.ndarray, " cone"]:
-        """Members of each cone."""
+        """Number of members of each cone."""
         return np.bincount(self.cone[self.cone >= 0])
 
     def members(self, cone: int) -> Int[np.ndarray, " m"]:
@@ -74,7 +74,7 @@ class Cones:
 
 
 def read_factors(recording: Recording, layer: str, t: int) -> list[tuple[Float[np.ndarray, "n _"], ...]]:
-    """Read what the gradients of each seed are made of: activation and cotangent, or the gradients themselves, flat."""
+    """Read what each seed's gradients are made from: activation and cotangent, or flat gradients."""
     parts = recording.vectors(layer, t)
     return [tuple(part[s % len(part)] for part in parts) for s in range(len(recording.seeds))]
 
@@ -84,8 +84,8 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
 
     Args:
         recording: The recording.
-        options: Which cones.
-        accuracy: Training accuracy of each seed and iteration, to choose the iteration by.
+        options: Which cones to look for.
+        accuracy: Training accuracy of each seed and iteration. It decides the default iteration.
 
     Raises:
         InputError: If the seed or the iteration was not recorded.
@@ -112,7 +112,7 @@ def find_cones(recording: Recording, options: ConeOptions, accuracy: Float[np.nd
 
 
 def shown_seed(recording: Recording, options: ConeOptions) -> int:
-    """Choose the seed that is shown: the one asked for, or the first."""
+    """Return the seed that is shown: the one asked for, or the first."""
     return int(recording.seeds[0]) if options.seed is None else options.seed
 
 
@@ -120,7 +120,7 @@ def check_options(recording: Recording, options: ConeOptions) -> None:
     """Check that the seed and the iteration asked for were recorded.
 
     Raises:
-        InputError: If not.
+        InputError: If they were not.
     """
     if options.seed is not None and options.seed not in recording.seeds:
         known = ", ".join(map(str, recording.seeds))
@@ -134,7 +134,7 @@ def check_options(recording: Recording, options: ConeOptions) -> None:
 def cover(
     directions: cones.Directions, options: ConeOptions
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " cone"]]:
-    """Cover examples with cones and measure how far each opens; a clique that breaks its promise is an error."""
+    """Cover examples with cones, and measure how wide each opens. A clique below the threshold is an error."""
     sets = apart(tiles(directions), options.cosine)
     cone = cones.cover_apart(directions, sets, options.cosine, COVERS[options.cover])
     smallest = cones.smallest_cosines(directions, cone)
@@ -144,10 +144,10 @@ def cover(
 
 
 def half_learned(accuracy: Float[np.ndarray, " t"], num_classes: int = 0) -> int:
-    """Find the first record at which half of the examples are correct, of two classes three quarters.
+    """Find the first record at which half of the examples are correct; with two classes, three quarters.
 
-    Half of two classes are correct by chance, before anything is learned. The last record if there is none; a number of
-    classes of 0 stands for a regression.
+    With two classes, half of the examples are correct by chance, before anything is learned. If there is no such
+    record, the last one is returned. A number of classes of 0 stands for a regression.
     """
     learned = accuracy >= (TWO_LEARNED if num_classes == 2 else HALF_LEARNED)
     return int(learned.argmax()) if learned.any() else len(accuracy) - 1

@@ -33,12 +33,12 @@ class ContentionOptions:
     """Which pairs to look for.
 
     Attributes:
-        cosine: How near the members of a cone are to each other, and how far beyond a right angle its opponents.
+        cosine: Smallest cosine between the members of a cone. Its opponents have a cosine below minus this.
         cover: `clique` or `star`.
-        opposed_to: Opponents oppose the `centre` of a cone, or every one of its `members`.
+        opposed_to: What opponents must oppose: the `centre` of a cone, or every one of its `members`.
         smallest: Fewest examples on either side.
-        checkpoints: At how many iterations to look for them.
-        examples: Among how many examples, drawn at random; all if None.
+        checkpoints: Number of iterations, per seed, at which to look for them.
+        examples: Number of examples, drawn at random, among which to look. None means all.
     """
 
     cosine: float = 0.95
@@ -59,22 +59,23 @@ class ContentionOptions:
             raise InputError.flag(
                 "contention_examples",
                 self.examples,
-                f"must be at least {2 * self.smallest}, two groups of the smallest",
+                f"must be at least {2 * self.smallest}, twice --smallest_group",
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Fight:
-    """What becomes of a pair after it was found.
+    """What happens to a pair after it was found.
 
     Attributes:
         pair: The pair.
-        accuracy_correlation: Of the changes of the two groups' accuracy from one iteration to the next.
-        loss_correlation: The same of their mean loss: the antiphase that is tested.
-        matched_correlation: The median of `loss_correlation` over matched random pairs.
-        p: Share of matched random pairs that are as much in antiphase; None if it cannot be tested.
-        corrected: The same, corrected for the number of pairs tested: the false discovery rate at which it survives.
-        reason: Why it cannot be tested, or empty.
+        accuracy_correlation: Correlation of the two groups' changes of accuracy between iterations.
+        loss_correlation: Correlation of the two groups' changes of mean loss: the antiphase that is tested.
+        matched_correlation: Median of `loss_correlation` over matched random pairs.
+        p: Share of matched random pairs that are at least as much in antiphase. None if it cannot be tested.
+        corrected: The same, corrected for the number of pairs tested: the false discovery rate at which the pair
+            survives.
+        reason: Why it cannot be tested. Empty if it can.
     """
 
     pair: Pair
@@ -96,11 +97,11 @@ class Contention:
     """All pairs of a recording.
 
     Attributes:
-        options: What was looked for.
-        checkpoints: The iterations looked at.
+        options: The options that were used.
+        checkpoints: The examined iterations.
         fights: The pairs, the strongest first.
-        label_opposition: For each layer, the share of the pairs of examples of two labels whose gradients are opposed,
-            averaged over seeds and the iterations looked at.
+        label_opposition: For each layer and every two labels, the share of pairs of their examples whose gradients are
+            opposed, averaged over seeds and examined iterations.
     """
 
     options: ContentionOptions
@@ -112,8 +113,8 @@ class Contention:
 def find_contention(recording: Recording, options: ContentionOptions) -> Contention:
     """Look for pairs at some iterations of every seed and layer, join them, follow them, and test them.
 
-    A pair is followed on the records after the one it was found at. It is tested against random pairs that match it
-    in size, labels and gradient norm and hang together as it does, because examples with like activations and different
+    A pair is followed through the records after its discovery. It is tested against random pairs that match it in size,
+    labels, gradient norm and similarity of their members, because examples with similar activations and different
     labels oppose each other by construction.
     """
     checkpoints = spread_checkpoints(recording.iterations, options.checkpoints)
@@ -150,16 +151,16 @@ def find_contention(recording: Recording, options: ContentionOptions) -> Content
 
 
 def drawn(num_examples: int, count: int | None) -> Int[np.ndarray, " m"]:
-    """Draw examples at random, always the same; all if there are no more."""
+    """Draw examples at random, always the same ones. Returns all if there are no more."""
     if count is None or count >= num_examples:
         return np.arange(num_examples)
     return np.sort(np.random.default_rng(0).choice(num_examples, count, replace=False))
 
 
 def longest_search(recording: Recording, options: ContentionOptions) -> float:
-    """Reckon how many seconds looking for pairs will take at most, from those of a few examples.
+    """Estimate how many seconds the search for pairs takes at most, from a search among a few examples.
 
-    All pairs of examples are compared where no bound rules any out. To follow and test what is found is not in it.
+    The estimate compares all pairs of examples, as if no bound excluded any. It does not include following and testing.
     """
     among = drawn(len(recording.labels), options.examples)
     few = drawn(len(recording.labels), min(len(among), FEW_EXAMPLES))
@@ -184,7 +185,7 @@ def _of(factors: tuple[np.ndarray, ...], among: Int[np.ndarray, " m"]) -> tuple[
 
 
 def spread_checkpoints(iterations: Int[np.ndarray, " t"], count: int) -> Int[np.ndarray, " checkpoint"]:
-    """Choose recorded iterations evenly spread over the run, inside it, so that what comes after can be looked at.
+    """Choose recorded iterations evenly spread over the run, but not at its ends, so that pairs can be followed.
 
     Example:
         >>> spread_checkpoints(np.arange(1001), 4)
@@ -194,7 +195,7 @@ def spread_checkpoints(iterations: Int[np.ndarray, " t"], count: int) -> Int[np.
 
 
 def window(recording: Recording, fight: Fight) -> tuple[list[Frame], Float[np.ndarray, "t n"]]:
-    """Read the frames around the discovery of a pair, in its layer, and all examples' losses in its seed, in nats."""
+    """Read the frames around a pair's discovery, in its layer, and all examples' losses in its seed, in nats."""
     pair = fight.pair
     seed = int(recording.seeds[pair.seed])
     record = int(np.searchsorted(recording.iterations, pair.iteration))
@@ -217,12 +218,12 @@ def find_pairs(
 
     Args:
         recording: The recording.
-        options: Which pairs.
-        s: Place of the seed.
+        options: Which pairs to look for.
+        s: Index of the seed.
         layer: The layer.
         t: The iteration.
-        factors: What the gradients of the seed are made of, as `read_factors` gives it.
-        among: Which examples the factors are of, if not of all.
+        factors: What the gradients of the seed are made from, as `read_factors` returns it.
+        among: Which examples the factors belong to, if not all.
     """
     directions = cones.directions(*factors)
     like = tiles(directions)
@@ -270,19 +271,19 @@ def opposition(
     cosine: float,
     bound: float,
 ) -> tuple[Float[np.ndarray, "c c"], Bool[np.ndarray, " n"]]:
-    """Find out who is opposed to whom.
+    """Find which examples are opposed to which.
 
     Args:
         directions: Directions of all gradients.
-        like: Their tiles.
+        like: The tiles of these directions.
         labels: Class of each example.
         num_classes: Number of classes.
-        cosine: Two examples are opposed if theirs is below minus this.
-        bound: Not below minus that.
+        cosine: Two examples are opposed if their cosine is below minus this.
+        bound: Cosine below which an example counts as opposed to any other; at least minus `cosine`.
 
     Returns:
-        For every two labels, the share of the pairs of their examples that are opposed, 0 where there are none; and of
-        each example, whether it has a cosine below the bound to any.
+        For every two labels, the share of pairs of their examples that are opposed (0 if there are no pairs); and for
+        each example, whether its cosine to any other is below `bound`.
     """
     opposed = np.zeros((num_classes, num_classes), int)
     suspected = np.zeros(len(labels), bool)
@@ -329,7 +330,7 @@ def _follow(recording: Recording, pairs: Sequence[Pair], threads: ThreadPoolExec
 def _read(
     recording: Recording, iterations: Int[np.ndarray, " t"]
 ) -> Iterator[tuple[Float[np.ndarray, "s _ n"], np.ndarray]]:
-    """Read the losses at consecutive records, and which examples are correct, [s, _, n], a block after the other."""
+    """Read the losses at consecutive records, and which examples are correct, [s, _, n], one block after another."""
     for block in recording.blocks():
         rows = np.flatnonzero(np.isin(block.iterations, iterations))
         if len(rows):
@@ -370,7 +371,7 @@ def _test(
 
 
 def _means(values: Float[np.ndarray, "n t"], groups: Int[np.ndarray, "r m"]) -> Float[np.ndarray, "t r"]:
-    """Average over each group; as a matrix product, which makes no copy of the members of all groups."""
+    """Average over each group, as a matrix product, which does not copy the members of all groups."""
     here = np.zeros(len(values), bool)
     here[groups] = True
     used = np.flatnonzero(here)
@@ -381,12 +382,12 @@ def _means(values: Float[np.ndarray, "n t"], groups: Int[np.ndarray, "r m"]) -> 
 
 
 def _corrected(fights: Sequence[Fight]) -> list[Fight]:
-    """Correct the p-values of all pairs tested for their number.
+    """Correct the p-values of all tested pairs for their number.
 
-    By the false discovery rate of Benjamini and Hochberg, "Controlling the False Discovery Rate" (1995). There are
-    hundreds of pairs, and a correction that lets no single one pass by chance would need as many thousands of controls
-    for each. It holds where tests are independent or depend positively, as those of overlapping pairs do: Benjamini and
-    Yekutieli, "The Control of the False Discovery Rate in Multiple Testing under Dependency" (2001).
+    It uses the false discovery rate of Benjamini and Hochberg, "Controlling the False Discovery Rate" (1995). There are
+    hundreds of pairs, and a correction that lets not a single one pass by chance would need thousands of controls for
+    each. The method is valid if tests are independent or depend positively, like those of overlapping pairs: Benjamini
+    and Yekutieli, "The Control of the False Discovery Rate in Multiple Testing under Dependency" (2001).
     """
     tested = [fight.p for fight in fights if fight.p is not None]
     if not tested:

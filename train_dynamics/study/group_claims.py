@@ -1,4 +1,4 @@
-"""What the published study says of points that move, of cones and of contention, measured in this recording."""
+"""The published study's claims about moving points, cones and contention, measured in this recording."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ def group_claims(
     """Measure the claims about groups of examples, in each layer as those about its gradients.
 
     Args:
-        recording: The recording; of a classifier, with gradients.
+        recording: The recording, of a classifier, with gradients.
         progress: Accuracy of each seed and record.
-        options: Which cones.
-        contention: Pairs in contention; None if they were not looked for.
+        options: Which cones to look for.
+        contention: The pairs in contention. None if they were not looked for.
     """
     definitions = [named for layer in recording.layers if layer != TOGETHER for named in _of_motion(recording, layer)]
     for layer in recording.gradient_layers:
@@ -44,7 +44,7 @@ def group_claims(
 
 
 def _ratio(of_seeds: Callable[[], PerSeed], reason: str) -> Callable[[Float[np.ndarray, " s"]], float]:
-    """Make a statistic of the weights of seeds; undecided where there is nothing to divide by."""
+    """Make a statistic of the seeds' weights. It is undecided where there is nothing to divide by."""
     known: list[PerSeed] = []
 
     def statistic(weights: Float[np.ndarray, " s"]) -> float:
@@ -61,10 +61,10 @@ def _ratio(of_seeds: Callable[[], PerSeed], reason: str) -> Callable[[Float[np.n
 def moves(
     norm: Float[np.ndarray, "t n"], correct: Bool[np.ndarray, "t n"]
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-    """Add up how gradient norms change from one record to the next, of examples that are right and of those wrong.
+    """Add up how gradient norms change between records, for examples that are right and for those that are wrong.
 
     Returns:
-        Sum and number of changes of those right before, and of those wrong.
+        Sum and number of changes, of examples that were right before and of those that were wrong.
 
     Example:
         >>> moves(np.array([[2.0, 1.0], [1.5, 3.0]]), np.array([[True, False], [True, True]]))
@@ -75,7 +75,7 @@ def moves(
 
 
 def _of_motion(recording: Recording, layer: str) -> Iterator[tuple]:
-    """List those about how points of the scatter move, whose horizontal axis is the gradient norm."""
+    """List the claims about how points of the scatter move, whose horizontal axis is the gradient norm."""
     suffix, of_layer = in_words(recording.layers, layer)
     times = recording.iterations[np.unique(np.linspace(0, recording.num_records - 1, STEPS).astype(int))]
     known: dict[int, np.ndarray] = {}
@@ -95,7 +95,7 @@ def _of_motion(recording: Recording, layer: str) -> Iterator[tuple]:
             f"{which}_move_{where}{suffix}",
             f"Points that are {which} move {where}, to {'smaller' if k == 0 else 'larger'} gradients{of_layer}.",
             f"mean change of the gradient norm in {layer} of examples that are {which}, from one of {len(times)} "
-            f"evenly spread records to the next; holds {'below' if k == 0 else 'above'} 0",
+            f"records to the next; holds {'below' if k == 0 else 'above'} 0",
             "nats per unit of weight",
             _ratio(lambda k=k: of_seeds(k), "no example is"),
             holds,
@@ -103,7 +103,7 @@ def _of_motion(recording: Recording, layer: str) -> Iterator[tuple]:
 
 
 def spread(inputs: Float[np.ndarray, "m p"]) -> float:
-    """Average the squared distance between every two of some inputs.
+    """Compute the mean squared distance between every two of some inputs.
 
     Example:
         >>> spread(np.array([[0.0], [1.0], [3.0]]))  # 1, 9 and 4
@@ -118,7 +118,7 @@ def spread(inputs: Float[np.ndarray, "m p"]) -> float:
 def _of_cones(
     recording: Recording, layer: str, progress: Float[np.ndarray, "s t"], options: ConeOptions
 ) -> Iterator[tuple]:
-    """List those about cones of ten examples or more, of each seed when it gets half of the examples right."""
+    """List the claims about cones of ten examples or more, of each seed when it gets half of the examples right."""
     suffix, of_layer = in_words(recording.layers, layer)
     labels = recording.classes[0]
     known: list[list[Int[np.ndarray, " m"]]] = []
@@ -135,7 +135,10 @@ def _of_cones(
         return np.array([[sum(len(set(labels[g])) == 1 for g in of), len(of)] for of in groups()], float)
 
     few = f"no cone has {SMALLEST} examples"
-    where = f"of cones of {SMALLEST} examples or more in {layer}, of each seed when it gets half of the examples right"
+    where = (
+        f"of cones of {SMALLEST} examples or more in {layer}, of each seed when it gets half of the examples right, or "
+        "at the end where it never does"
+    )
     yield (
         f"cones_of_one_label{suffix}",
         f"A cone is examples of one label{of_layer}.",
@@ -150,7 +153,7 @@ def _of_cones(
     of_label = {c: spread(inputs[labels == c]) for c in set(labels.tolist()) if (labels == c).sum() > 1}
 
     def of_one_style() -> PerSeed:
-        """Of each seed, the sum over cones of one label of their spread as a share of their label's."""
+        """For each seed, add up over cones of one label their spread as a share of their label's."""
         alike = [[g for g in of if len(set(labels[g])) == 1] for of in groups()]
         return np.array([[sum(spread(inputs[g]) / of_label[labels[g[0]]] for g in of), len(of)] for of in alike], float)
 
@@ -166,7 +169,7 @@ def _of_cones(
 
 
 def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) -> Iterator[tuple]:
-    """List those about pairs in contention in a layer."""
+    """List the claims about pairs in contention in a layer."""
     suffix, of_layer = in_words(recording.layers, layer)
     labels = recording.classes[0]
 
@@ -186,7 +189,7 @@ def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) ->
         "of the pairs in contention found after iteration 30, the share whose mean losses change against each other "
         f"from one record to the next, with a correlation below {SWINGS:g}; holds from 50 %",
         "share",
-        _ratio(swinging, "no pair in contention was found after iteration 30"),
+        _ratio(swinging, "no pair in contention found after iteration 30 could be followed"),
         lambda value: value >= 0.5,
     )
     if recording.class_names != tuple("0123456789"):
@@ -197,7 +200,7 @@ def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) ->
     def more_often(named: tuple[int, int]) -> PerSeed:
         """Of each seed, how many pairs have these labels, less how many the average pair of labels not named has."""
         found = np.zeros((len(recording.seeds), 2))
-        found[:, 1] = 1
+        found[:, 1] = bool(fights)
         for fight, here in zip(fights, both, strict=True):
             if here == named:
                 found[fight.pair.seed, 0] += 1
@@ -213,7 +216,7 @@ def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) ->
             f"pairs of mostly {words} in a network, less those of an average pair of digits that the study doesn't "
             "name; holds above 0",
             "pairs",
-            _ratio(lambda named=named: more_often(named), "there is no seed"),
+            _ratio(lambda named=named: more_often(named), "no pair in contention was found"),
             lambda value: value > 0,
         )
     two_and_six = [f.pair for f, here in zip(fights, both, strict=True) if here == (2, 6)]
@@ -221,7 +224,7 @@ def _of_contention(recording: Recording, layer: str, fights: Sequence[Fight]) ->
 
 
 def _of_mirrors(recording: Recording, layer: str, pairs: Sequence[Pair], summed: Callable[[Any], PerSeed]) -> tuple:
-    """Give that about 2 and 6, which the study sees as mirror images."""
+    """Return the claim about 2 and 6, which the study sees as mirror images."""
     suffix, of_layer = in_words(recording.layers, layer)
 
     def mirrored() -> PerSeed:
@@ -240,7 +243,7 @@ def _of_mirrors(recording: Recording, layer: str, pairs: Sequence[Pair], summed:
 
 
 def gain_by_mirror(left: Float[np.ndarray, "a h w ..."], right: Float[np.ndarray, "b h w ..."]) -> float:
-    """Tell how much better the mean images of two groups correlate if one of them is mirrored left to right.
+    """Compute how much better two groups' mean images correlate if one is mirrored left to right.
 
     Example:
         >>> gain_by_mirror(np.array([[[0.0, 1.0]]]), np.array([[[1.0, 0.0]]]))

@@ -23,16 +23,16 @@ MOST_BATCHES = 200
 
 
 class Measures(NamedTuple):
-    """What is measured of one layer: of all seeds at one record, or at several, `[s, t]`.
+    """The measures of one layer, for all seeds at one record, or at several, `[s, t]`.
 
     Attributes:
-        m_coherence: Of all examples.
-        noise_scale: Of all examples.
-        gradient_confusion: Of fixed batches.
-        smallest_cosine: Of fixed batches.
+        m_coherence: m-coherence of all examples.
+        noise_scale: Gradient noise scale of all examples.
+        gradient_confusion: Gradient confusion of fixed batches.
+        smallest_cosine: Smallest cosine between fixed batches.
         stiffness_within: Mean cosine between two examples of one class.
         stiffness_between: Mean cosine between two examples of different classes.
-        stiffness: Stiffness by pair of classes; without any classes if there are more than `MOST_CLASSES`.
+        stiffness: Stiffness by pair of classes. Left empty if there are more than `MOST_CLASSES`.
     """
 
     m_coherence: Float[np.ndarray, "s *t"]
@@ -45,7 +45,7 @@ class Measures(NamedTuple):
 
     @classmethod
     def stacked(cls, of_records: Iterable["Measures"]) -> "Measures":
-        """Put records behind each other, as axis `t`."""
+        """Stack records along axis `t`."""
         return cls(*(np.stack(values, axis=1) for values in zip(*of_records, strict=True)))
 
 
@@ -53,11 +53,11 @@ class Sums(NamedTuple):
     """What the gradients of one seed at one record are reduced to.
 
     Attributes:
-        norm: L2 norm of each.
-        mean_norm: L2 norm of their mean.
-        of_batches: Inner products of the means of batches.
-        of_classes: Inner products of the sums of those of each class, each divided by its norm.
-        directed: Number in each class that are not zero.
+        norm: L2 norm of each gradient.
+        mean_norm: L2 norm of the mean gradient.
+        of_batches: Inner products of the mean gradients of batches.
+        of_classes: Inner products of the classes' sums of normalised gradients.
+        directed: Number of nonzero gradients in each class.
     """
 
     norm: Float[np.ndarray, " n"]
@@ -68,14 +68,14 @@ class Sums(NamedTuple):
 
 
 class GroupStudy:
-    """Which iterations are looked at, and which examples are compared with which, in every layer.
+    """Which iterations are examined, and which examples are compared with which, in every layer.
 
     Args:
-        recording: The recording; batches are as large as those it was trained on, and at most `MOST_BATCHES`.
+        recording: The recording. Batches are as large as in its training, and there are at most `MOST_BATCHES`.
 
     Attributes:
-        checkpoints: Iterations that are measured: those of all records, or of `MOST_CHECKPOINTS` evenly spread ones,
-            the first and the last among them; more would show no more in a curve, and cost as much more.
+        checkpoints: The measured iterations: those of all records, or `MOST_CHECKPOINTS` evenly spread ones including
+            the first and the last. More would not show more in a curve, and would cost more.
         sizes: Examples of each class.
     """
 
@@ -91,10 +91,10 @@ class GroupStudy:
         self._batches = Groups.of(list(fixed_batches(len(labels), self._batch_size)[:MOST_BATCHES]))
 
     def sums(self, gradients: tuple[Float[np.ndarray, "..."], ...], found: Alignment) -> Sums:
-        """Reduce the gradients of one seed at one record to what all measures here are made of.
+        """Reduce the gradients of one seed at one record to what all measures here are computed from.
 
         Args:
-            gradients: Activation and cotangent, or only gradients, as `gradient_sums` takes them.
+            gradients: Activation and cotangent, or gradients alone, as `gradient_sums` takes them.
             found: Their alignment.
         """
         inverse = np.divide(1, found.norm, out=np.zeros_like(found.norm), where=found.norm > 0)
@@ -120,11 +120,11 @@ class GroupStudy:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroupDynamics:
-    """What came of following groups through a recording.
+    """The result of following groups through a recording.
 
     Attributes:
-        checkpoints: Iterations that the measures are of.
-        layers: Measures of each recorded layer, `[s, t]`, one `t` for each checkpoint.
+        checkpoints: The measured iterations.
+        layers: Measures of each recorded layer, `[s, t]`, with one `t` per checkpoint.
         opposing: The examples whose losses rise and fall most.
     """
 
@@ -139,10 +139,10 @@ class Update(NamedTuple):
     Attributes:
         seed: Index of the seed.
         record: Index of the record before it.
-        risers: Examples whose loss rose most, the most first.
-        fallers: Examples whose loss fell most, the most first.
+        risers: Examples whose loss rose most, in descending order.
+        fallers: Examples whose loss fell most, in descending order.
         rise: Mean change of loss of the risers, in nats.
-        fall: That of the fallers.
+        fall: Mean change of loss of the fallers, in nats.
     """
 
     seed: int
@@ -154,9 +154,9 @@ class Update(NamedTuple):
 
 
 def quartiles(curve: Float[np.ndarray, "s t"]) -> Float[np.ndarray, "quartile t"]:
-    """Find the quartiles over seeds, of which the second is the median; a seed without a value counts as infinite.
+    """Compute the quartiles over seeds; the second is the median. A seed without a value counts as infinite.
 
-    Between two seeds they are interpolated; what is infinite is NaN.
+    Between two seeds they are interpolated. Infinite results become NaN.
 
     Example:
         >>> quartiles(np.array([[1.0], [2.0], [np.nan]])).ravel()
@@ -168,7 +168,7 @@ def quartiles(curve: Float[np.ndarray, "s t"]) -> Float[np.ndarray, "quartile t"
 
 
 def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:
-    """Find the update of any seed in which the smaller of rise and fall is the largest."""
+    """Find the update, of any seed, in which the smaller of rise and fall is largest."""
     curves = opposing.curves
     both = np.minimum(curves["risers"], -curves["fallers"])
     s, t = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
@@ -188,7 +188,7 @@ def strongest_update(recording: Recording, opposing: OpposingSignals) -> Update:
 def mean_cosine(
     recording: Recording, layer: str, t: int, s: int, one: Int[np.ndarray, " m"], other: Int[np.ndarray, " k"]
 ) -> float:
-    """Compute the cosine between the mean gradients of two groups of examples; 0 if one of them is zero."""
+    """Compute the cosine between the mean gradients of two groups of examples. 0 if one of them is zero."""
     sums = gradient_sums(read_factors(recording, layer, t)[s], Groups.of([one, other])).astype(np.float64)
     lengths = float(np.prod(np.linalg.norm(sums, axis=1)))
     return float(sums[0] @ sums[1]) / lengths if lengths else 0.0

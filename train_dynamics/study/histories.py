@@ -1,4 +1,4 @@
-"""Histories made: measures of every example at every record, computed once and stored in the recording."""
+"""Makes histories: measures of every example at every record, computed once and stored in the recording."""
 
 import contextlib
 import errno
@@ -51,20 +51,20 @@ AT_ONCE = 16  # records that a thread computes before it takes others
 def make_histories(
     recording: Recording, advance: Callable[[int], object] = lambda records: None, path: Path | None = None
 ) -> Histories:
-    """Make the histories of a recording that are not there yet, and open them.
+    """Make those histories of a recording that do not exist yet, and open them.
 
-    Each record is read once. Of an unfinished recording, those of whole spans are made; once it has grown, the same
-    call makes the others. One that was interrupted is gone on with. Memory does not grow with the number of records.
+    Each record is read once. For an unfinished recording, only complete spans are made; call it again after the
+    recording has grown. If it is interrupted, the next call continues. Memory does not grow with the number of records.
 
     Args:
-        recording: The recording, finished or not; or several read as one, each of which gets its own.
-        advance: Told the number of records after each few, first of those that are there already; of several recordings
-            those of each. What it raises ends the making, after a few records more.
-        path: Directory for them, if the recording cannot be written to.
+        recording: The recording, finished or not. Several recordings read as one each get their own histories.
+        advance: Called with a number of records after every few, first with those that already exist; with several
+            recordings, for each. If it raises an error, making stops after a few more records.
+        path: Directory for the histories, if the recording cannot be written to.
 
     Raises:
-        RecordingError: If the recording is damaged, if what is there is of another recording, or if they cannot be
-            written.
+        RecordingError: If the recording is damaged, if existing histories belong to another recording, or if they
+            cannot be written.
         InputError: If another process is making them.
 
     Example:
@@ -88,12 +88,12 @@ def of_block(
     Args:
         recording: The recording.
         block: One of its blocks.
-        rows: Which of the block's records, ascending; all by default.
-        checked: Arrays of gradients to compute the checksums of, for each `GROUP` examples.
+        rows: Which of the block's records, ascending. Default: all.
+        checked: Arrays of gradients whose checksums are computed, for each `GROUP` examples.
 
     Returns:
-        By the names that `measures_of` gives: in float32, and predictions as they are recorded; and checksums
-        `[s, t, group]` by `CHECKSUM` and the name of the array.
+        Measures under the names that `measures_of` gives, in float32, with predictions as recorded; and checksums `[s,
+        t, group]` under `CHECKSUM` and the name of the array.
     """
     iterations = block.iterations if rows is None else block.iterations[list(rows)]
     lead = len(recording.seeds), len(iterations), len(recording.labels)
@@ -126,15 +126,15 @@ def of_block(
 
 
 def _largest(error: Float[np.ndarray, "*s n c"]) -> Float[np.ndarray, "*s n"]:
-    """Find the largest probability of another class: at the label, p - 1 is never above 0.
+    """Find the largest probability of another class. At the label p - 1 is never above 0, so it does not interfere.
 
-    A class after the other takes a fraction of the time.
+    Going through the classes one by one takes a fraction of the time.
     """
     return np.ascontiguousarray(np.moveaxis(error, -1, 0)).max(axis=0)
 
 
 def span_of(num_examples: int, num_seeds: int, num_measures: int) -> int:
-    """Choose how many records make a span: a power of two, by the sizes of a file and of all that is made at once.
+    """Choose how many records make a span: a power of two, limited by the sizes of a file and of working memory.
 
     Example:
         >>> span_of(6_000, 10, 5), span_of(60_000, 10, 5)
@@ -146,7 +146,7 @@ def span_of(num_examples: int, num_seeds: int, num_measures: int) -> int:
 
 
 def _header(part: Recording, directory: Path) -> dict[str, Any]:
-    """Read what histories hold, as it is said there, or choose it and say it there."""
+    """Read what the histories' header says; if there is none, choose it and write it."""
     file = directory / "histories.json"
     if not file.exists():
         measures = measures_of(part.contents)
@@ -165,14 +165,14 @@ def _header(part: Recording, directory: Path) -> dict[str, Any]:
 
 
 def _missing(part: Recording, directory: Path, span: int) -> list[tuple[int, int]]:
-    """List the spans to make: whole ones, and of a finished recording the last, however short."""
+    """List the spans to make: complete ones, and the last one of a finished recording, even if it is short."""
     stop = _planned(part, span)
     spans = [(first, min(first + span, stop)) for first in range(0, stop, span)]
     return [(first, end) for first, end in spans if not (directory / f"{first}-{end}").exists()]
 
 
 def _make(part: Recording, directory: AnyPath, advance: Callable[[int], object]) -> None:
-    """Make what is missing of one recording's histories."""
+    """Make what is missing in one recording's histories."""
     if isinstance(directory, Url):
         made = OfOne(part, directory) if (directory / "histories.json").exists() else None
         if made is None or made.num_records < _planned(part, made.span):
@@ -201,13 +201,13 @@ def _make(part: Recording, directory: AnyPath, advance: Callable[[int], object])
 
 
 def _planned(part: Recording, span: int) -> int:
-    """Count the records that histories can be made of now: of an unfinished recording, those of whole spans."""
+    """Count the records whose histories can be made now: for an unfinished recording, complete spans only."""
     return part.num_records if part.finished else part.num_records // span * span
 
 
 @contextlib.contextmanager
 def _whole(directory: Path, first: int, stop: int) -> Iterator[Path]:
-    """Give another name to write a span under first, so that it is whole or absent."""
+    """Yield a temporary name to write a span to, and rename it when it is complete."""
     path = directory / f"{first}-{stop}"
     new = path.with_name(path.name + ".incomplete")
     new.mkdir()  # at once, or what cannot be written would be computed first
@@ -250,7 +250,7 @@ def _measured(
 
 
 def _work(part: Recording, first: int, stop: int) -> Iterator[tuple[Block, range, int]]:
-    """Divide the records of a span: of which block, which of its rows, and their place in the span."""
+    """Divide the records of a span: by block, with their rows in it, and their place in the span."""
     begin = 0
     for block in part.blocks():
         end = begin + len(block.iterations)

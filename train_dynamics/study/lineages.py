@@ -1,4 +1,4 @@
-"""The cones of all seeds followed through a recording, and how long groups stay together, beside chance."""
+"""Follows the cones of all seeds through a recording, and compares how long groups stay together with chance."""
 
 import dataclasses
 import itertools
@@ -30,10 +30,10 @@ class LineageOptions:
     """Which cones to follow.
 
     Attributes:
-        cosine: How near the members of a cone are to each other, or to the star's centre.
+        cosine: Smallest cosine between the members of a cone, or between a member and the star's centre.
         cover: `clique` or `star`.
         smallest: Fewest members of a cone that is followed.
-        covers: At how many records at most to look for them: at every k-th one, of each seed, from the first on.
+        covers: Largest number of records, per seed, at which to look for them: every k-th one, from the first on.
     """
 
     cosine: float = 0.95
@@ -45,7 +45,7 @@ class LineageOptions:
         if self.smallest < 2:
             raise InputError.flag("smallest_group", self.smallest, "must be at least 2")
         if self.covers < 2:
-            raise InputError.flag("lineage_covers", self.covers, "must be 2 or more: cones are followed from one to it")
+            raise InputError.flag("lineage_covers", self.covers, "must be 2 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,17 +54,17 @@ class Lineages:
 
     Attributes:
         seed: The seed.
-        layer: The layer whose gradients they are made of.
-        iterations: Where they were looked for.
-        lineage: The lineage of each example there, the one with most members over all being 0; -1 for those in no cone
-            that is followed.
-        events: What befell them; `step` is a place in `iterations`.
-        step: At which of the covers each cone was found, of all cones of all covers.
-        together: Which share of the members of each of these are in one cone, whichever it is, there and at the `LAGS`
-            covers after; NaN after the last cover.
-        by_chance: The same of groups drawn at random at that cover, as `shuffled` does, each of the size and labels of
-            a cone.
-        continued: Share of the cones of each cover but the last that the next one continues.
+        layer: The layer whose gradients they are made from.
+        iterations: The examined iterations.
+        lineage: The lineage of each example at these, numbered from 0 for the one with most members over all; -1 for
+            examples in no cone that is followed.
+        events: What happened to them; `step` is an index into `iterations`.
+        step: For all cones of all covers: the cover at which each was found.
+        together: For each of these, the share of its members that are in one cone, whichever it is, at that cover and
+            at the `LAGS` covers after it. NaN after the last cover.
+        by_chance: The same for groups drawn at random at that cover, by `shuffled`, each with the size and labels of a
+            cone.
+        continued: Share of the cones of each cover, except the last, that the next one continues.
         continued_by_chance: Share of groups drawn at random at that cover that the next one would continue.
     """
 
@@ -86,27 +86,28 @@ class Lineages:
 
     @property
     def sizes(self) -> Int[np.ndarray, "t lineage"]:
-        """Members of each lineage at each cover; 0 before its birth and after its end."""
+        """Number of members of each lineage at each cover. 0 before its birth and after its end."""
         return np.stack([np.bincount(row[row >= 0], minlength=self.count) for row in self.lineage])
 
     def span(self) -> tuple[Int[np.ndarray, " lineage"], Int[np.ndarray, " lineage"]]:
-        """Find the first and the last cover of each lineage; it may be missing from some between them."""
+        """Find the first and the last cover of each lineage. It may be missing from some covers between them."""
         there = self.sizes > 0
         return there.argmax(axis=0), len(there) - 1 - there[::-1].argmax(axis=0)
 
     def lifetimes(self) -> tuple[Float[np.ndarray, " lineage"], Bool[np.ndarray, " lineage"]]:
-        """Tell how many updates after its first cover each lineage was gone, and whether it was.
+        """Compute after how many updates each lineage was gone, counted from its first cover, and whether it was.
 
-        Of those that may come back, or are there at the end: how many updates later they were seen last.
+        For lineages that may come back, or exist at the end: after how many updates they were last seen.
         """
         first, last = self.span()
         ended = last + PATIENCE < len(self.iterations) - 1
         return (self.iterations[last + ended] - self.iterations[first]).astype(float), ended
 
     def stayed(self, share: Float[np.ndarray, "group lag"]) -> tuple[np.ndarray, np.ndarray]:
-        """Tell how many updates later fewer than half of each group are in one cone, and whether that came.
+        """Compute after how many updates fewer than half of each group are in one cone, and whether that happened.
 
-        As a lineage may be missing, so may the half: it is gone when it is for `PATIENCE` covers more.
+        Just as a lineage may be missing for a while, so may the half: it counts as gone if it is missing for more than
+        `PATIENCE` covers.
 
         Args:
             share: `together` or `by_chance`.
@@ -120,7 +121,7 @@ class Lineages:
 
 
 class Estimate(NamedTuple):
-    """A number of all seeds with the ends of its 95 % interval, by a percentile bootstrap over seeds; of one, none."""
+    """A number for all seeds, with its 95 % interval by a percentile bootstrap over seeds; for one seed no interval."""
 
     value: float
     low: float | None
@@ -129,20 +130,20 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Persistence:
-    """How long the cones of one layer stay together, in all seeds, beside groups drawn at random.
+    """How long the cones of one layer stay together, over all seeds, compared with groups drawn at random.
 
     Attributes:
         layer: The layer.
-        updates: Updates to each lag, if they are as many at all covers.
-        groups: Cones that were watched so long, those of all covers.
+        updates: Number of updates of each lag, if it is the same at all covers.
+        groups: Number of cones that were watched that long, over all covers.
         together: Mean share of the members that are in one cone, over all cones of a seed and then over seeds.
-        interval: The ends of its 95 % interval, by a percentile bootstrap over seeds; of one seed the mean itself.
-        by_chance: The same of groups drawn at random.
-        chance_interval: Likewise.
-        lifetime: Median number of updates that lineages live, whoever their members are by then.
-        lifetime_of_cones: The same of the lineages that the cones of all covers are of: those that live long have more.
+        interval: Its 95 % interval, by a percentile bootstrap over seeds; for one seed, the mean itself.
+        by_chance: The same for groups drawn at random.
+        chance_interval: The interval of that.
+        lifetime: Median number of updates that lineages live, whatever their members are by then.
+        lifetime_of_cones: The same, counting a lineage once for each of its cones; those that live long have more.
         stayed: Median number of updates until fewer than half of a cone's members are in one cone.
-        stayed_by_chance: The same of groups drawn at random.
+        stayed_by_chance: The same for groups drawn at random.
     """
 
     layer: str
@@ -159,9 +160,9 @@ class Persistence:
 
 
 def find_lineages(recording: Recording, options: LineageOptions) -> list[Lineages]:
-    """Cover the examples at every k-th record, in all seeds and layers, and follow the cones; linear in the covers.
+    """Cover the examples at every k-th record, in all seeds and layers, and follow the cones, in linear time.
 
-    Of more than `MOST_FOLLOWED` examples as many are followed, drawn at random.
+    If there are more than `MOST_FOLLOWED` examples, that many are drawn at random and followed.
     """
     every = -(-recording.num_records // options.covers)
     times = recording.iterations[::every]
@@ -201,7 +202,7 @@ def followed(
     covers: Sequence[Int[np.ndarray, " n"]],
     labels: Int[np.ndarray, " n"],
 ) -> Lineages:
-    """Follow the cones of one seed and layer, and groups drawn at random beside them."""
+    """Follow the cones of one seed and layer, and random groups for comparison."""
     rng = np.random.default_rng(seed)
     lineage, events = lineages.follow(covers)
     drawn_groups = [lineages.shuffled(cover, labels, rng) for cover in covers]
@@ -222,13 +223,13 @@ def followed(
 
 
 def _continued(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]) -> float:
-    """Compute the share of the groups of a division that a cover continues; NaN of none."""
+    """Compute the share of groups that a cover continues. NaN if there are none."""
     count = int(before.max(initial=-1)) + 1
     return np.count_nonzero(lineages.link(before, after) >= 0) / count if count else np.nan
 
 
 def persistence(found: Sequence[Lineages]) -> list[Persistence]:
-    """Compare how long groups stay together with groups drawn at random, in each layer.
+    """Compare how long cones stay together with groups drawn at random, in each layer.
 
     Args:
         found: The lineages of all seeds and layers.
@@ -259,13 +260,13 @@ def _persistence(found: Sequence[Lineages]) -> Persistence:
 
 
 def _of_cones(one: Lineages) -> tuple[np.ndarray, np.ndarray]:
-    """Give the lifetime of a lineage, and whether it ended, once for each cover at which it is there."""
+    """Return the lifetime of a lineage, and whether it ended, once for each cover at which it exists."""
     times = np.count_nonzero(one.sizes, axis=0)
     return tuple(np.repeat(values, times) for values in one.lifetimes())
 
 
 def _mean(values: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " k"]:
-    """Average what is there of each column; NaN of none."""
+    """Average the values in each column. NaN if there are none."""
     there = ~np.isnan(values)
     count = there.sum(axis=0)
     return np.divide(np.where(there, values, 0).sum(axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
@@ -275,7 +276,7 @@ def half_life(of_seeds: Sequence[tuple[Float[np.ndarray, " _"], Bool[np.ndarray,
     """Estimate the median lifetime over all seeds, with its interval.
 
     Args:
-        of_seeds: Of each seed, lifetimes and whether they ended.
+        of_seeds: For each seed, the lifetimes and whether they ended.
     """
     lifetime, ended = (np.concatenate([one[k] for one in of_seeds]) for k in (0, 1))
     count = len(of_seeds)
@@ -298,7 +299,7 @@ def mean_over_seeds(values: Float[np.ndarray, "s k"]) -> tuple[Float[np.ndarray,
     """Average over the seeds that have a value, with 95 % intervals by a percentile bootstrap over seeds.
 
     Returns:
-        The means, NaN where no seed has a value, and the ends; of one seed these are the mean itself.
+        The means (NaN where no seed has a value) and the interval's ends; for one seed these are the mean itself.
     """
     count = len(values)
     chosen = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))

@@ -1,4 +1,4 @@
-"""Where every example stands at an iteration: how large its gradient is, where it points, whether it is right."""
+"""The state of every example at an iteration: how large its gradient is, where it points, whether it is right."""
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ class Frame(NamedTuple):
     """All examples of one seed at one iteration.
 
     Attributes:
-        iteration: Updates so far.
+        iteration: Number of updates so far.
         norm: L2 norm of each example's gradient in each layer, in nats per unit of weight.
         cosine: Cosine between it and the mean gradient of the layer; 0 where either is zero.
         mean_norm: L2 norm of the mean gradient of each layer.
-        correct: Whether each example is classified correctly; NaN of a regression.
+        correct: Whether each example is classified correctly. NaN for a regression.
     """
 
     iteration: int
@@ -33,34 +33,34 @@ class Frame(NamedTuple):
 
     @property
     def of_classes(self) -> bool:
-        """Whether there is right and wrong, as there is not in a regression."""
+        """Whether examples can be right or wrong, that is, whether this is not a regression."""
         return not np.isnan(self.correct).any()
 
     @property
     def gradient_unit(self) -> str:
-        """Unit of gradients; the loss of a regression has one of its own."""
+        """Unit of gradients. The loss of a regression has a unit of its own."""
         return "nats per unit of weight" if self.of_classes else "loss per unit of weight"
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples classified correctly."""
+        """Share of the examples that are classified correctly."""
         return float(self.correct.mean())
 
 
 def frames(
     recording: Recording, seed: int, iterations: Iterable[SupportsIndex], layers: Sequence[str] | None = None
 ) -> Iterator[Frame]:
-    """Read one frame after the other, each when it is asked for.
+    """Read frames one after the other, on demand.
 
     Args:
         recording: The recording, finished or not.
-        seed: One of `recording.seeds`; the seed itself and not its position among them.
+        seed: One of `recording.seeds`: the seed itself, not its index.
         iterations: The iterations, in any order.
-        layers: Recorded layers; all of them by default.
+        layers: Recorded layers. Default: all.
 
     Raises:
-        InputError: If the seed or a layer was not recorded; while reading, if the recording is damaged.
-        IndexError: While reading, if there is no record of an iteration.
+        InputError: If the seed or a layer was not recorded; or, while reading, if the recording is damaged.
+        IndexError: While reading, if an iteration was not recorded.
 
     Example:
         >>> recording = Recording("recordings/mini_mnist")
@@ -82,7 +82,7 @@ def frames(
 def nearest(
     iterations: Int[np.ndarray, " t"], wanted: Float[np.ndarray, " w"] | Int[np.ndarray, " w"]
 ) -> Int[np.ndarray, " k"]:
-    """Find the recorded iterations nearest to some others, ascending and each once.
+    """Find the recorded iterations nearest to some others, in ascending order and without repetition.
 
     Example:
         >>> nearest(np.array([0, 10, 20]), np.array([1, 2, 14, 99]))
@@ -95,10 +95,10 @@ def nearest(
 
 
 def reach(frames: Iterable[Frame]) -> Float[np.ndarray, " layer"]:
-    """Find a norm in each layer that all but a few examples stay below, in every frame.
+    """Find a norm in each layer that nearly all examples stay below, in every frame.
 
-    The largest over the frames of the 99.5th percentile over the examples: the largest norm itself would be that of
-    one example at one moment, and an axis drawn up to it would crowd all others. 1 where all norms are zero.
+    It is the largest 99.5th percentile over the examples of any frame. The largest norm itself would be that of one
+    example at one moment, and an axis up to it would crowd all others. It is 1 if all norms are zero.
 
     Example:
         >>> reach([Frame(0, np.array([[1.0, 3.0]]), np.zeros((1, 2)), np.zeros(1), np.ones(2, bool))])
@@ -111,15 +111,15 @@ def reach(frames: Iterable[Frame]) -> Float[np.ndarray, " layer"]:
 def each_alignment(
     recording: Recording, block: Block, layer: str, iterations: Int[np.ndarray, " some"] | None = None
 ) -> Iterator[Iterator[tuple[tuple[Float[np.ndarray, "n _"], ...], Alignment]]]:
-    """Compare gradients with their mean: for each iteration, of one seed after the other, what they are made of, too.
+    """Yield the alignment at each iteration, seed by seed, together with what the gradients are made from.
 
-    One seed at a time stays in the processor's cache.
+    One seed at a time fits into the processor's cache.
 
     Args:
         recording: The recording.
         block: One of its blocks.
         layer: A recorded layer.
-        iterations: Some of the block's iterations, ascending; all by default.
+        iterations: Some of the block's iterations, ascending. Default: all.
     """
     num_seeds, kept = len(recording.seeds), recording.kept(layer)
     if not kept.has_gradient:

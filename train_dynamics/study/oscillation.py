@@ -1,4 +1,4 @@
-"""Whether the pairs in contention of a recording take turns, step by step as the study explains it."""
+"""Whether the pairs in contention of a recording take turns, tested step by step as the study explains it."""
 
 import dataclasses
 import functools
@@ -32,14 +32,14 @@ RESAMPLES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step of the explanation, or of what could hold instead, as one number of a pair.
+    """A step of the explanation, or of an alternative to it, as one number per pair.
 
     Attributes:
-        name: Its column.
+        name: Name of its column.
         sentence: What is said to happen.
         measured: How it is measured.
-        statistic: Computes it.
-        bar: What the number has to be above for the sentence to be true of a pair at all.
+        statistic: Function that computes it.
+        bar: The value that the number must exceed for the sentence to be true of a pair.
         explained: Whether it is a step of the study's explanation.
     """
 
@@ -145,7 +145,7 @@ STEPS = (
 
 
 class _Followed:
-    """A pair with its controls while it is followed; the pair itself is the first of them."""
+    """A pair and its controls while they are followed. The pair itself comes first."""
 
     def __init__(self, pair: Pair, first: int, last: int) -> None:
         self.pair, self.first, self.last = pair, first, last
@@ -173,7 +173,7 @@ class _Followed:
 
 
 def _membership(followed: Sequence[_Followed], count: int) -> "csr_array":
-    """Make the matrix that adds up over groups: all that are left, then all that are right."""
+    """Make the matrix that adds up over groups: first all left ones, then all right ones."""
     from scipy.sparse import csr_array  # as in contention, for nothing where there is no pair
 
     groups = [rows for side in (0, 1) for of in followed for rows in of.groups[side]]
@@ -204,7 +204,7 @@ def _courses(
 
 
 def _weights(recording: Recording, layer: str, records: range) -> Float[np.ndarray, "t s k"] | None:
-    """Read the weights whose gradients are compared; None where these are sketches, of another space."""
+    """Read the weights whose gradients are compared. None for sketches, which are in another space."""
     kept = recording.kept(layer)
     path = kept.layer.name.replace("/", ".").split(".")
     if kept.layout == "sketch":
@@ -215,7 +215,7 @@ def _weights(recording: Recording, layer: str, records: range) -> Float[np.ndarr
 
 
 def _follow(recording: Recording, alive: Sequence[_Followed], records: range, threads: ThreadPoolExecutor) -> None:
-    """Follow pairs through consecutive records, at all of which they are followed; each record is read once."""
+    """Follow pairs through the same consecutive records. Each record is read once."""
     by_network: dict[tuple[str, int], list[_Followed]] = {}
     for of in alive:
         by_network.setdefault((of.pair.layer, of.pair.seed), []).append(of)
@@ -252,21 +252,21 @@ TIMES += AT_TIMES  # correlations there
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Oscillation:
-    """What became of all pairs in contention after their discovery.
+    """What happened to all pairs in contention after their discovery.
 
     Attributes:
         pairs: The pairs, in the order of `Contention.fights`.
-        records: Of each pair, the records it was followed at, from its discovery on.
-        courses: Its course, without controls; None of a pair that was not followed.
-        value: Of each of `STEPS`; NaN where it has none.
-        matched: Median over matched pairs; NaN where there are none.
-        p: Share of the matched pairs, and of the pair itself, whose value is at least as high.
-        corrected: The same, corrected for the number of pairs: the false discovery rate at which it survives.
-        times: Of each of `TIMES`, in records: the period of the lead, how long it is remembered, half a turn of it, by
-            how many records loss and accuracy of the left group, less those of the right one, are later than it; and
-            its correlation with itself after half a turn, and with these two at their lags.
+        records: For each pair, the records through which it was followed, from its discovery on.
+        courses: The course of each pair, without controls. None if a pair was not followed.
+        value: The value of each of `STEPS`. NaN where there is none.
+        matched: Median of the value over matched pairs. NaN where there are none.
+        p: Share of the matched pairs, counting the pair itself, whose value is at least as high.
+        corrected: The same, corrected for the number of pairs: the false discovery rate at which the step survives.
+        times: The values of `TIMES`, in records: the period of the lead; how long it is remembered; half its period; by
+            how many records the loss and the accuracy of the left group, minus those of the right one, are later than
+            the lead; and the lead's correlation with itself after half a period, and with these two at their lags.
         matched_times: Median of these over matched pairs.
-        reasons: Why a pair was not followed or not compared; empty if it was.
+        reasons: Why a pair was not followed or not compared. Empty if it was.
     """
 
     pairs: Sequence[Pair]
@@ -286,20 +286,20 @@ class Verdict:
     """In how many pairs a step holds.
 
     Attributes:
-        name: Of the step.
+        name: Name of the step.
         sentence: What is said to happen.
         measured: How that is measured.
-        bar: What the value has to be above for the sentence to be true.
+        bar: The value to exceed for the sentence to be true.
         explained: Whether it is a step of the study's explanation.
-        pairs: How many pairs have a value.
-        true: Of how many it is above the bar.
-        compared: How many could be compared with matched pairs.
-        holds: Of how many of those it is above the bar, and higher than in matched pairs.
-        share: `holds` of `compared`; None if none was.
+        pairs: Number of pairs that have a value.
+        true: Number of these that are above the bar.
+        compared: Number of pairs that could be compared with matched pairs.
+        holds: Number of those that are above the bar, and significantly higher than matched pairs.
+        share: `holds` divided by `compared`. None if none was compared.
         median: Median of the value over pairs.
         matched: Median over pairs of the median over their matched pairs.
-        difference: Mean over pairs of the value less the median over its matched pairs.
-        low: Lower end of a 95 % interval of that difference, from a bootstrap over seeds; None of a single seed.
+        difference: Mean over pairs of the value minus the median over the pair's matched pairs.
+        low: Lower end of a 95 % interval of that difference, from a bootstrap over seeds. None for a single seed.
         high: Upper end.
     """
 
@@ -320,16 +320,16 @@ class Verdict:
     high: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON can hold them."""
+        """Return the fields in a form that JSON can store."""
         return dataclasses.asdict(self)
 
 
 def follow_oscillation(recording: Recording, found: Contention) -> Oscillation:
     """Follow all pairs in contention through the records after their discovery, and measure every step.
 
-    One pass over these records, each of which is read once, whatever number of pairs is followed there. A pair is
-    compared with `NUM_CONTROLS` matched pairs, drawn as for the test of contention and treated as the pair is: their
-    lead is along their own axes. `SIGNIFICANT` is the false discovery rate for each step over all pairs.
+    Each of these records is read only once, however many pairs are followed through it. A pair is compared with
+    `NUM_CONTROLS` matched pairs, drawn as for the test of contention and treated like the pair: their lead is along
+    their own axes. `SIGNIFICANT` is the false discovery rate of each step over all pairs.
     """
     pairs = [fight.pair for fight in found.fights]
     everyone = _followed(recording, pairs)
@@ -356,7 +356,7 @@ def follow_oscillation(recording: Recording, found: Contention) -> Oscillation:
 
 
 def _followed(recording: Recording, pairs: Sequence[Pair]) -> list[_Followed]:
-    """Say of each pair, the strongest first, where it is followed, or why it is not."""
+    """Tell where each pair is followed, the strongest first, or why it is not."""
     everyone, work = [], 0
     for pair in pairs:
         first = int(np.searchsorted(recording.iterations, pair.iteration))
@@ -394,7 +394,7 @@ def _compare(course: Course) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _median(values: Float[np.ndarray, "k g"]) -> Float[np.ndarray, " k"]:
-    """Median of each row, of what is a number; NaN of a row of which nothing is."""
+    """Compute the median of each row, ignoring NaN. NaN for a row without any number."""
     return np.array([np.median(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in values])
 
 
@@ -409,7 +409,7 @@ def _times(course: Course) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _corrected(p: Float[np.ndarray, "pair step"]) -> Float[np.ndarray, "pair step"]:
-    """Correct the p of each step for the number of pairs, as contention does."""
+    """Correct the p-values of each step for the number of pairs, as contention does."""
     from scipy.stats import false_discovery_control  # a second to import, for nothing where there is no pair
 
     corrected = np.full_like(p, np.nan)
@@ -421,15 +421,15 @@ def _corrected(p: Float[np.ndarray, "pair step"]) -> Float[np.ndarray, "pair ste
 
 
 def holding(found: Oscillation) -> Bool[np.ndarray, "pair step"]:
-    """Tell of each pair which steps hold: are true of it, and more so than of matched pairs."""
+    """Tell which steps hold for each pair: those that are true of it, and more so than of matched pairs."""
     return (found.value > [step.bar for step in STEPS]) & (found.corrected <= SIGNIFICANT)
 
 
 def verdicts(found: Oscillation, num_seeds: int) -> list[Verdict]:
-    """Count in how many pairs each step holds, and by how much it is more so than in matched pairs.
+    """Count in how many pairs each step holds, and how much more so than in matched pairs.
 
-    A few in a hundred more may be certain of all pairs together, and of none of them alone. Intervals resample seeds
-    with replacement, for the pairs of a seed depend on each other.
+    A difference of a few percent may be certain for all pairs together, and for none of them alone. Intervals resample
+    seeds with replacement, because the pairs of one seed depend on each other.
     """
     seeds = np.array([pair.seed for pair in found.pairs], int)
     draws = np.random.default_rng(0).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), RESAMPLES)
@@ -464,7 +464,7 @@ def _number(value: float) -> float | None:
 
 
 def time_quartiles(found: Oscillation) -> dict[str, dict[str, int | float | None]]:
-    """Sum up each of `TIMES`: its quartiles over pairs, and the median over pairs of that of their matched pairs."""
+    """Summarise each of `TIMES`: its quartiles over pairs, and the median over pairs of the matched pairs' median."""
     rows = {}
     for k, name in enumerate(TIMES):
         values = found.times[:, k][~np.isnan(found.times[:, k])]
@@ -476,7 +476,7 @@ def time_quartiles(found: Oscillation) -> dict[str, dict[str, int | float | None
 
 
 def most_typical(found: Oscillation) -> int | None:
-    """Choose the pair to show: of those of which most steps of the explanation hold, the strongest; None if none."""
+    """Choose the pair to show: the strongest of those in which most steps hold. None if there is no pair."""
     explained = [k for k, step in enumerate(STEPS) if step.explained]
     count = np.where([course is None for course in found.courses], -1, holding(found)[:, explained].sum(axis=1))
     return int(count.argmax()) if len(count) and count.max() >= 0 else None

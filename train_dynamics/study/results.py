@@ -1,4 +1,4 @@
-"""One pass over a recording: what tables, figures and claims are made of."""
+"""One pass over a recording: computes what tables, figures and claims are made from."""
 
 import dataclasses
 import functools
@@ -35,27 +35,27 @@ LayerMeasures = dict[str, list[Measures]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """What the study asks of a recording.
+    """Everything that the study computes from a recording.
 
     Attributes:
         iterations: The recorded iterations.
-        agr: Ensemble agreement of each example after the last update, in nats; low is typical. None of a single seed,
-            and of a regression.
-        ranking: What the examples are ranked by, in nats of classes: `agr`, or without one the mean loss over records;
-            or what was given.
+        agr: Ensemble agreement of each example after the last update, in nats; low is typical. None for a single seed,
+            and for a regression.
+        ranking: The value that examples are ranked by: `agr` in nats; without it, the mean loss over records; or the
+            given ranking.
         rank: Rank of each example; 0 is the most typical.
-        chunk: Tenth of that ranking; 0 is the most typical. Fewer than ten examples make a chunk each.
-        indifferent: Which seeds' networks tell no example from another after the last update.
-        forgetting: When each example was learned and forgotten, for each seed; None of a regression.
-        curves: By metric, the mean over the examples of each of `groups`, for each seed and iteration: `accuracy`,
-            `first_correct`, `last_mistake`, or of a regression `loss`, and for each recorded layer `alignment`,
-            `gradient_norm` and, the sum of the group, `mean_gradient_share`: how much of the mean gradient's square an
-            example makes up, by its product with the mean. If several layers were recorded, these three are called
-            `LAYER/alignment` and so on.
-        scores: All scores of each example; None if not asked for.
-        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration; None if
+        chunk: Tenth of that ranking; 0 is the most typical. With fewer than ten examples, each is a chunk.
+        indifferent: Which seeds' networks give all examples the same output after the last update.
+        forgetting: When each seed learned and forgot each example. None for a regression.
+        curves: For each metric, the mean over the examples of each of `groups`, for each seed and iteration. Metrics
+            are `accuracy`, `first_correct` and `last_mistake`, or for a regression `loss`; and for each recorded layer
+            `alignment`, `gradient_norm` and `mean_gradient_share`. The last one is a sum over the group instead of a
+            mean: how much of the mean gradient's square each example contributes, by its product with the mean. If
+            several layers were recorded, these three are called `LAYER/alignment` and so on.
+        scores: All scores of each example. None if not asked for.
+        group_dynamics: How far batches, classes and all examples pull together, for each seed and iteration. None if
             not asked for.
-        given: What the ranking that was given is, in words; empty if none was.
+        given: Description of the given ranking. Empty if none was given.
     """
 
     iterations: Int[np.ndarray, " t"]
@@ -72,12 +72,12 @@ class Results:
 
     @property
     def ranked_by(self) -> str:
-        """What ranks the examples: `agr`, without one `cumulative_loss`, or `given`."""
+        """Name of what ranks the examples: `agr`, without it `cumulative_loss`, or `given`."""
         return "given" if self.given else "cumulative_loss" if self.agr is None else "agr"
 
     @property
     def ranked_by_words(self) -> str:
-        """What that is, in words."""
+        """Description of what ranks the examples."""
         if self.given:
             return self.given
         if self.agr is None:
@@ -87,7 +87,7 @@ class Results:
 
     @property
     def gradient_unit(self) -> str:
-        """Unit of gradients; the loss of a regression has one of its own."""
+        """Unit of gradients. The loss of a regression has a unit of its own."""
         return "nats per unit of weight" if "accuracy" in self.curves else "loss per unit of weight"
 
     @property
@@ -97,7 +97,7 @@ class Results:
 
     @property
     def progress(self) -> Float[np.ndarray, "s t"]:
-        """How much is learned: the accuracy of all, or of a regression the share of the loss that is gone."""
+        """How much is learned: the accuracy of all examples; for a regression, the share of the loss that is gone."""
         if "accuracy" in self.curves:
             return self.curves["accuracy"][..., 0]
         loss = self.curves["loss"][..., 0]
@@ -105,16 +105,16 @@ class Results:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of the groups of a curve: `all`, and each chunk."""
+        """Names of the groups that curves have: `all`, and each chunk."""
         return ("all", *(f"chunk_{k}" for k in range(self.num_chunks)))
 
 
 class Gradients(NamedTuple):
-    """What scores need of the gradients of a block.
+    """What scores need from the gradients of a block.
 
     Attributes:
-        norm: L2 norm of each example's gradient, of all recorded layers together.
-        error_norm: L2 norm of the class probabilities less the one-hot label.
+        norm: L2 norm of each example's gradient, over all recorded layers together.
+        error_norm: L2 norm of the class probabilities minus the one-hot label.
         largest_other: Largest probability of a class that is not the label.
     """
 
@@ -124,7 +124,7 @@ class Gradients(NamedTuple):
 
 
 class OfBlock(NamedTuple):
-    """What a block gives: `loss` if scores or groups are asked for, `records` if scores are, `measures` if groups."""
+    """Results of a block: `loss` if scores or groups are asked for, `records` for scores, `measures` for groups."""
 
     iterations: Int[np.ndarray, " t"]
     correct: Bool[np.ndarray, "s t n"] | None
@@ -143,22 +143,23 @@ def compute(
     given: Ranking | None = None,
     replayed: Callable[[str], object] = lambda words: None,
 ) -> Results:
-    """Compute all results, reading each block once; memory does not grow with the number of blocks.
+    """Compute all results, reading each block once. Memory does not grow with the number of blocks.
 
-    The examples are ranked by agreement. A single seed and a regression have none: there they are ranked by their mean
-    loss over all records, `cumulative_loss`, for which the losses are read once more. A regression has no scores.
+    The examples are ranked by agreement. A single seed and a regression have no agreement; there, examples are ranked
+    by their mean loss over all records, `cumulative_loss`, for which the losses are read a second time. A regression
+    has no scores.
 
     Args:
         recording: The recording.
-        options: How to compute scores; no scores if None.
+        options: How to compute scores. None computes no scores.
         groups: Whether to follow groups of examples.
-        advance: Told the number of records after each block.
-        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
-        given: What to rank the examples by instead.
-        replayed: Told in words how far scores are for which networks are run again.
+        advance: Called with the number of records after each block.
+        networks: Runs the networks again, for the scores that need it. Not needed for the default network.
+        given: A ranking to use instead.
+        replayed: Called with words on how far the scores are for which networks are run again.
 
     Raises:
-        InputError: If the recording is unfinished or damaged, has one example, or lacks what the options ask for.
+        InputError: If the recording is unfinished or damaged, has only one example, or lacks what the options ask for.
     """
     check_finished(recording)
     classes = recording.contents.classes
@@ -207,7 +208,7 @@ def _mean_loss(recording: Recording) -> Float[np.ndarray, " n"]:
 def _of_block(
     recording: Recording, weights: Float[np.ndarray, "n group"], scores: bool, study: GroupStudy | None, block: Block
 ) -> OfBlock:
-    """Compute what only a block's own records are needed for; several threads do, each of another block."""
+    """Compute what needs only a block's own records. Several threads do this, each for another block."""
     classes = recording.contents.classes
     loss = block.read("loss") if scores or study or not classes else None
     if classes:
@@ -233,15 +234,15 @@ def _of_block(
 
 
 class Gathered:
-    """What blocks gave, gathered in their order.
+    """Results of blocks, gathered in order.
 
     Args:
         recording: The recording.
-        score_pass: Follows the scores; None if they are not asked for.
-        study: Follows groups of examples; None if they are not asked for.
+        score_pass: Computes the scores. None if they are not asked for.
+        study: Follows groups of examples. None if they are not asked for.
 
     Attributes:
-        forgetting: When each example was learned and forgotten; None of a regression.
+        forgetting: When each example was learned and forgotten. None for a regression.
     """
 
     def __init__(self, recording: Recording, score_pass: ScorePass | None, study: GroupStudy | None) -> None:
@@ -265,11 +266,11 @@ class Gathered:
                 self._measures[layer] += measures
 
     def curves(self) -> Curves:
-        """Join the curves."""
+        """Return the joined curves."""
         return {metric: np.concatenate([one[metric] for one in self._curves], axis=1) for metric in self._curves[0]}
 
     def group_dynamics(self) -> GroupDynamics | None:
-        """Give what was measured of groups, if that was asked for."""
+        """Return what was measured of groups. None if it was not asked for."""
         if self._study is None:
             return None
         layers = {layer: Measures.stacked(measures) for layer, measures in self._measures.items()}
@@ -279,7 +280,7 @@ class Gathered:
 def forgetting_curves(
     forgetting: Forgetting | None, iterations: Int[np.ndarray, " t"], chunk: Int[np.ndarray, " n"], num_chunks: int
 ) -> Curves:
-    """Compute first correct and last mistake of all examples and of each chunk."""
+    """Compute first correct and last mistake for all examples and for each chunk."""
     if forgetting is None:
         return {}
     groups = [np.ones(len(chunk), bool), *(chunk == k for k in range(num_chunks))]
@@ -296,7 +297,7 @@ def forgetting_curves(
 def _in_order(
     threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """Map a function over items, a few ahead of the one that is handed on: results wait for no longer than that."""
+    """Map a function over items in threads, a few ahead, and yield the results in order."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(threads.submit(function, item))
@@ -307,7 +308,7 @@ def _in_order(
 
 
 def metric_name(layers: tuple[str, ...], layer: str, metric: str) -> str:
-    """Name a metric of a layer: the metric's own name if only one layer was recorded."""
+    """Name a metric of a layer. If only one layer was recorded, this is the metric's own name."""
     return metric if len(layers) == 1 else f"{layer}/{metric}"
 
 
@@ -354,9 +355,9 @@ def _gradient_curves(
 def _of_output(
     cotangent: Float[np.ndarray, "s n c"], room: Float[np.ndarray, "s c n"]
 ) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]]:
-    """Find the norm of p - y, and the largest p of another class: at the label, p - 1 is never above 0.
+    """Find the norm of p - y, and the largest p of another class. At the label, p - 1 is never above 0.
 
-    A class after the other, and without fresh memory, takes a fifth of the time.
+    Going through the classes one by one, without allocating memory, takes a fifth of the time.
     """
     np.copyto(room, np.swapaxes(cotangent, 1, 2))
     largest_other = room.max(axis=1)
@@ -367,13 +368,15 @@ def check_finished(recording: Recording) -> None:
     """Check that a recording has all records, and more than one example.
 
     Raises:
-        InputError: If not.
+        InputError: If it has not.
     """
     if len(recording.labels) < 2:
-        raise InputError.flag("recording", recording.path, "has one example, and there is nothing to compare it with")
+        raise InputError.flag(
+            "recording", recording.path, "has only one example, and an analysis compares examples with each other"
+        )
     if recording.finished and recording.num_records < 2:
         there = pluralise(recording.num_records, "record")
-        raise InputError.flag("recording", recording.path, f"holds {there}, and an analysis compares two or more")
+        raise InputError.flag("recording", recording.path, f"holds {there}, but an analysis needs two or more")
     if not recording.finished:
         if recording.being_written:
             state, then = "is still being written", "analyse it when that is finished"

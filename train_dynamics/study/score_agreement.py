@@ -1,4 +1,4 @@
-"""Which scores agree, how stable their rankings are, and which of them find wrong labels."""
+"""Compares scores: which agree, how stable their rankings are, and which find wrong labels."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,19 +16,21 @@ SIZES = (1, 2, 3, 5, 10, 20, 50, 100)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreStudy:
-    """What the scores of a recording are worth beside each other.
+    """How the scores of a recording compare.
 
     Attributes:
-        correlations: Spearman's rank correlation between every two scores, in their order, high being hard.
-        order: The scores so that those that agree stand together.
-        sizes: Numbers of seeds that were drawn.
-        of_draws: Rank correlation of each score of some drawn seeds with that of all seeds; NaN where a draw has none.
+        correlations: Spearman's rank correlation between every two scores, in their order, with high meaning hard.
+        order: The scores, ordered so that similar ones stand together.
+        sizes: Numbers of seeds drawn.
+        of_draws: Rank correlation of each score from some drawn seeds with that from all seeds. NaN where a draw has
+            none.
         checkpoints: Iterations at which recording might have stopped.
-        of_checkpoints: Rank correlation of each score stopped there with that at the end; NaN where it says nothing
-            yet.
-        precision: Of each score, the share of wrong labels among as many of the hardest examples; NaN without any.
-        auc: Of each score, the chance that a wrong label looks harder than a right one; NaN without any.
-        noisy: Whether the label of each example was made wrong.
+        of_checkpoints: Rank correlation of each score, had recording stopped there, with that at the end. NaN where it
+            is not defined yet.
+        precision: For each score, the share of wrong labels among the hardest examples, as many as there are wrong
+            labels. NaN without any.
+        auc: For each score, the probability that a wrong label looks harder than a right one. NaN without any.
+        noisy: Whether the label of each example was flipped.
     """
 
     correlations: Float[np.ndarray, "score score"]
@@ -45,12 +47,12 @@ class ScoreStudy:
 def study_scores(scores: Scores, noisy: Bool[np.ndarray, " n"], seed: int = 0) -> ScoreStudy:
     """Compare the scores of a recording.
 
-    Seeds are drawn with replacement (bootstrap, Efron 1979), as many as there are or fewer. A draw has seeds in common
-    with the whole, so that its correlation is a little above that of two recordings with different seeds.
+    Seeds are drawn with replacement (bootstrap, Efron 1979), as many as there are or fewer. A draw shares seeds with
+    the whole, so its correlation is somewhat higher than that of two recordings with different seeds.
 
     Args:
         scores: The scores.
-        noisy: Which labels were made wrong.
+        noisy: Which labels were flipped.
         seed: Seed of the draws.
     """
     difficulty = np.stack([score.difficulty(scores.values[score.name]) for score in scores.scores])
@@ -78,7 +80,7 @@ def study_scores(scores: Scores, noisy: Bool[np.ndarray, " n"], seed: int = 0) -
 
 
 def summary(values: Float[np.ndarray, "*lead draw"]) -> Float[np.ndarray, "statistic *lead"]:
-    """Compute mean, smallest and largest over those draws that have a value; NaN where none has.
+    """Compute mean, smallest and largest over the draws that have a value. NaN where none has.
 
     Example:
         >>> summary(np.array([[0.5, 1.0], [np.nan, 0.5]]))
@@ -94,7 +96,7 @@ def summary(values: Float[np.ndarray, "*lead draw"]) -> Float[np.ndarray, "stati
 
 
 def stability_rows(scores: Scores, study: ScoreStudy) -> Iterator[tuple[str, str, int, float, float, float, int]]:
-    """List score, what varies, its value, mean, smallest and largest correlation, and how many draws have one."""
+    """List score, what varies, its value, mean, smallest and largest correlation, and the number of draws with one."""
     for k, score in enumerate(scores.scores):
         for size, draws in zip(study.sizes, study.of_draws[k], strict=True):
             yield score.name, "seeds", size, *summary(draws).tolist(), int(np.count_nonzero(~np.isnan(draws)))

@@ -1,4 +1,4 @@
-"""All scores of a recording: fed by the pass over its records, and then by what is replayed from stored parameters."""
+"""Computes all scores of a recording: from one pass over its records, and from networks that are run again."""
 
 import dataclasses
 import os
@@ -38,20 +38,21 @@ FEW_EXAMPLES, WORTH = 1000, 10
 
 @runtime_checkable
 class Networks(Protocol):
-    """The trained networks of a recording, run again: `train_dynamics.training.replay.Networks`."""
+    """A recording's trained networks, run again: see `train_dynamics.training.replay.Networks`."""
 
     def of(self, t: int) -> Sequence[Network]:
-        """Give those of all seeds after `t` updates."""
+        """Return the networks of all seeds after `t` updates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
-    """How scores are computed.
+    """How to compute scores.
 
     Attributes:
-        iteration: Where scores that are defined early in training are read; a tenth of the run if None.
-        checkpoints: At how many iterations, evenly spread and the last among them, parameters are replayed, and scores
-            looked at as if recording had stopped there.
+        iteration: Iteration at which to compute scores that are defined early in training. None means a tenth of the
+            run.
+        checkpoints: Number of iterations, evenly spread and including the last, at which networks are run again, and at
+            which every score is evaluated as if recording had stopped there.
     """
 
     iteration: int | None = None
@@ -67,13 +68,14 @@ class Scores:
     """The scores of every example.
 
     Attributes:
-        study: What they were computed of.
-        scores: Those that could be computed.
-        missing: Why others could not, by name.
-        values: Of the ensemble, by name: the mean over seeds, or what all seeds together give.
-        of_seeds: Of each seed, by name, where single seeds have the score.
-        stopped: Of the ensemble, had recording stopped at each checkpoint, by name; NaN where it says nothing yet.
-        probabilities: Class probabilities at the end, which scores of the ensemble are made of.
+        study: What the scores know about the recording.
+        scores: The scores that could be computed.
+        missing: Why each other score could not, by name.
+        values: Value of the ensemble, by name: the mean over seeds, or what all seeds together give.
+        of_seeds: Value of each seed, by name, for scores that single seeds have.
+        stopped: Value of the ensemble by name, had recording stopped at each checkpoint. NaN where it is not defined
+            yet.
+        probabilities: Class probabilities at the end, from which ensemble scores are computed.
     """
 
     study: Study
@@ -85,14 +87,14 @@ class Scores:
     probabilities: Float[np.ndarray, "s n c"]
 
     def resampled(self, score: Score, counts: Float[np.ndarray, "draw s"]) -> Float[np.ndarray, "draw n"]:
-        """Compute a score of the ensemble from draws of seeds, each as often as it was drawn."""
+        """Compute a score of the ensemble from draws of seeds, counting each as often as it was drawn."""
         if isinstance(score, EnsembleScore):
             return score.compute(self.probabilities, counts)
         return counts @ self.of_seeds[score.name] / counts.sum(axis=1, keepdims=True)
 
 
 def study_of(recording: Recording, options: ScoreOptions, networks: Networks | None = None) -> Study:
-    """Tell scores what they may know of a recording, and of whether its networks can be run again.
+    """Collect what scores can know about a recording, and whether its networks can be run again.
 
     Raises:
         InputError: If the iteration asked for was not recorded.
@@ -127,9 +129,9 @@ def study_of(recording: Recording, options: ScoreOptions, networks: Networks | N
 
 
 def replay_seconds(recording: Recording, options: ScoreOptions, networks: Networks) -> dict[str, float]:
-    """Reckon how many seconds each score by replay will take, from those of a few examples and one network.
+    """Estimate how many seconds each score that runs networks again will take, from a few examples and one network.
 
-    What is compiled for it serves the scores too. Nothing is reckoned where that would take long beside the scores.
+    The scores use what is compiled for it. Returns nothing if the estimate would take long compared with the scores.
     """
     study = study_of(recording, options, networks)
     few = np.arange(min(FEW_EXAMPLES, study.num_examples))
@@ -149,18 +151,18 @@ def replay_seconds(recording: Recording, options: ScoreOptions, networks: Networ
 
 
 def _flat(inputs: Tree) -> Tree:
-    """Flatten inputs that are one array, as scores take them."""
+    """Flatten inputs that are a single array, as scores expect."""
     return inputs.reshape(len(inputs), -1) if isinstance(inputs, np.ndarray) else inputs
 
 
 class ScorePass:
-    """Computes all scores, fed with the records in order; memory does not grow with their number.
+    """Computes all scores from the records, in order. Memory does not grow with their number.
 
     Args:
         recording: The recording.
-        options: How.
+        options: How to compute scores.
         scores: The scores.
-        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
+        networks: Runs the networks again, for the scores that need it. Not needed for the default network.
 
     Raises:
         InputError: If the iteration asked for was not recorded.
@@ -198,10 +200,10 @@ class ScorePass:
             start = stop
 
     def finish(self, replayed: Callable[[str], object] = lambda words: None) -> Scores:
-        """Compute what is replayed and what is of the ensemble, and hand over all scores.
+        """Compute scores that run networks again and those of the ensemble, and return all scores.
 
         Args:
-            replayed: Told in words how far the replay is.
+            replayed: Called with words on how far it is.
 
         Raises:
             InputError: If the recording is damaged.
@@ -232,7 +234,7 @@ class ScorePass:
     def _replay(
         self, score: ReplayedScore, replayed: Callable[[str], object]
     ) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
-        """Compute a score of each seed, and of the ensemble had recording stopped at each checkpoint."""
+        """Compute a score of each seed, and of the ensemble, as if recording had stopped at each checkpoint."""
         at = score.at(self.study)
         of = self._relu_networks if self._networks is None else self._networks.of
         networks = [of(int(t)) for t in at]

@@ -1,12 +1,13 @@
-"""The lineages that an analysis has stored, by which groups have the same names and colours wherever they are shown."""
+"""Lineages that an analysis has stored, so that groups have the same names and colours wherever they are shown."""
 
 import functools
 import io
+import json
 
 import numpy as np
 from jaxtyping import Int
 
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.dynamics.lineages import link
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.remote import AnyPath, Url
@@ -18,10 +19,10 @@ NAMES = ["iteration", "lineage", "example"]
 
 
 class StoredLineages:
-    """Which lineage each cone of a moment is of.
+    """Which lineage each cone of a moment belongs to.
 
     Args:
-        table: What `tables.write_lineage_members` has written.
+        table: The table that `tables.write_lineage_members` wrote.
         num_examples: Number of examples.
 
     Raises:
@@ -53,23 +54,23 @@ class StoredLineages:
         return covers
 
     def at(self, seed: int, layer: str, iteration: int) -> Int[np.ndarray, " n"]:
-        """Give the lineage of each example, -1 for none, at the nearest iteration at which there is any."""
+        """Return the lineage of each example, -1 for none, at the nearest iteration that has any."""
         covers = self._covers(seed, layer)
         if not covers:
             return np.full(self._num_examples, -1)
         return covers[min(covers, key=lambda t: abs(t - iteration))]
 
     def of_cones(self, seed: int, layer: str, iteration: int, cone: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cone"]:
-        """Find the lineage that each cone continues: it is linked with the nearest cover that was followed.
+        """Find the lineage that each cone continues, by linking it with the nearest followed cover.
 
         Args:
             seed: The seed.
             layer: The layer.
-            iteration: Where the cones were found.
+            iteration: Iteration of the cones.
             cone: The cone of each example, -1 for none.
 
         Returns:
-            The lineage of each cone, -1 where it is of none.
+            The lineage of each cone; -1 for none.
         """
         found = np.full(int(cone.max(initial=-1)) + 1, -1)
         stored = self.at(seed, layer, iteration)
@@ -82,20 +83,23 @@ class StoredLineages:
 
 
 def read_lineages(recording: Recording, analysis: AnyPath, flag: str = "analysis") -> StoredLineages | None:
-    """Read the lineages that an analysis of a recording has written; None if there are none.
+    """Read the lineages that an analysis of a recording wrote. None if there are none.
 
     Args:
         recording: The recording.
         analysis: Directory of its analysis.
-        flag: Name of the flag that has named that.
+        flag: Name of the flag that named this directory.
 
     Raises:
-        InputError: If they are damaged.
+        InputError: If they are damaged, or if they are of another recording.
     """
     path = analysis / FILE
     if (isinstance(path, Url) and len(recording.paths) > 1) or not path.exists():
         return None
     try:
+        about = json.loads((analysis / "analysis.json").read_bytes())
+        if StudyConfig.from_dict(about["config"]) != recording.config:
+            raise InputError.flag(flag, analysis, f"is an analysis of another recording, {about['recording']}")
         return StoredLineages(path.read_bytes(), len(recording.labels))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError.flag(flag, analysis, f"has a damaged {FILE}: {error}") from error

@@ -44,7 +44,7 @@ ABOUT = {
     "example": "position of the example in the recording",
     "id": "name of the example in its data set",
     "label": "class that the example was trained on",
-    "rank": "place among all examples, by agr, of a single seed by cumulative_loss, or by what --rank_by names; 0 is "
+    "rank": "place among all examples, by agr, by cumulative_loss for a single seed, or by what --rank_by names; 0 is "
     "the most typical",
     "chunk": "tenth of that ranking; 0 is the most typical",
     "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
@@ -54,18 +54,18 @@ ABOUT = {
 
 
 def files_of_parts(recording: Recording, parts: Collection[str]) -> list[str]:
-    """List the files, other than figures, that parts of an analysis have."""
+    """List the files, other than figures, that some parts of an analysis write."""
     names = (name for part, names in PARTS.items() if part in parts for name in names)
     return [name for name in names if name != "label_noise.csv" or recording.noisy.any()]
 
 
 def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarray]:
-    """List the columns of the table of examples: first those that say what and when, then a column for every score.
+    """List the columns of the table of examples: first facts about each example, then one column per score.
 
-    Iterations and counts are averaged over seeds. What was not computed is NaN, in a column of its own
-    nevertheless, so that tables of different recordings have the same columns. `first_correct` of an example that a
-    seed never classifies correctly counts as the iteration after the last, and `last_mistake` of one that is never
-    wrong as -1.
+    Iterations and counts are averaged over seeds. What was not computed is NaN, but still has a column, so that the
+    tables of different recordings have the same columns. If a seed never classifies an example correctly, its
+    `first_correct` counts as the iteration after the last. If an example is never wrong, its `last_mistake` counts as
+    -1.
     """
     nothing = np.full(len(recording.labels), np.nan)
     first_correct = last_mistake = forgotten = nothing
@@ -94,16 +94,16 @@ def score_columns(recording: Recording, results: Results) -> dict[str, np.ndarra
 
 
 def write_scores(recording: Recording, results: Results, path: Path) -> None:
-    """Write one row an example; what was not computed is empty."""
+    """Write one row per example. Values that were not computed are empty."""
     columns = score_columns(recording, results)
     cells = [_decimal(values) if values.dtype.kind == "f" else values for values in columns.values()]
     _write(path, list(columns), zip(*cells, strict=True))
 
 
 def write_scores_parquet(recording: Recording, results: Results, path: Path) -> None:
-    """Write the same as Parquet; the metadata of each column name its formula, unit, source and which end is hard.
+    """Write the same as Parquet, with formula, unit, source and hard end in each column's metadata.
 
-    What was not computed is null.
+    Values that were not computed are null.
     """
     import pyarrow as pa  # a third of a second, which no other table needs
     from pyarrow import parquet
@@ -136,13 +136,13 @@ def write_scores_parquet(recording: Recording, results: Results, path: Path) -> 
 
 
 def write_correlations(results: Results, study: "ScoreStudy", path: Path) -> None:
-    """Write Spearman's rank correlation between every two scores, high being hard in both."""
+    """Write Spearman's rank correlation between every two scores, with high meaning hard in both."""
     names = [score.name for score in results.scores.scores]
     _write(path, ["score", *names], ((name, *_decimal(study.correlations[k])) for k, name in enumerate(names)))
 
 
 def write_stability(results: Results, study: "ScoreStudy", path: Path) -> None:
-    """Write how far the ranking of fewer seeds, or of a shorter recording, agrees with that of all of it."""
+    """Write how far rankings from fewer seeds, or from a shorter recording, agree with the full one."""
     from train_dynamics.study.score_agreement import stability_rows  # half a second to import
 
     rows = (
@@ -162,7 +162,7 @@ def write_label_noise(results: Results, study: "ScoreStudy", path: Path) -> None
 
 
 def write_curves(results: Results, path: Path) -> None:
-    """Write mean and standard deviation over seeds (of these seeds: divided by their number) of every curve."""
+    """Write mean and standard deviation over seeds of every curve. The divisor is the number of seeds."""
     rows = (
         (metric, group, t, mean, std)
         for metric, curve in results.curves.items()
@@ -175,7 +175,7 @@ def write_curves(results: Results, path: Path) -> None:
 
 
 def write_cones(recording: Recording, found: Sequence[Cones], path: Path) -> None:
-    """Write one row a cone of two examples or more, of each layer; `labels` counts them, the most frequent first."""
+    """Write one row per cone of at least two examples and layer. `labels` counts them, the most frequent first."""
     rows = (
         (
             cones.seed,
@@ -201,7 +201,7 @@ def write_cones(recording: Recording, found: Sequence[Cones], path: Path) -> Non
 
 
 def write_cone_members(recording: Recording, found: Sequence[Cones], path: Path) -> None:
-    """Write one row an example that has a cone, of each layer; cones of one are among them."""
+    """Write one row per example in a cone, and layer. Cones of one example are included."""
     rows = (
         (cones.seed, cones.layer, cones.frame.iteration, cone, n, recording.ids[n], recording.labels[n])
         for cones in found
@@ -212,7 +212,7 @@ def write_cone_members(recording: Recording, found: Sequence[Cones], path: Path)
 
 
 def write_contention(recording: Recording, contention: Contention, path: Path) -> None:
-    """Write one row a pair, the strongest first; what was not tested has empty cells and the reason."""
+    """Write one row per pair, the strongest first. If it was not tested, cells are empty and a reason is given."""
     rows = (
         (
             k,
@@ -250,10 +250,10 @@ def write_contention(recording: Recording, contention: Contention, path: Path) -
 
 
 def write_label_opposition(recording: Recording, contention: Contention, path: Path) -> None:
-    """Write one row for every two labels, and every label and itself, of each layer.
+    """Write one row for every two labels, including a label with itself, and layer.
 
-    `share` is that of the pairs of their examples whose gradients are opposed, averaged over seeds and the iterations
-    looked at.
+    `share` is the share of pairs of their examples whose gradients are opposed, averaged over seeds and examined
+    iterations.
     """
     names = recording.classes[1]
     rows = (
@@ -266,7 +266,7 @@ def write_label_opposition(recording: Recording, contention: Contention, path: P
 
 
 def write_contention_members(recording: Recording, contention: Contention, path: Path) -> None:
-    """Write one row an example of each side of each pair."""
+    """Write one row per example on each side of each pair."""
     rows = (
         (k, side, n, recording.ids[n], recording.labels[n])
         for k, fight in enumerate(contention.fights)
@@ -277,10 +277,10 @@ def write_contention_members(recording: Recording, contention: Contention, path:
 
 
 def write_lineages(recording: Recording, found: Sequence[Lineages], path: Path) -> None:
-    """Write one row a lineage and iteration at which it is there.
+    """Write one row per lineage and iteration at which it exists.
 
-    `joined` counts members that were not in it at the cover before, `left` those that were and no longer are, and
-    `founders` those that were at its birth.
+    `joined` counts members that were not in it when it was last seen, `left` those that were and no longer are, and
+    `founders` those that were there at its birth.
     """
     header = ("seed", "layer", "lineage", "iteration", "size", "labels", "joined", "left", "founders")
     _write(path, header, (row for one in found for row in _lineage_rows(recording, one)))
@@ -291,10 +291,15 @@ def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
     everyone, (first, _) = np.arange(len(labels)), one.span()
     sizes = one.sizes
     kept, founders, of_label = np.zeros_like(sizes), np.zeros_like(sizes), []
+    last = np.full(one.count, -1)  # the cover at which each lineage was seen last
+    before = np.zeros_like(sizes)  # and its members there
     for t, row in enumerate(one.lineage):
         there = row >= 0
-        before = one.lineage[t - 1] if t else np.full_like(row, -1)
-        kept[t] = np.bincount(row[there & (row == before)], minlength=one.count)
+        earlier = last[row[there]]
+        stayed = (earlier >= 0) & (one.lineage[earlier, everyone[there]] == row[there])
+        kept[t] = np.bincount(row[there][stayed], minlength=one.count)
+        before[t] = np.where(last >= 0, sizes[last, np.arange(one.count)], 0)
+        last[sizes[t] > 0] = t
         founding = one.lineage[first[row[there]], everyone[there]] == row[there]
         founders[t] = np.bincount(row[there][founding], minlength=one.count)
         counts = np.bincount(row[there] * len(names) + labels[there], minlength=one.count * len(names))
@@ -302,7 +307,7 @@ def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
     for lineage in range(one.count):
         for t in np.flatnonzero(sizes[:, lineage]):
             size, stayed = sizes[t, lineage], kept[t, lineage]
-            left = sizes[t - 1, lineage] - stayed if t else 0
+            left = before[t, lineage] - stayed
             words = _counted(names, of_label[t][lineage])
             yield (
                 *(one.seed, one.layer, lineage, one.iterations[t]),
@@ -311,9 +316,9 @@ def _lineage_rows(recording: Recording, one: Lineages) -> Iterator[tuple]:
 
 
 def write_events(found: Sequence[Lineages], path: Path) -> None:
-    """Write one row an event; `iteration` is that of the cover at which it shows.
+    """Write one row per event. `iteration` is that of the cover at which it is seen.
 
-    `other` is the lineage that one came out of or went into, empty if there is none.
+    `other` is the lineage that this one came from or went into. It is empty if there is none.
     """
     rows = (
         (
@@ -327,9 +332,9 @@ def write_events(found: Sequence[Lineages], path: Path) -> None:
 
 
 def write_persistence(found: Sequence[Persistence], path: Path) -> None:
-    """Write how far the members of cones are together some covers later, beside groups drawn at random.
+    """Write how far cones stay together some covers later, compared with groups drawn at random.
 
-    One row a layer and lag; `updates` is the lag in updates, empty where records are not evenly spaced.
+    One row per layer and lag. `updates` is the lag in updates; it is empty if records are not evenly spaced.
     """
     rows = (
         (
@@ -344,9 +349,9 @@ def write_persistence(found: Sequence[Persistence], path: Path) -> None:
 
 
 def write_continuity(found: Sequence[Lineages], path: Path) -> None:
-    """Write which share of the cones of each cover the next one continues, beside groups drawn at random.
+    """Write which share of each cover's cones the next one continues, compared with groups drawn at random.
 
-    One row a seed, layer and iteration; empty shares where there are no cones.
+    One row per seed, layer and iteration. Shares are empty where there are no cones.
     """
     rows = (
         (one.seed, one.layer, one.iterations[t], np.count_nonzero(one.step == t), *_decimal(shares))
@@ -357,7 +362,7 @@ def write_continuity(found: Sequence[Lineages], path: Path) -> None:
 
 
 def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
-    """Write one row an example in a lineage, at each iteration; millions of them, and so as Parquet."""
+    """Write one row per example in a lineage and iteration, as Parquet, because there may be millions."""
     import pyarrow as pa  # a third of a second, which no other table but that of scores needs
     from pyarrow import parquet
 
@@ -376,9 +381,9 @@ def write_lineage_members(found: Sequence[Lineages], path: Path) -> None:
 
 
 def write_oscillation(recording: Recording, found: Oscillation, path: Path) -> None:
-    """Write one row a pair, numbered as in `contention.csv`: every step, and its matched pairs; times are in records.
+    """Write one row per pair, numbered as in `contention.csv`: every step, with its matched pairs. Times in records.
 
-    What has no value, or could not be compared, is empty.
+    Cells are empty if there is no value, or if it could not be compared.
     """
     steps = [f"{step.name}{of}" for step in STEPS for of in ("", "_matched", "_p", "_p_corrected", "_holds")]
     times = [f"{name}{of}" for name in TIMES for of in ("", "_matched")]
@@ -409,9 +414,9 @@ def write_oscillation(recording: Recording, found: Oscillation, path: Path) -> N
 def write_group_dynamics(recording: Recording, results: Results, path: Path) -> None:
     """Write mean, standard deviation and quartiles over seeds of everything measured of groups.
 
-    `group` is `all`, `batches`, `within` and `between` classes, two classes as `4/9`, or `risers` and `fallers`; the
-    layer is empty of what is no layer's. Mean and deviation are empty where a seed has no value; for quartiles that
-    counts as infinite.
+    `group` is `all`, `batches`, `within` and `between` classes, two classes as `4/9`, or `risers` and `fallers`. The
+    layer is empty for what does not belong to a layer. Mean and deviation are empty if a seed has no value; for
+    quartiles that seed counts as infinite.
     """
     found, names = results.group_dynamics, recording.classes[1]
     curves = []
@@ -444,7 +449,7 @@ def write_group_dynamics(recording: Recording, results: Results, path: Path) -> 
 
 
 def write_opposing_signals(recording: Recording, results: Results, path: Path) -> None:
-    """Write one row an example: how often its loss was among those that rise and fall most, averaged over seeds."""
+    """Write one row per example: how often its loss was among the extreme ones, averaged over seeds."""
     opposing = results.group_dynamics.opposing
     columns = {
         "example": range(len(recording.labels)),

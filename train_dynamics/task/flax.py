@@ -1,7 +1,7 @@
-"""Tasks from Flax modules, of Linen or of NNX.
+"""Makes tasks from Flax modules, Linen or NNX.
 
-A record is taken with statistics fixed and dropout off; updates use both as Flax does. Gradients of single examples
-through the statistics of a batch do not exist: there each example's loss depends on all others.
+Records are computed with fixed statistics and without dropout; updates use both as Flax does. Through the statistics of
+a batch, single examples have no gradients, because each example's loss depends on all others.
 """
 
 import inspect
@@ -22,11 +22,11 @@ SWITCHES = {"train": False, "training": False, "is_training": False, "determinis
 
 
 def task_of_linen(model: nn.Module, inputs: Any, output_loss: OutputLoss) -> Task:
-    """Make a task of a Linen module that maps a batch of inputs to a batch of outputs.
+    """Make a task from a Linen module that maps a batch of inputs to a batch of outputs.
 
     Args:
-        model: The module; its `__call__` takes the inputs, and may take one of `SWITCHES`.
-        inputs: One example's input, or its shape; without the axis of a batch.
+        model: The module. Its `__call__` takes the inputs, and may take one of `SWITCHES`.
+        inputs: One example's input, or its shape, without a batch axis.
         output_loss: The loss of one example, from the network's output and its label.
     """
     parameters = inspect.signature(type(model).__call__).parameters
@@ -58,10 +58,10 @@ def task_of_linen(model: nn.Module, inputs: Any, output_loss: OutputLoss) -> Tas
 
 
 def task_of_nnx(make: Callable[[nnx.Rngs], nnx.Module], output_loss: OutputLoss) -> Task:
-    """Make a task of a function that makes an NNX module, which maps a batch of inputs to a batch of outputs.
+    """Make a task from a function that makes an NNX module, which maps a batch of inputs to a batch of outputs.
 
     Args:
-        make: From `rngs` the module.
+        make: Function that takes `rngs` and returns the module.
         output_loss: The loss of one example, from the network's output and its label.
     """
 
@@ -109,14 +109,14 @@ def _batch_of_one(value: Any) -> Any:
 
 
 def task_of_model(found: Any, inputs: Any, output_loss: OutputLoss, flag: str) -> Task:
-    """Make a task of what `--model` names.
+    """Make a task from what `--model` names.
 
     Args:
-        found: A `Task`, a Linen module or a function without arguments that makes one or a task, or a function of
-            `rngs` that makes an NNX module.
+        found: A `Task`; a Linen module; a function without arguments that makes either; or a function of `rngs` that
+            makes an NNX module.
         inputs: One example's input, or its shape.
         output_loss: The loss of one example, from the network's output and its label.
-        flag: What the user called it, for errors.
+        flag: The value of `--model`, for error messages.
 
     Raises:
         InputError: If it is none of these.
@@ -136,6 +136,6 @@ def task_of_model(found: Any, inputs: Any, output_loss: OutputLoss, flag: str) -
     raise InputError.flag(
         "model",
         flag,
-        f"is of type {type(found).__name__}, and must be a Linen module, a Task, or a function of rngs that makes an "
+        f"is of type {type(found).__name__}, but must be a Linen module, a Task, or a function of rngs that makes an "
         "NNX module",
     )

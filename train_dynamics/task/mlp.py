@@ -11,15 +11,15 @@ from jaxtyping import Array, Float
 
 
 def uniform_within(bound: float, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draw uniformly from -bound to bound; an initialiser once its bound is given."""
+    """Draw uniformly from -bound to bound. With its bound fixed, this is an initialiser."""
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class MLP(nn.Module):
     """Fully connected ReLU network on flattened images, with layers `fc1`, `fc2`, ...
 
-    Kernels and biases start uniformly within 1/sqrt(fan in), as PyTorch's `nn.Linear` does; the variance is a third
-    of the one that LeCun et al., "Efficient BackProp" (1998), recommend.
+    Kernels and biases are drawn uniformly within 1/sqrt(fan in), like PyTorch's `nn.Linear`. That is a third of the
+    variance that LeCun et al., "Efficient BackProp" (1998), recommend.
 
     Attributes:
         hidden_sizes: Widths of the hidden layers, in units.

@@ -1,4 +1,4 @@
-"""Losses, optimizers and learning rates by name: those of Optax, or the user's own."""
+"""Losses, optimizers and learning rates by name, from Optax or from the user."""
 
 import ast
 import functools
@@ -37,15 +37,15 @@ DEFAULTS = {True: "softmax_cross_entropy", False: "squared_error"}
 def output_loss(name: str, classes: bool) -> Callable[[Any, Any], ArrayLike]:
     """Find the loss of one example, from the network's output and the label.
 
-    Losses of targets and of single classes are averaged over the outputs.
+    Losses for targets and for independent classes are averaged over the outputs.
 
     Args:
-        name: A loss of Optax's, `module:function` or `file.py:function`; empty for softmax cross-entropy of classes and
-            the squared error of targets.
-        classes: Whether labels are classes, and not targets of a regression.
+        name: An Optax loss, `module:function` or `file.py:function`. Empty means softmax cross-entropy for classes and
+            squared error for targets.
+        classes: Whether labels are classes rather than targets of a regression.
 
     Raises:
-        InputError: If there is none, or it is for the other kind of labels.
+        InputError: If there is no such loss, or if it is for the other kind of labels.
     """
     name = name or DEFAULTS[classes]
     if ":" in name:
@@ -68,7 +68,7 @@ def optimizer_of(config: StudyConfig) -> optax.GradientTransformation:
     """Build the optimizer that a configuration names.
 
     Raises:
-        InputError: If there is none of that name, or it does not take these arguments.
+        InputError: If there is no optimizer of that name, or if it does not take these arguments.
     """
     rate = schedule_of(config.learning_rate)
     if config.optimizer == "sgd":
@@ -83,7 +83,7 @@ def optimizer_of(config: StudyConfig) -> optax.GradientTransformation:
 
 
 def schedule_of(rate: float | str) -> float | optax.Schedule:
-    """Give a learning rate, or a schedule of Optax's that is named with its arguments."""
+    """Return a learning rate, or the Optax schedule that is named with its arguments."""
     if not isinstance(rate, str):
         return rate
     make, arguments = _named(rate, "learning_rate")
@@ -96,13 +96,13 @@ def _made(make: Callable[[], Any], flag: str, text: str, kind: Any) -> Any:
     except Exception as error:
         raise InputError.flag(flag, text, f"cannot be made: {str(error).strip().splitlines()[0][:200]}") from error
     if (kind is Callable and not callable(found)) or (kind is not Callable and not hasattr(found, "update")):
-        right = "a schedule, a function of the update" if kind is Callable else "an optimizer, as those of Optax"
-        raise InputError.flag(flag, text, f"must make {right}, and makes a {type(found).__name__}")
+        right = "a schedule, a function of the update" if kind is Callable else "an optimizer like those of Optax"
+        raise InputError.flag(flag, text, f"must make {right}, but makes a {type(found).__name__}")
     return found
 
 
 def _named(text: str, flag: str) -> tuple[Callable, dict[str, Any]]:
-    """Take `name(argument=value, ...)` apart; values are literals, and nothing of it is executed."""
+    """Parse `name(argument=value, ...)`. Values must be literals; nothing is executed."""
     example = (
         "adamw(weight_decay=0.01)" if flag == "optimizer" else "cosine_decay_schedule(init_value=0.1, decay_steps=99)"
     )

@@ -1,4 +1,4 @@
-"""What is trained: all that the program knows of a network is the loss of one example."""
+"""What is trained. All that the program knows of a network is the loss of one example."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,26 +16,28 @@ Loss = Callable[[Parameters, Example], tuple[Any, Any]]
 
 
 def no_variables(key: Key) -> Variables:
-    """Start a network that consists of its parameters alone."""
+    """Return no variables, for a network that consists of its parameters alone."""
     return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network, its start and its loss, as pure functions.
+    """A network, its initial weights and its loss, as pure functions.
 
     Attributes:
-        init: From a random key the parameters, a pytree of float32 arrays; a function of the key alone.
-        loss: `loss(params, example) -> (loss, outputs)` of one example, a pytree without a leading axis; of a data set
-            `(input, label)`. A scalar, and what the network says, of a classifier the logits. What is recorded are its
-            gradients with respect to `params`.
-        variables: From a random key whatever else the network is made of and training changes, as the statistics of
-            batch normalisation; an empty dict if nothing. Where there is something, it is a third argument of `loss`.
-        batch_loss: `batch_loss(params, variables, batch, weights, key) -> (loss, variables)`: what an update goes down,
-            if that is not the mean of `loss`: with dropout, or with statistics of the batch. `batch` has a leading
-            axis, and examples of weight 0 only fill it up; they repeat others.
-        losses: `losses(params, variables, batch)`: of a network that takes a whole batch, the losses of its examples,
-            so that it can be seen whether each is what `loss` gives of that example alone.
+        init: Takes a random key and returns the parameters, a pytree of float32 arrays. They must depend on the key
+            alone.
+        loss: `loss(params, example) -> (loss, outputs)`, for one example: a pytree without a leading axis, which for a
+            data set is `(input, label)`. The loss is a scalar; the outputs are what the network computes, for a
+            classifier the logits. The recording holds its gradients with respect to `params`.
+        variables: Takes a random key and returns everything else that training changes, such as the statistics of batch
+            normalisation; an empty dict if there is nothing. If there is something, `loss` gets it as its third
+            argument.
+        batch_loss: `batch_loss(params, variables, batch, weights, key) -> (loss, variables)`, the loss that updates
+            minimise, if it is not the mean of `loss`: for example with dropout, or with statistics of the batch.
+            `batch` has a leading axis. Examples of weight 0 repeat others and only fill up the batch.
+        losses: `losses(params, variables, batch)`, for a network that takes a whole batch: the loss of each example in
+            it. It is used to check that each equals what `loss` gives for that example alone.
 
     Example:
         >>> def loss(params, example):
@@ -52,7 +54,7 @@ class Task:
     losses: Callable[[Parameters, Variables, Example], Any] | None = None
 
     def loss_with(self, variables: Variables) -> Loss:
-        """Give the loss of one example where all but the parameters is fixed."""
+        """Return the loss of one example, with everything but the parameters fixed."""
         if not jax.tree.leaves(variables):
             return self.loss
         return lambda params, example: self.loss(params, example, variables)
@@ -68,5 +70,5 @@ class Task:
 
 
 def weighted_mean(values: Float[Array, " b"], weights: Float[Array, " b"]) -> Float[Array, ""]:
-    """Average; what has weight 0 plays no part, even if it is not finite."""
+    """Compute a weighted mean. Values of weight 0 are ignored, even if they are not finite."""
     return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.sum(weights)

@@ -1,4 +1,4 @@
-"""The arguments of a recorder: what each may be, and errors that name arguments in place of flags."""
+"""Checks the arguments of a recorder, and makes errors name arguments instead of flags."""
 
 import contextlib
 import os
@@ -19,28 +19,28 @@ KINDS = {
     "class_names": (Iterable | None, "the name of each class"),
     "layers": (str | Sequence, "a name, a pattern as in 'conv*/kernel', or a list of them"),
     "gradient_layout": (str, f"{', '.join(LAYOUTS)}, or by layer as in 'conv*:measures,head/*:factored'"),
-    "when": (Callable | None, "a function that tells of an iteration whether to record it"),
+    "when": (Callable | None, "a function that takes an iteration and returns whether to record it"),
     "resume": (bool, "True or False"),
     "learning_rate": (Real | None, "a number"),
     "dataset": (Dataset | None, "a train_dynamics.Dataset"),
     "config": (StudyConfig | None, "a train_dynamics.StudyConfig"),
-    "log": (Callable, "a function that takes a line"),
+    "log": (Callable, "a function that takes a line of text"),
 }
 
 
 def check_kinds(given: dict[str, Any]) -> None:
-    """See whether arguments are of the kinds that they must be.
+    """Check that arguments have the right type.
 
     Args:
-        given: Arguments by name; those that are not in `KINDS` are not looked at.
+        given: Arguments by name. Those that are not in `KINDS` are not checked.
 
     Raises:
-        InputError: If one is not.
+        InputError: If one has the wrong type.
 
     Example:
         >>> check_kinds({"when": 3})
         Traceback (most recent call last):
-        InputError: when=3: must be a function that tells of an iteration whether to record it
+        InputError: when=3: must be a function that takes an iteration and returns whether to record it
     """
     for name, (kind, right) in KINDS.items():
         if name in given and not isinstance(given[name], kind):
@@ -48,10 +48,10 @@ def check_kinds(given: dict[str, Any]) -> None:
 
 
 def layers_of(layers: Any) -> tuple[str, ...]:
-    """List layers, of which there may be a single one.
+    """Return the layers as a tuple, also if only one is given.
 
     Raises:
-        InputError: If there are none, or they are no names.
+        InputError: If there are none, or if they are not names.
     """
     found = (layers,) if isinstance(layers, str) else tuple(layers)
     if not found or not all(isinstance(name, str) and name for name in found):
@@ -61,10 +61,10 @@ def layers_of(layers: Any) -> tuple[str, ...]:
 
 
 def seeds_of(seed: Any) -> list[int]:
-    """List the seeds.
+    """Return the seeds as a list.
 
     Raises:
-        InputError: If they are none, or not different.
+        InputError: If there are none, or if two are the same.
     """
     found = np.atleast_1d(seed)
     if found.dtype.kind not in "iu" or found.ndim != 1 or not 0 < len(found) == len(set(found.tolist())):
@@ -74,7 +74,7 @@ def seeds_of(seed: Any) -> list[int]:
 
 @contextlib.contextmanager
 def naming_arguments(wanted: bool = True) -> Iterator[None]:
-    """Have errors name arguments, where the code below names the flags of commands."""
+    """Make errors name arguments where the code below names the flags of commands."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""A recording from what is left of a run: its checkpoints."""
+"""Makes a recording from the checkpoints of a finished run."""
 
 import glob
 import itertools
@@ -35,25 +35,26 @@ def record_checkpoints(
     like: Any = None,
     **options: Any,
 ) -> Recording:
-    """Record what every example asked for at each checkpoint of a run.
+    """Record every example's gradient at each checkpoint of a finished run.
 
     Args:
-        loss: As of `Recorder`.
-        examples: As of `Recorder`.
-        checkpoints: Files or directories, as `runs/3/step_*` or a list: of Orbax, `.npz`, `.safetensors` or Flax's
-            `.msgpack`. Or pairs of an iteration and the parameters then, of any loader. All are looked at before
-            anything is recorded.
+        loss: As for `Recorder`.
+        examples: As for `Recorder`.
+        checkpoints: Files or directories, as a pattern `runs/3/step_*` or as a list, in the format of Orbax, `.npz`,
+            `.safetensors` or Flax's `.msgpack`. Or pairs `(iteration, params)`, which you load yourself. All are read
+            and checked before anything is recorded.
         path: Directory of the recording.
-        iteration_pattern: A regular expression that finds the iteration in a name, in its group; the last number if not
-            given.
-        like: Parameters, or their shapes, as the loss takes them; nested dicts as the checkpoint has them if not given.
-        options: Options of `Recorder`.
+        iteration_pattern: A regular expression with one group that finds the iteration in a name. Default: the last
+            number in the name.
+        like: The parameters, or their shapes, in the structure that `loss` expects. Default: nested dicts, as in the
+            checkpoint.
+        options: More arguments for `Recorder`.
 
     Returns:
         The recording.
 
     Raises:
-        InputError: If a checkpoint cannot be read, or is of another network.
+        InputError: If a checkpoint cannot be read, or belongs to another network.
 
     Example:
         >>> record_checkpoints(loss, (images, labels), "runs/3/step_*", "recordings/run3").iterations
@@ -73,14 +74,14 @@ def record_checkpoints(
 
 
 def _listed(checkpoints: Any, iteration_pattern: str) -> list[tuple[int, Any]]:
-    """List checkpoints with their iterations, which rise.
+    """List checkpoints with their iterations, which must rise.
 
     Raises:
-        InputError: If there are none, or they do not.
+        InputError: If there are none, or if iterations do not rise.
     """
     if isinstance(checkpoints, str | os.PathLike):
         return find_checkpoints(os.fspath(checkpoints), iteration_pattern)
-    right = "must be a pattern as runs/3/step_*, a list of files, or pairs (iteration, params)"
+    right = "must be a pattern like runs/3/step_*, a list of files, or pairs (iteration, params)"
     found = list(checkpoints) if isinstance(checkpoints, Iterable) and not isinstance(checkpoints, Mapping) else []
     if not found:
         raise InputError(
@@ -106,7 +107,7 @@ def _read(path: str | os.PathLike, like: Any) -> Any:
         if last.isdigit() and not value.ndim:
             raise InputError.flag("checkpoints", path, f"has a list of numbers as {parent}; it must be an array")
         if value.dtype.kind in "USO":
-            raise InputError.flag("checkpoints", path, f"has words as {name}; like= says which arrays to take")
+            raise InputError.flag("checkpoints", path, f"has text as {name}; use like= to choose which arrays to read")
     return jax.tree.map(jnp.asarray, nested(weights))
 
 
@@ -116,16 +117,16 @@ def _record(
     read: Callable[[Any], tuple[Any, ...]],
     progress: Callable[[], object] = lambda: None,
 ) -> None:
-    """Record checkpoints, after looking at all of them: reading them twice is little beside evaluating them.
+    """Check all checkpoints first, and then record them. Reading twice takes little time beside evaluating.
 
     Raises:
-        InputError: If one cannot be read, or is of another network than the first, or none is to be recorded.
+        InputError: If a checkpoint cannot be read or belongs to another network than the first, or if none is selected.
     """
     chosen = [(t, checkpoint) for t, checkpoint in found if recorder.chooses(t)]
     if not chosen and not recorder.next_iteration:
         raise InputError(
-            f"of the checkpoints, at iterations {found[0][0]} to {found[-1][0]}, every, records_per_doubling or when "
-            "chooses none"
+            "every, records_per_doubling or when selects none of the checkpoints, which are at iterations "
+            f"{found[0][0]} to {found[-1][0]}"
         )
     first: tuple[str, dict[str, str]] | None = None
     for t, checkpoint in chosen:
@@ -159,15 +160,15 @@ def record_task(
     """Record the network that a configuration names, at each checkpoint.
 
     Args:
-        config: Model, loss, data and what is recorded.
+        config: The configuration: model, loss, data, and what to record.
         dataset: The examples.
         checkpoints: What `find_checkpoints` found.
         path: Directory of the recording.
-        log: Takes the lines to show the user.
+        log: Function that prints a line for the user.
         progress: Called after each checkpoint.
 
     Raises:
-        InputError: If a checkpoint cannot be read, or is of another network.
+        InputError: If a checkpoint cannot be read, or belongs to another network.
     """
     task, inputs = task_of(config, dataset), network_inputs(dataset, config)
     like, variables = (jax.eval_shape(of, jax.random.key(0)) for of in (task.init, task.variables))
@@ -184,24 +185,26 @@ def record_task(
 
 
 def find_checkpoints(pattern: str, iteration_pattern: str = LAST_NUMBER) -> list[tuple[int, Path]]:
-    """Find checkpoints by a pattern with wildcards, with the iteration of each, in their order.
+    """Find checkpoints by a pattern with wildcards; return them with their iterations, in ascending order.
 
     Raises:
-        InputError: If there are none, or a name does not tell the iteration.
+        InputError: If there are none, or if a name does not contain the iteration.
     """
     found: list[Path] = []
     for part in pattern.split(","):
         if not (matches := sorted(glob.glob(os.path.expanduser(part)))):
-            raise InputError.flag("checkpoints", part, "nothing is there; name files or directories, as runs/3/step_*")
+            raise InputError.flag(
+                "checkpoints", part, "there is no such file or directory; give a pattern like runs/3/step_*"
+            )
         found += map(Path, matches)
     return numbered(found, iteration_pattern)
 
 
 def numbered(paths: Iterable[Path], iteration_pattern: str) -> list[tuple[int, Path]]:
-    r"""Tell the iteration of each checkpoint by its name, and put them in order.
+    r"""Find the iteration of each checkpoint in its name, and sort them by it.
 
     Raises:
-        InputError: If a name does not tell it, or two tell the same.
+        InputError: If a name does not contain the iteration, or if two have the same one.
 
     Example:
         >>> numbered([Path("runs/3/step_20.npz"), Path("runs/3/step_5.npz")], LAST_NUMBER)
@@ -210,7 +213,9 @@ def numbered(paths: Iterable[Path], iteration_pattern: str) -> list[tuple[int, P
     try:
         pattern = re.compile(iteration_pattern)
     except (re.error, TypeError) as error:
-        raise InputError.flag("iteration_pattern", iteration_pattern, f"is no regular expression: {error}") from error
+        raise InputError.flag(
+            "iteration_pattern", iteration_pattern, f"is not a regular expression: {error}"
+        ) from error
     if pattern.groups != 1:
         raise InputError.flag("iteration_pattern", iteration_pattern, "must have one group, as in step_(\\d+)")
     found = sorted(_numbers(paths, pattern))

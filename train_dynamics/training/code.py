@@ -1,4 +1,4 @@
-"""The user's code that a recording was made with: what it was, word for word, so that it can be run again."""
+"""Stores the user's code that a recording was made with, word for word, so that it can be run again."""
 
 import functools
 import hashlib
@@ -16,16 +16,16 @@ NAMED = ("dataset", "model", "loss", "optimizer")
 def code_of(
     config: StudyConfig, task: Task | None = None, fields: Collection[str] = NAMED
 ) -> dict[str, dict[str, str]]:
-    """List the code that a configuration names besides ours, and that of a task made in Python.
+    """List the user's code that a configuration names, and that of a task made in Python.
 
     Args:
         config: The configuration.
-        task: The task, if it was made in Python; then data, model and loss are not looked at.
+        task: The task, if it was made in Python. Data, model and loss are then ignored.
         fields: Which fields of the configuration to look at.
 
     Returns:
-        By field of the configuration its import path, source text and the SHA-256 of that. The text of what was typed
-        into an interpreter is not known, and empty.
+        For each field of the configuration: the code's import path, its source text, and the SHA-256 of the text. The
+        text is empty for code typed into an interpreter.
     """
     found = {}
     for name in fields if task is None else {"optimizer"}.intersection(fields):
@@ -40,13 +40,13 @@ def code_of(
 
 
 def code_of_loss(loss: Callable) -> dict[str, dict[str, str]]:
-    """Describe the loss function of a loop, which alone of its code a recording depends on."""
+    """Describe the loss function of a user's loop, the only code of the loop that a recording depends on."""
     inner = loss.func if isinstance(loss, functools.partial) else loss
     return {"loss": _sealed(name_of(loss), _source(inner))}
 
 
 def name_of(loss: Callable) -> str:
-    """Name a function by where it is from.
+    """Name a function by its module.
 
     Example:
         >>> name_of(name_of)
@@ -73,10 +73,10 @@ def _sealed(spec: str, text: str) -> dict[str, str]:
 
 
 def check_code(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]], path: Any) -> None:
-    """Check that a recording goes on with the code it was begun with.
+    """Check that a recording is continued with the code it was begun with.
 
     Raises:
-        InputError: If some of it is not the same.
+        InputError: If some of it has changed.
     """
     for name, code in before.items():
         if code["sha256"] != now.get(name, {}).get("sha256"):

@@ -1,7 +1,7 @@
-"""Training on from the end of a recording, or again under privacy, for the scores that a recording alone has not.
+"""Trains a recording's networks further, and again with DP-SGD, for scores that the recording alone cannot give.
 
-Both are those of Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning"
-(2019). What they say of an example is computed where all other scores are; this is what has to be trained for it.
+Both scores are from Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning"
+(2019). The scores themselves are computed with all others; this file does the training they need.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, pluralise
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.data.scaling import flat_inputs
 from train_dynamics.gradients import per_example
+from train_dynamics.progress import Progress
 from train_dynamics.recording.reader import FurtherTraining, Recording
 from train_dynamics.training import steps
 from train_dynamics.training.steps import Setup, State
@@ -31,13 +31,13 @@ NOISE = 1  # apart from the draw of the weights, which has the seed alone
 
 @dataclasses.dataclass(frozen=True)
 class FurtherConfig:
-    """What further training does beyond the recorded configuration, which it takes everything else from.
+    """Settings of further training. Everything else is taken from the recorded configuration.
 
     Attributes:
-        holdout_split: Split of the data set that networks are trained on further.
-        holdout_epochs: Passes over it; as many as were recorded if None.
-        gradient_clip: Largest L2 norm of an example's gradient under DP-SGD, all weights together.
-        noise_multipliers: Standard deviations of the noise on the sum of a batch's gradients, over that norm.
+        holdout_split: Split of the data set to train the networks further on.
+        holdout_epochs: Passes over it. None means as many epochs as were recorded.
+        gradient_clip: Largest L2 norm of an example's gradient under DP-SGD, over all weights together.
+        noise_multipliers: Standard deviations of the noise on the sum of a batch's gradients, divided by that norm.
 
     Raises:
         InputError: If a value is out of range.
@@ -60,7 +60,7 @@ class FurtherConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON has them."""
+        """Return the fields in a form that JSON can store."""
         return {**dataclasses.asdict(self), "noise_multipliers": list(self.noise_multipliers)}
 
 
@@ -71,7 +71,7 @@ def train_on(
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
 ) -> State:
-    """Take the updates of some batches, and record nothing."""
+    """Make the updates of some batches, without recording."""
 
     def step(state: State, batch: Int[Array, " b"]) -> tuple[State, None]:
         return steps.update(setup, state, batch, images, labels), None
@@ -91,17 +91,17 @@ def private_update(
 ) -> State:
     """Take one step of DP-SGD: Abadi et al., "Deep Learning with Differential Privacy" (2016), algorithm 1.
 
-    Each example's gradient is clipped to length, the batch's are summed, noise is added, and the sum is divided by the
-    size of a full batch, also where the batch has fewer examples, whose number is not to be told. Batches are those of
-    ordinary training, and not drawn independently as the accounting of a privacy budget would have it.
+    Each example's gradient is clipped, the gradients of the batch are summed, noise is added, and the sum is divided by
+    the size of a full batch. This holds for a smaller batch too, because its size must stay secret. Batches are those
+    of ordinary training; they are not drawn independently, as the accounting of a privacy budget would require.
 
     Args:
         setup: Network and optimizer.
         clip: Largest L2 norm of an example's gradient.
-        noise_multiplier: Standard deviation of the noise on the sum, over that norm.
-        key: Of the noise.
-        state: Weights and optimizer.
-        batch: Examples; -1 for none.
+        noise_multiplier: Standard deviation of the noise on the sum, divided by that norm.
+        key: Random key of the noise.
+        state: State of weights and optimizer.
+        batch: Indices of the examples; -1 for none.
         images: Inputs, as the network sees them.
         labels: Class of each example.
     """
@@ -128,7 +128,7 @@ def train_privately(
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
 ) -> State:
-    """Take the steps of DP-SGD of some batches, of which the first is that of iteration `first`."""
+    """Make the DP-SGD updates of some batches, the first of which is that of iteration `first`."""
     noise = jax.random.fold_in(jax.random.key(seed), NOISE)
 
     def step(state: State, x: tuple[Array, Array]) -> tuple[State, None]:
@@ -140,12 +140,12 @@ def train_privately(
 
 
 class Networks:
-    """The networks of all seeds over the devices, and what is done with them: trained, and asked about examples.
+    """The networks of all seeds, spread over the devices: trains them, and computes their predictions.
 
     Arrays on the devices have leading axes `[device, s]`; on the host, `[s]`.
 
     Args:
-        study: What was recorded of them.
+        study: The recorded configuration.
         setup: Network and optimizer.
         clip: Largest L2 norm of an example's gradient under DP-SGD.
         devices: The devices.
@@ -177,22 +177,22 @@ class Networks:
         return call
 
     def take(self, parameters: Any) -> None:
-        """Take weights `[s, ...]` to go on from."""
+        """Take weights `[s, ...]` to continue from."""
         self._state = self._begin(jax.tree.map(lambda array: array[self._seeds - self._study.first_seed], parameters))
 
     def draw(self, image: Float[Array, "..."]) -> None:
-        """Draw the weights anew, for inputs like this one."""
+        """Draw new weights, for inputs of this shape."""
         self._state = self._draw(self._seeds, image)
 
     def train(self, epoch: int, images: Float[Array, "n ..."], labels: Int[Array, " n"]) -> None:
-        """Train on for an epoch."""
+        """Train for one more epoch."""
         _, batches = _batches(self._study, self._seeds, len(labels), epoch)
         self._state = self._fit(self._state, batches, images, labels)
 
     def train_privately(
         self, noise_multiplier: float, epoch: int, images: Float[Array, "n ..."], labels: Int[Array, " n"]
     ) -> None:
-        """Train on for an epoch, by DP-SGD."""
+        """Train for one more epoch, with DP-SGD."""
         first, batches = _batches(self._study, self._seeds, len(labels), epoch)
         noise = np.float32(noise_multiplier)
         self._state = self._fit_privately(noise, self._seeds, first, self._state, batches, images, labels)
@@ -201,7 +201,7 @@ class Networks:
         """Compute class probabilities.
 
         Raises:
-            InputError: If they are not finite; it says `when` that is.
+            InputError: If they are not finite. The message says `when` that was.
         """
         found = collect(self._predict(self._state.parameters, images), self._study.num_seeds)
         _check_finite(found, self._study, when)
@@ -216,21 +216,21 @@ def train_further(
     log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
 ) -> FurtherTraining | None:
-    """Train all networks of a recording on, and all of them again under privacy.
+    """Train all networks of a recording further, and train new ones under privacy.
 
     Args:
         recording: The recording, finished.
-        config: What is not in it.
-        holdout: What `held_out` read for these; read here if None.
-        devices: Devices to use; all local ones by default.
-        log: Takes the lines to show the user.
-        stop: Asked after each epoch whether to end there.
+        config: Settings that are not in the recording.
+        holdout: What `held_out` returned for them. None reads it here.
+        devices: Devices to use. Default: all devices of this machine.
+        log: Function that prints a line for the user.
+        stop: Called after each epoch. Training stops if it returns True.
 
     Returns:
-        What the networks say of the recorded examples at the end; None if it was to stop.
+        What the networks predict for the recorded examples at the end. None if `stop` ended it.
 
     Raises:
-        InputError: If the examples held out cannot be read, or training does not stay finite.
+        InputError: If the held-out examples cannot be read, or if training does not stay finite.
     """
     study = recording.config
     holdout = holdout or held_out(study, config)
@@ -242,11 +242,11 @@ def train_further(
     epochs = config.holdout_epochs or study.epochs
     levels = config.noise_multipliers
     log(
-        f"Training {pluralise(study.num_seeds, 'network')} on for {pluralise(epochs, 'epoch')} of "
+        f"Training {pluralise(study.num_seeds, 'network')} further for {pluralise(epochs, 'epoch')} of "
         f"{pluralise(len(held_labels), 'example')} of split {config.holdout_split}, and {study.num_seeds} anew by "
         f"DP-SGD at each of {pluralise(len(levels), 'noise level')}"
     )
-    bar = tqdm(total=epochs + len(levels) * study.epochs, unit="epoch", disable=None, dynamic_ncols=True)
+    bar = Progress("Training further", epochs + len(levels) * study.epochs, "epochs")
     with bar, enough_memory():
         networks.take(recording.parameters(recording.num_iterations))
         for epoch in range(epochs):
@@ -257,6 +257,7 @@ def train_further(
         retrained = networks.probabilities(images, f"of --holdout_split={config.holdout_split}")
         private = []
         for level in levels:
+            bar.set_description(f"DP-SGD, noise {level:g}")
             networks.draw(images[0])
             for epoch in range(study.epochs):
                 networks.train_privately(level, epoch, images, labels)
@@ -289,20 +290,20 @@ def _check_finite(probabilities: Float[np.ndarray, "s n c"], study: StudyConfig,
 
 
 def _check_alike(recorded: Dataset, held_out: Dataset, config: FurtherConfig) -> None:
-    """See whether the networks can take the examples held out.
+    """Check that the networks can take the held-out examples.
 
     Raises:
-        InputError: If not.
+        InputError: If they cannot.
     """
     if recorded.class_names != held_out.class_names:
         known, other = (", ".join(data.class_names) for data in (recorded, held_out))
         raise InputError.flag(
-            "holdout_split", config.holdout_split, f"must have the classes that were recorded, {known}, and not {other}"
+            "holdout_split", config.holdout_split, f"must have the recorded classes, {known}, and not {other}"
         )
     shapes = tuple(np.shape(data.inputs)[1:] for data in (recorded, held_out))
     if shapes[0] != shapes[1]:
         raise InputError.flag(
-            "holdout_split", config.holdout_split, f"must have inputs of shape {shapes[0]}, and has some of {shapes[1]}"
+            "holdout_split", config.holdout_split, f"must have inputs of shape {shapes[0]}, but has some of {shapes[1]}"
         )
 
 
@@ -315,7 +316,7 @@ def _inputs(
 def _batches(
     study: StudyConfig, seeds: Int[np.ndarray, "device s"], num_examples: int, epoch: int
 ) -> tuple[int, Int[np.ndarray, "device s t b"]]:
-    """Give the first iteration of an epoch and the batches of all its updates."""
+    """Return the first iteration of an epoch, and the batches of all its updates."""
     per_epoch = study.iterations_per_epoch(num_examples)
     first = epoch * per_epoch
     found = [steps.batch_indices(study, int(seed), num_examples, first, first + per_epoch) for seed in seeds.flat]
@@ -323,15 +324,15 @@ def _batches(
 
 
 def held_out(study: StudyConfig, config: FurtherConfig, data_dir: str | None = None) -> Dataset:
-    """Read the examples held out, as the data set has them.
+    """Read the held-out examples, as the data set has them.
 
     Args:
-        study: What was recorded.
-        config: Which split they are.
-        data_dir: Where the data set lies, if no longer where it was.
+        study: The recorded configuration.
+        config: The settings that name their split.
+        data_dir: Directory of the data set, if it has moved.
 
     Raises:
-        InputError: If they cannot be read, or are those recorded.
+        InputError: If they cannot be read, or if they are the recorded ones.
     """
     if config.holdout_split == study.split:
         raise InputError.flag("holdout_split", config.holdout_split, "is the recorded split; give another one")

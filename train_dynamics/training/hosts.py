@@ -1,8 +1,8 @@
-"""Several processes that record one study together: they meet once, to learn who is who, and then work alone.
+"""Several processes that record one study together. They meet once to number themselves, and then work alone.
 
-Seeds need nothing of each other, so there is nothing to exchange. What JAX's distributed runtime is for here is to find
-the others: it knows SLURM, Kubernetes, MPI and cloud machines. It is left again before anything is computed, for it
-ends all processes where one dies.
+Seeds do not depend on each other, so there is nothing to exchange. JAX's distributed runtime is used only to find the
+other processes: it knows SLURM, Kubernetes, MPI and cloud machines. It is shut down before any computation, because it
+would end all processes if one dies.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ MEETING_SECONDS = 300
 
 
 class Host(NamedTuple):
-    """A process among others.
+    """One process among several.
 
     Attributes:
         process: Its number, from 0.
-        num_processes: How many there are.
-        visible_devices: GPUs that are its own, as `CUDA_VISIBLE_DEVICES` lists them; all if empty.
+        num_processes: Number of processes.
+        visible_devices: The GPUs of this process, written as in `CUDA_VISIBLE_DEVICES`. Empty means all.
     """
 
     process: int
@@ -27,17 +27,17 @@ class Host(NamedTuple):
 
 
 def meet(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> Host:
-    """Wait for all processes, and learn which one this is.
+    """Wait for all processes, and find out which one this is.
 
-    It takes a process of its own (`train_dynamics.processes`), because what JAX learns here it would not forget.
+    It runs in a process of its own (`train_dynamics.processes`), because JAX could not forget what it learns here.
 
     Args:
-        coordinator_address: Host and port of process 0; found out by JAX if None, as the others.
-        num_processes: How many there are.
+        coordinator_address: Host and port of process 0. If None, JAX finds this out, and the other two as well.
+        num_processes: Number of processes.
         process_id: Which one this is.
 
     Raises:
-        InputError: If JAX cannot tell, or the others do not come.
+        InputError: If JAX cannot find out, or if the other processes do not come.
     """
     import os
 
@@ -55,7 +55,7 @@ def meet(coordinator_address: str | None, num_processes: int | None, process_id:
         raise InputError.flag(
             "distributed",
             True,
-            f"the processes did not find each other: {told}; where JAX cannot tell by itself, say "
+            f"the processes did not find each other: {told}; where JAX cannot find them by itself, give "
             "--coordinator_address=HOST:PORT of process 0, --num_processes and --process_id",
         ) from error
     return found if found.visible_devices != "all" else found._replace(visible_devices="")

@@ -1,4 +1,4 @@
-"""Networks as people's loops hold them, taken apart: what gradients are taken of, and all the rest."""
+"""Takes a user's network apart: into what gradients are taken of, and the rest."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ from train_dynamics.gradients.parameters import named
 
 
 class Model(NamedTuple):
-    """A network, or those of several seeds with a leading axis each.
+    """A network, or those of several seeds, with a leading axis each.
 
     Attributes:
-        parameters: The arrays that gradients are taken of, a pytree.
-        variables: What else is recorded of it, as the statistics of batch normalisation; an empty dict if nothing.
-        hidden: Arrays of it that are neither, as counters and random keys.
-        arguments: From these three, the arguments of the user's loss besides the example.
-        fixed: What is no array in it, and so is compiled into the program.
+        parameters: The arrays that gradients are taken of, as a pytree.
+        variables: The other arrays that are recorded, such as the statistics of batch normalisation. An empty dict if
+            none.
+        hidden: Arrays that are neither, such as counters and random keys.
+        arguments: Function from these three to the arguments of the user's loss, besides the example.
+        fixed: Everything that is not an array. It is compiled into the program.
     """
 
     parameters: Any
@@ -32,12 +33,12 @@ class Model(NamedTuple):
 
     @property
     def arrays(self) -> tuple[Any, Any, Any]:
-        """All arrays of it."""
+        """All its arrays."""
         return self.parameters, self.variables, self.hidden
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """All arrays of it, each with what it is and its path."""
+        """All its arrays, by kind and path."""
         kinds = {"parameter": self.parameters, "variable": self.variables, "hidden array": self.hidden}
         return {
             f"{kind} {name}": leaf
@@ -48,16 +49,16 @@ class Model(NamedTuple):
 
     @property
     def described(self) -> dict[str, str]:
-        """Shape and type of all arrays of it."""
+        """Shape and type of all its arrays."""
         return {name: f"{list(leaf.shape)} {leaf.dtype}" for name, leaf in self.by_name.items()}
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Type of each parameter that is not in float32, by name."""
+        """Type of each parameter that is not float32, by name."""
         return {name: str(leaf.dtype) for name, leaf in named(self.parameters).items() if leaf.dtype != jnp.float32}
 
     def bound(self, loss: Callable[..., Any]) -> Callable[..., Any]:
-        """Make `loss(params, example, variables)` of the user's loss, where all that is hidden is fixed."""
+        """Turn the user's loss into `loss(params, example, variables)`, with hidden arrays fixed."""
 
         def of_parameters(params: Any, example: Any, variables: Any = None) -> Any:
             first, *rest = self.arguments(params, variables or {}, self.hidden)
@@ -69,12 +70,12 @@ class Model(NamedTuple):
 def split(model: Any, variables: Any = None) -> Model:
     """Take a network apart.
 
-    A Flax NNX module is taken as it is where it is evaluated: statistics fixed, dropout off. Of any other pytree, as an
-    Equinox module, the parameters are the arrays of numbers with a point.
+    A Flax NNX module is used in evaluation mode: statistics fixed, dropout off. For any other pytree, such as an
+    Equinox module, the parameters are its floating-point arrays.
 
     Args:
-        model: An NNX module, or a pytree of arrays and whatever else.
-        variables: A pytree that the loss takes as third argument; None if it takes none.
+        model: An NNX module, or a pytree that holds arrays and anything else.
+        variables: A pytree that the loss takes as third argument. None if it takes none.
 
     Example:
         >>> split({"w": jnp.ones(2), "activation": jax.nn.relu}).parameters
@@ -103,15 +104,13 @@ def split(model: Any, variables: Any = None) -> Model:
 
 
 def check_arrays(model: Model) -> None:
-    """See whether a network consists of arrays that can be computed with.
+    """Check that a network consists of arrays that can be computed with.
 
     Raises:
-        InputError: If it has none, or has none yet, for it is being traced, or no longer.
+        InputError: If it has no arrays, or if they are being traced, or were deleted.
     """
     if not jax.tree.leaves(model.parameters):
-        raise InputError(
-            "params hold no array of numbers with a point, which gradients are taken of; jnp.asarray helps"
-        )
+        raise InputError("params hold no floating-point array to take gradients of; convert them with jnp.asarray")
     for leaf in jax.tree.leaves(model.arrays):
         if isinstance(leaf, jax.core.Tracer):
             raise InputError(
@@ -120,14 +119,14 @@ def check_arrays(model: Model) -> None:
         if not _is_array(leaf) or getattr(leaf, "is_deleted", bool)():
             name = next(name for name, other in model.by_name.items() if other is leaf)
             raise InputError(
-                f"{name} was deleted, for an update took its memory (donate_argnums); record before it, or a copy"
+                f"{name} was deleted by an update that took its memory (donate_argnums); record before it, or a copy"
                 if _is_array(leaf)
-                else f"{name} is a {type(leaf).__name__} and no array; jnp.asarray makes one of it"
+                else f"{name} is a {type(leaf).__name__} and not an array; convert it with jnp.asarray"
             )
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Say in which array two networks differ; nothing if in none.
+    """Describe the array in which two networks differ. Empty if they do not.
 
     Example:
         >>> difference({"parameter w": "[2]"}, {"parameter w": "[3]"})
@@ -160,7 +159,7 @@ def _split_nnx(model: nnx.Module, variables: Any) -> Model:
 
 
 def _filled(state: Any, values: Any) -> Any:
-    """Give a state like this one of other values."""
+    """Return a state like this one with other values."""
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, values)
     return state
@@ -171,7 +170,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def placed_like(examples: Any, parameters: Any) -> Any:
-    """Bring examples to where the parameters are: the same device, or a whole copy on each of several."""
+    """Put examples where the parameters are: on the same device, or a whole copy on each of several."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves(parameters) if isinstance(leaf, jax.Array)]
     several = [of for of in shardings if isinstance(of, NamedSharding) and len(of.device_set) > 1]
     if several:
@@ -180,7 +179,7 @@ def placed_like(examples: Any, parameters: Any) -> Any:
 
 
 def on_automatic_meshes(arrays: Any) -> Any:
-    """Leave to XLA how to go on with arrays that their owner's code says the sharding of (`AxisType.Explicit`)."""
+    """Let XLA choose the sharding from here on, for arrays whose sharding is explicit (`AxisType.Explicit`)."""
 
     def leaf_of(leaf: Any) -> Any:
         of = getattr(leaf, "sharding", None)

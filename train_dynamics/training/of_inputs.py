@@ -1,6 +1,7 @@
-"""How a classifier's outputs and loss change with its input: what some scores ask of a network, for any, in JAX.
+"""How a classifier's outputs and loss depend on its input, for scores of any network, in JAX.
 
-What each score means stands in its file in `train_dynamics.dynamics.scores`, with the same for the default network.
+What each score means is explained in its file in `train_dynamics.dynamics.scores`, which computes it for the default
+network.
 """
 
 from collections.abc import Callable
@@ -28,12 +29,12 @@ def logit_gradients(loss: Loss, examples: Example) -> Float[Array, "n *input"]:
 
 
 def curvatures(loss: Loss, examples: Example, vectors: Float[Array, "m *input"]) -> Float[Array, " n"]:
-    """Average the squared length of H v over some vectors v, with H the Hessian of an example's loss at its input.
+    """Average the squared length of H v over some vectors v, where H is the Hessian of a loss at its input.
 
-    Of random vectors of +1 and -1 it estimates the trace of H², as Hutchinson does. Garg and Roy, "Samples With Low
-    Loss Curvature Improve Data Efficiency" (2023), do so with ten vectors, and take for H v the difference of two
-    gradients a step of 0.001 v apart, over 0.001. Here it is the derivative itself, the limit of small steps, in which
-    kinks play no part. Of m inputs and as many orthogonal vectors of length sqrt(m) it is that trace exactly.
+    For random vectors of +1 and -1 this estimates the trace of H², as Hutchinson does. Garg and Roy, "Samples With Low
+    Loss Curvature Improve Data Efficiency" (2023), use ten vectors, and compute H v as the difference of two gradients
+    a step of 0.001 v apart, divided by 0.001. Here it is the derivative itself, the limit of small steps, so kinks have
+    no effect. With m inputs and m orthogonal vectors of length sqrt(m) it is the trace exactly.
 
     Args:
         loss: The loss of one example.
@@ -53,7 +54,7 @@ def curvatures(loss: Loss, examples: Example, vectors: Float[Array, "m *input"])
 
 
 def curvatures_of_pieces(loss: Loss, examples: Example) -> Float[Array, " n"]:
-    """Compute the same trace exactly, of a network that is linear in pieces and has softmax cross-entropy.
+    """Compute the same trace exactly, for a piecewise linear network with softmax cross-entropy.
 
     There H = Jᵀ A J with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is that of (A J Jᵀ)².
     """
@@ -69,7 +70,7 @@ def curvatures_of_pieces(loss: Loss, examples: Example) -> Float[Array, " n"]:
 
 
 def is_of_pieces(loss: Loss, examples: Example, vector: Float[Array, "*input"]) -> Bool[Array, ""]:
-    """Tell whether H v is Jᵀ A J v for some examples, so that `curvatures_of_pieces` is right, to a thousandth."""
+    """Tell whether H v equals Jᵀ A J v to a thousandth for some examples, so `curvatures_of_pieces` is right."""
 
     def one(value: Array, label: Array) -> tuple[Array, Array, Array]:
         bent = jax.jvp(jax.grad(lambda value: loss(value, label)[0]), (value,), (vector,))[1]
@@ -84,18 +85,18 @@ def is_of_pieces(loss: Loss, examples: Example, vector: Float[Array, "*input"]) 
 
 
 def predictions(loss: Loss, examples: Example) -> Int[Array, " n"]:
-    """Tell the likeliest class of each example."""
+    """Return the predicted class of each example."""
     return jax.vmap(loss)(*examples)[1].argmax(axis=1)
 
 
 def leads(loss: Loss, examples: Example) -> Float[Array, " n"]:
-    """Compute by how much the class that stands in the place of the label is ahead of the next, in logits."""
+    """Compute by how much the class given as label leads the next one, in logits."""
     values, class_of = examples
     return jax.vmap(_lead)(jax.vmap(loss)(values, class_of)[1], class_of).min(axis=1)
 
 
 def steps(loss: Loss, examples: Example) -> tuple[Bool[Array, " n"], Float[Array, "n *input"]]:
-    """Compute the step from each input to the nearest boundary of that class, with the network taken as linear there.
+    """Compute the step from each input to the nearest boundary of the class given as label, of the linearised network.
 
     Returns:
         Whether there is a boundary, and the step.
@@ -107,16 +108,16 @@ def steps(loss: Loss, examples: Example) -> tuple[Bool[Array, " n"], Float[Array
 def distances(
     inputs: Float[np.ndarray, "n *input"], predict: OfRows, lead: OfRows, step: OfRows
 ) -> Float[np.ndarray, " n"]:
-    """Find how far each input is from one of which the network predicts another class, by DeepFool.
+    """Find how far each input is from one that the network gives another class, by DeepFool.
 
-    As `train_dynamics.dynamics.scores.adversarial` does it, step by step. Most examples are there after two or three, a
-    few go on: steps, which cost ten times as much as all else, are taken of those only that still go on.
+    It takes the same steps as `train_dynamics.dynamics.scores.adversarial`. Most examples need one or two, a few need
+    more. Steps cost most, so they are computed only for examples that have not crossed yet.
 
     Args:
         inputs: The inputs.
-        predict: Gives what `predictions` does, of inputs and whatever in the place of labels.
-        lead: Gives what `leads` does, of inputs and classes.
-        step: Gives what `steps` does, of these.
+        predict: Computes `predictions` from inputs and any labels.
+        lead: Computes `leads` from inputs and classes.
+        step: Computes `steps` from inputs and classes.
 
     Returns:
         L2 norm of the change found, in units of input; infinite where no step leads to a boundary.
@@ -133,7 +134,7 @@ def distances(
         change[going] += steps[there]
 
     def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Compute by how much the class is ahead of the next, so far along the way."""
+        """Compute by how much the class leads the next one, part of the way along."""
         return lead(inputs + share.reshape(-1, *[1] * (inputs.ndim - 1)) * change, class_of)
 
     low, high = np.zeros(len(inputs), inputs.dtype), np.ones(len(inputs), inputs.dtype)
@@ -159,5 +160,5 @@ def _step(loss: Loss, value: Array, class_of: Int[Array, ""]) -> tuple[Array, Ar
 
 
 def _lead(logits: Float[Array, " c"], class_of: Int[Array, ""]) -> Float[Array, " c"]:
-    """Compute by how much a class is ahead of each other one."""
+    """Compute by how much a class leads each other one."""
     return jnp.where(jnp.arange(len(logits)) == class_of, jnp.inf, logits[class_of] - logits)

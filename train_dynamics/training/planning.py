@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: bytes, memory and time; and what would make it fit."""
+"""Forecasts what a run will need (disk, memory and time), and what would make it fit."""
 
 import contextlib
 import dataclasses
@@ -28,15 +28,14 @@ WAYS = 3
 
 
 class Forecast(NamedTuple):
-    """What a run will take.
+    """What a run will need.
 
     Attributes:
-        num_records: Records of each seed.
+        num_records: Number of records of each seed.
         disk_bytes: Bytes of the recording.
-        memory_bytes: Bytes of memory at the peak, of this process and its libraries too.
-        seconds: Seconds of the whole command, from its start.
-        record_seconds: Seconds of one record of all seeds, and of the updates before the next, stored while the next
-            ones are computed.
+        memory_bytes: Bytes of memory at the peak, including this process and its libraries.
+        seconds: Seconds for the whole command, from its start.
+        record_seconds: Seconds for one record of all seeds and the updates before the next. It is stored meanwhile.
     """
 
     num_records: int
@@ -47,7 +46,7 @@ class Forecast(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A change that makes a run fit.
+    """A change of flags that makes a run fit.
 
     Attributes:
         flags: The flags to add.
@@ -67,24 +66,31 @@ def forecast(
     began: float,
     devices: Sequence[jax.Device] | None = None,
 ) -> Forecast:
-    """Record the first few blocks into a temporary directory beside the recording, and reckon the whole from them.
+    """Record a few blocks into a temporary directory beside the recording, and extrapolate from them.
 
-    Three records are timed first; by these, the trial has whole blocks, or short ones where whole ones would take too
-    long. Where a single record takes seconds, there is no trial: storing it takes no time beside that.
+    It first times three records, and from these decides how long the trial is: whole blocks, or short ones if whole
+    blocks would take too long. If a single record takes seconds, there is no trial, because storing it takes little
+    time beside that.
 
     Args:
         config: The configuration.
         dataset: Its examples.
-        path: Where the recording is to be.
-        began: When the command began, by `time.monotonic`.
-        devices: Devices to use; all local ones by default.
+        path: Where the recording will be.
+        began: When the command began, as `time.monotonic` gives it.
+        devices: Devices to use. Default: all devices of this machine.
 
     Raises:
-        InputError: If the configuration will not do, or a block has no room on the disk or in memory.
+        InputError: If the configuration is wrong, or if not even a block fits on the disk or in memory.
     """
     prepared = prepare(config, dataset)
-    check_examples_apart(config, prepared, dataset.labels)
     todo = plan(config, dataset, prepared)
+    least, memory = 2 * todo.record_bytes + todo.state_bytes, memory_of_machine()
+    if memory and least > memory:
+        raise InputError(
+            f"not enough memory: two records of {pluralise(config.num_seeds, 'seed')} need {bytes_in_words(least)}, "
+            f"and this machine has {bytes_in_words(memory)}; fewer --seeds or --num_examples need less"
+        )
+    check_examples_apart(config, prepared, dataset.labels)
     devices = list(devices or local_devices())
     room = existing(path)
     with enough_memory():
@@ -109,7 +115,7 @@ def forecast(
 
 
 def _timed(sweep: Sweep, todo: Plan) -> tuple[float, float]:
-    """Time a record with the update after it, and an update, in seconds."""
+    """Time a record with the update after it, and an update alone, in seconds."""
     state, records = sweep.run(sweep.initial_state(), sweep.empty_records(), 0)
     jax.block_until_ready(records)
     gaps, times = np.diff(todo.iterations), []
@@ -132,7 +138,7 @@ def _recorded(
     path: Path,
     each: float,
 ) -> float:
-    """Record a few blocks and return seconds a record; as computed, if there are too few to tell."""
+    """Record a few blocks, and return seconds per record; as computed before, if there are too few to tell."""
     firsts = list(range(0, todo.num_records, sweep.block_length))[:BLOCKS]
     if len(firsts) < 2 or len(firsts) * sweep.block_length > todo.num_records:
         return each
@@ -151,12 +157,12 @@ def _recorded(
 
 
 def ways_to_fit(config: StudyConfig, dataset: Dataset, free: int) -> list[Way]:
-    """Find the cheapest changes with which a recording fits on its disk, at most three.
+    """Find the cheapest changes, at most three, that make a recording fit on its disk.
 
     Args:
         config: The configuration.
         dataset: Its examples.
-        free: Bytes that are free.
+        free: Number of free bytes.
     """
     return sorted(_ways(config, dataset, free), key=lambda way: -way.disk_bytes)[:WAYS]
 
@@ -166,7 +172,7 @@ def _ways(config: StudyConfig, dataset: Dataset, free: int) -> Iterator[Way]:
     whole = plan(config, dataset, prepared)
 
     def fits(**changes: object) -> int:
-        """Bytes with some changes, or 0 if that is too many."""
+        """Return the bytes needed with some changes, or 0 if that is too many."""
         with contextlib.suppress(InputError):
             needed = plan(dataclasses.replace(config, **changes), dataset).bytes_from(0)
             return needed if needed <= free else 0
@@ -200,32 +206,40 @@ def _halved(most: int) -> Iterator[int]:
 
 
 def told(found: Forecast, config: StudyConfig, dataset: Dataset, path: Path, log: Callable[[str], None]) -> bool:
-    """Say what a run will take, and what would make it fit if it does not; returns whether it fits."""
+    """Log what a run will need, and what would make it fit. Returns whether it fits."""
     free, memory = shutil.disk_usage(existing(path)).free, memory_of_machine()
-    log(f"Plan of {path}, by a trial of the first records:")
+    log(f"Plan for {path}, from a trial of the first records:")
     log(f"  {pluralise(found.num_records, 'record')} of {pluralise(config.num_seeds, 'seed')}")
-    log(f"  {bytes_in_words(found.disk_bytes)} of disk, where {bytes_in_words(free)} are free")
+    log(f"  {bytes_in_words(found.disk_bytes)} of disk space; {bytes_in_words(free)} are free")
     has = f", of which this machine has {bytes_in_words(memory)}" if memory else ""
     log(f"  {bytes_in_words(found.memory_bytes)} of memory at the peak{has}")
-    log(f"  {time_in_words(found.seconds)}: {1000 * found.record_seconds:.3g} ms a record of all seeds, with the store")
+    log(
+        f"  {time_in_words(found.seconds)} in all: {1000 * found.record_seconds:.3g} ms per record of all seeds, "
+        "including storing it"
+    )
     if found.disk_bytes > free:
         ways = ways_to_fit(config, dataset, free)
-        log("It does not fit on the disk. What would:" if ways else "It does not fit on the disk; choose another one")
+        log(
+            "It does not fit on the disk. These flags would make it fit:"
+            if ways
+            else "It does not fit on the disk; choose another one"
+        )
         for way in ways:
             log(f"  {way.flags}: {bytes_in_words(way.disk_bytes)}; {way.cost}")
     if memory and found.memory_bytes > memory:
-        log("It does not fit in memory. What needs less:")
-        log("  --eval_batch_size=1000: evaluates so many examples at a time, which takes half as long again")
+        log("It does not fit in memory. These flags need less:")
+        log("  --eval_batch_size=1000: evaluate 1000 examples at a time, which takes 1.5 times as long")
         if config.num_seeds > 1:
             half = config.num_seeds // 2
             log(
-                f"  --seeds={half}, and the others with --first_seed={config.first_seed + half}: read as one afterwards"
+                f"  --seeds={half}, and later the others with --first_seed={config.first_seed + half}; analyze reads "
+                "both as one"
             )
     return found.disk_bytes <= free and not (memory and found.memory_bytes > memory)
 
 
 def memory_of_machine() -> int:
-    """Tell how much memory there is; 0 if the system does not say."""
+    """Return how much memory this machine has. 0 if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""A recorder for any training loop: three lines in it, and all that reads recordings reads what it was."""
+"""A recorder for any training loop: add three lines to it, and get a recording that all other tools can read."""
 
 import atexit
 import contextlib
@@ -45,52 +45,53 @@ BLOCK_RECORDS = 100
 BLOCK_SECONDS = 60.0
 FAILURES = (RecordingError, OSError, jax.errors.JaxRuntimeError)  # of recording, the last where memory is full
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-UNKNOWN = "unknown"  # of a loop that does not say
+UNKNOWN = "unknown"  # where the user's loop did not tell
 
 
 class Recorder:
-    """Records what every example asks of the weights, in a training loop of any kind.
+    """Records every example's gradient from inside a training loop of any kind.
 
-    Nothing of the loop changes: `record` looks at the weights, and computes and stores beside it. At most two records
-    are in memory; of small ones, two blocks of at most 32 MB. What is in a block is lost if the process is killed, and
-    a block is stored once a minute at least.
+    Your loop trains exactly as before: `record` only reads the weights, computes the gradients from them, and stores
+    them. At most two records are in memory; if records are small, up to two blocks of at most 32 MB each. A block is
+    stored at least once a minute. If the process is killed, the block not stored yet is lost.
 
     Args:
-        path: Directory of the recording; made if it does not exist.
-        loss: `loss(params, example) -> (loss, outputs)` of one example, without an axis of examples: a scalar, and what
-            the network says, of a classifier the logits; `()` if nothing. With `variables`, they are a third argument.
-        examples: The examples, arrays with a leading axis, or dicts, tuples and lists of such. They are recorded as
-            they are given, whatever the loop does to them before it trains on them.
-        labels: Class of each example, whole numbers or words, or its target. If not given, and examples are a pair
-            `(inputs, labels)`, the second of these.
-        ids: Name of each example; its index if not given.
+        path: Directory of the recording. It is made if it does not exist.
+        loss: `loss(params, example) -> (loss, outputs)`, the loss of one example, which has no batch axis. The loss is
+            a scalar. The outputs are what the network computes, for a classifier the logits; return `()` if there are
+            none. If you pass `variables` to `record`, they are the third argument.
+        examples: The examples: arrays with a leading axis, or dicts, tuples and lists of such arrays. They are recorded
+            as given here, even if your loop transforms them before training.
+        labels: The label of each example: its class, as a whole number or a word, or its regression target. Default: if
+            `examples` is a pair `(inputs, labels)`, the second of these.
+        ids: Name of each example. Default: its index.
         class_names: Name of each class.
         layers: Parameters whose gradients are recorded, by path, with wildcards; or `all`.
-        gradient_layout: What is kept of them: `factored`, `dense`, `sketch` or `measures`, or by layer as in
+        gradient_layout: How to store the gradients: `factored`, `dense`, `sketch` or `measures`; or by layer as in
             `conv*:measures,head/*:factored`.
-        every: Record every so many iterations.
-        records_per_doubling: Record more and more rarely instead, as `--records_per_doubling` does.
-        when: Or a function that tells of an iteration whether to record it.
-        seed: The seed of this run, which tells recordings of the same examples apart. Several, if every array of the
-            parameters has a leading axis of seeds.
-        resume: Whether to go on after the last record of a recording that is there.
-        on_error: What becomes of the loop if recording fails, for example since the disk or memory is full: `raise`
-            ends it with that error, `warn` goes on without recording.
-        batch_size: Examples in a batch of the loop, by which the analysis counts epochs; 128 if not given.
-        learning_rate: Learning rate of the loop, if it is the same always; one score needs it.
-        eval_batch_size: Examples to evaluate at a time, which bounds memory; all at once if None.
-        sketch_size: Numbers in the sketch of a gradient.
-        dataset: A `Dataset` of the examples as they are to be stored and shown, if not as they are given: with raw
-            images, names of columns or a vocabulary, in place of `labels`, `ids` and `class_names`.
-        config: What the recording is to say of the run, in place of `layers` and all that is named like its fields;
-            errors then name flags.
-        log: Takes the lines to show the user.
+        every: Record once per this many iterations.
+        records_per_doubling: Instead of `every`, record less and less often, as `--records_per_doubling` does.
+        when: Instead of `every`, a function that takes an iteration and returns whether to record it.
+        seed: The seed of this run. It tells recordings of the same examples apart. Give several seeds if every array of
+            the parameters has a leading axis of seeds.
+        resume: Whether to continue an existing recording after its last record.
+        on_error: What happens if recording fails, for example because the disk or the memory is full. `raise` raises
+            the error in your loop; `warn` lets the loop run on without recording.
+        batch_size: Number of examples in a batch of your loop. The analysis uses it to count epochs. Default: 128.
+        learning_rate: Learning rate of your loop, if it is constant. One score needs it.
+        eval_batch_size: Number of examples to evaluate at a time. Fewer need less memory. None evaluates all at once.
+        sketch_size: Length of a gradient's sketch, in numbers.
+        dataset: A `Dataset` to store and show in place of `examples`, for example with raw images, column names or a
+            vocabulary. It replaces `labels`, `ids` and `class_names`.
+        config: A `StudyConfig` that describes the run. It replaces `layers` and all other arguments that are fields of
+            it. Error messages then name flags instead of arguments.
+        log: Function that prints a line for the user.
 
     Attributes:
         path: The directory.
 
     Raises:
-        InputError: If these will not do, or the directory holds something else.
+        InputError: If an argument is wrong, or if the directory holds something else.
 
     Example:
         >>> with Recorder("recordings/mine", loss, (images, labels), layers=["head/kernel"]) as recorder:
@@ -128,7 +129,7 @@ class Recorder:
         if on_error not in ("raise", "warn"):
             raise InputError(f"on_error={on_error}: must be raise or warn")
         if when is not None and (every != 1 or records_per_doubling is not None):
-            raise InputError("when is a schedule of its own; leave out every and records_per_doubling")
+            raise InputError("when cannot be combined with every or records_per_doubling")
         check_local(path)
         self.path = Path(path)
         self._loss, self._on_error, self._log, self._batch_size = loss, on_error, log, batch_size
@@ -155,7 +156,7 @@ class Recorder:
         atexit.register(self._warn_of_what_is_lost)
 
     def _begin_empty(self) -> None:
-        """Note where recording goes on, and that nothing is computed yet."""
+        """Note where recording continues, and that nothing is computed yet."""
         self._last = -1 if self._before is None else int(self._before.iterations.max(initial=-1))
         self._first = self.next_iteration
         self._writer: Writer | None = None
@@ -169,17 +170,17 @@ class Recorder:
         self._form: Any = None
 
     def _found(self, resume: bool) -> Recording | None:
-        """Find what is recorded already, and see whether recording can go on after it."""
+        """Open what is already recorded, and check that recording can continue after it."""
         if not is_begun(self.path, self._config):
             check_writable(self.path)
             return None
         found = Recording(self.path)
         if not found.of_loop:
-            raise InputError(f"{self.path} was written by train_dynamics.train, which alone goes on with it")
+            raise InputError(f"{self.path} was written by train_dynamics.train, and only that command can continue it")
         if not resume and found.num_records:
             raise InputError(
                 f"{self.path} holds a recording up to iteration {found.num_iterations}: Recorder(..., resume=True) "
-                "goes on after it, or choose another directory"
+                "continues it; or choose another directory"
             )
         check_code(found.code, self._code, self.path)
         return found
@@ -191,37 +192,37 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """Seconds that recording has taken so far, compilation included.
+        """Seconds that recording has taken so far, including compilation.
 
-        Records are computed while the loop goes on. So a few are waited for, ever more rarely, and their median stands
-        for all of them.
+        Records are computed while the loop goes on, so their time cannot be measured without waiting for them. This
+        waits for the 1st, 2nd, 4th, 8th record and so on, and takes the median of these for all records.
         """
         return self._compiling + float(np.median(self._sampled or [0.0])) * self._records
 
     @property
     def share(self) -> float:
-        """Share of the loop's time that this is, from the first call of `record` on."""
+        """Share of the loop's time that recording takes, counted from the first call of `record`."""
         return min(1.0, self.seconds / (time.perf_counter() - self._began)) if self._began else 0.0
 
     def record(self, t: SupportsIndex, params: Any, variables: Any = None) -> bool:
-        """Record an iteration, if it is to be recorded.
+        """Record an iteration, if it is due.
 
-        It returns as soon as the computation is under way; what goes wrong with storing it, a later call raises.
+        It returns as soon as the computation has started. If storing a record fails, a later call raises the error.
 
         Args:
-            t: The iteration, that is how many updates there were; it rises from call to call.
-            params: The parameters: a pytree of arrays, or a module of Flax NNX, Equinox and so on as it is. bfloat16
-                is computed with in float32.
-            variables: Whatever else the network is made of, as the statistics of batch normalisation: a pytree of
-                arrays, which `loss` takes as third argument.
+            t: The iteration, that is, the number of updates so far. It must rise from call to call.
+            params: The parameters: a pytree of arrays, or a module of Flax NNX, Equinox and so on. bfloat16 is
+                converted to float32 for the computation.
+            variables: Everything else in the network, such as the statistics of batch normalisation: a pytree of
+                arrays, which `loss` gets as its third argument.
 
         Returns:
-            Whether its computation was begun; not, for example, if `every` or `when` leaves it out, or if it was
-            recorded before the loop was resumed. If it turns out not to be finite, or cannot be stored, it is not in
-            the recording all the same, and a later call or `close` says so.
+            Whether the computation was started. It is not if, for example, `every` or `when` leaves this iteration out,
+            or if it was recorded before the loop was resumed. If the result turns out not to be finite, or cannot be
+            stored, the record is dropped, and a later call or `close` reports that.
 
         Raises:
-            InputError: If iterations do not rise, or if the network, its layers or its loss will not do.
+            InputError: If iterations do not rise, or if the network, its layers or its loss cannot be recorded.
             RecordingError: If a record could not be stored.
         """
         try:
@@ -231,7 +232,9 @@ class Recorder:
         if not 0 <= t < 2**63:
             raise InputError(f"iteration {t}: must be 0 or more, and below 2**63")
         if self._closed:
-            raise InputError(f"{self.path} was closed; record iteration {t} before, or resume it")
+            raise InputError(
+                f"{self.path} is closed; record iteration {t} before closing it, or open it again with resume=True"
+            )
         if self._ended or not self.chooses(t):
             return False
         if t <= self._last:
@@ -249,11 +252,11 @@ class Recorder:
         return True
 
     def chooses(self, t: int) -> bool:
-        """Tell whether an iteration is to be recorded, and was not before the loop was resumed."""
+        """Tell whether an iteration is due to be recorded, and was not recorded before the loop was resumed."""
         return t >= self._first and bool(self._when(t))
 
     def _check_same(self, t: int, model: Model) -> None:
-        """See whether a network is made as the one of the first record was.
+        """Check that the network has the same structure as at the first record.
 
         Raises:
             InputError: If it has other arrays, or something else in it has changed.
@@ -264,11 +267,11 @@ class Recorder:
             self._form = form, model.fixed, model.described
         before, fixed, described = self._form
         if form != before:
-            changed = difference(described, model.described) or "the parameters are nested otherwise"
-            raise InputError(f"iteration {t}: not the network of the first record: {changed}")
+            changed = difference(described, model.described) or "the parameters are nested differently"
+            raise InputError(f"iteration {t}: this is not the network of the first record: {changed}")
         if model.fixed != fixed:
             raise InputError(
-                "something in the parameters that is no array has changed since the first record; make it an array"
+                "something in the parameters that is not an array has changed since the first record; make it an array"
             )
 
     def _compute(self, t: int, model: Model) -> None:
@@ -294,7 +297,7 @@ class Recorder:
         self._pending, self._records = (t, record), number
 
     def _begin(self, model: Model) -> None:
-        """Find what there is to record of the network, compile that, and begin the recording."""
+        """Find out what to record of the network, compile the program for it, and begin the recording."""
         one = model
         if self._several:
             self._check_seeds(model)
@@ -333,10 +336,10 @@ class Recorder:
         self._program = compiled_when_called(_over_seeds(of_seed) if self._several else of_seed)
 
     def _check_resumed(self, one: Model, contents: Contents, loop: dict[str, Any]) -> None:
-        """See whether a recording that is resumed is of such a network, and of such a loop.
+        """Check that a recording to be resumed has the same network and the same settings.
 
         Raises:
-            InputError: If not.
+            InputError: If it has not.
         """
         if self._before is None:
             return
@@ -349,18 +352,18 @@ class Recorder:
             if changed := difference(before, now):
                 raise InputError(f"{self.path}: {changed}")
             if contents != self._before.contents:
-                raise InputError(f"{self.path}: was begun with a loss of other outputs, or other layers")
+                raise InputError(f"{self.path}: it was begun with other layers, or with a loss that has other outputs")
         for name, value in loop.items():
             if told[name] != value:
-                raise InputError(f"{self.path}: was begun with {name}={told[name]}, and goes on with {name}={value}")
+                raise InputError(f"{self.path}: it was begun with {name}={told[name]}, but now {name}={value}")
 
     def _announce(self, record: Any) -> None:
-        """Say what is recorded, and how much of it the disk can hold."""
+        """Log what is recorded, and how much disk space is free."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(record))
         free = shutil.disk_usage(self.path).free
         self._log(
             f"Recording {self._setup.contents.described} of {pluralise(count(self._given.examples), 'example')} into "
-            f"{self.path}: {bytes_in_words(size)} an iteration, where {bytes_in_words(free)} are free"
+            f"{self.path}: {bytes_in_words(size)} per iteration; {bytes_in_words(free)} are free"
         )
 
     def _check_seeds(self, model: Model) -> None:
@@ -372,7 +375,7 @@ class Recorder:
                 )
 
     def _take(self) -> None:
-        """Bring the record that is pending to the host, and store the block if it is whole."""
+        """Copy the pending record to the host, and store the block if it is full."""
         if self._pending is None:
             return
         (t, record), self._pending = self._pending, None
@@ -385,7 +388,7 @@ class Recorder:
                 s, n, *_ = np.argwhere(broken)[0].tolist()
                 raise RecordingError(
                     f"the {kind} of example {n} is not finite at iteration {t}, in seed {self._seeds[s]}; recording "
-                    "ends before it"
+                    "stops before it"
                 )
         if not self._block:
             self._block_began = time.perf_counter()
@@ -407,17 +410,19 @@ class Recorder:
         self._writer.save(iterations[0], stacked, counted)
 
     def _fail(self, error: Exception) -> None:
-        """End recording, and with it the loop unless that was not wanted."""
+        """End recording after an error; raise it, or warn if the loop is to go on."""
         self._ended = True
         if self._writer is not None:
             with contextlib.suppress(*FAILURES), contextlib.closing(self._writer):
                 self._store()
         if self._on_error == "raise":
             raise error
-        warnings.warn(f"recording has ended, and the loop goes on: {error}", stacklevel=_levels_to_the_loop())
+        warnings.warn(
+            f"recording has stopped, and the loop goes on without it: {error}", stacklevel=_levels_to_the_loop()
+        )
 
     def close(self) -> None:
-        """Store what is left, and let others write to the recording.
+        """Store what is left, and release the recording for other writers.
 
         Raises:
             RecordingError: If it cannot be stored.
@@ -440,11 +445,11 @@ class Recorder:
         )
 
     def _warn_of_what_is_lost(self) -> None:
-        """Say at the end of the program that nobody closed it: it is too late then to store anything."""
+        """Warn at the end of the program if records were not stored, because `close` was never called."""
         lost = len(self._block) + (self._pending is not None)
         if lost and not self._ended:
             print(
-                f"train_dynamics: {self.path} lost {pluralise(lost, 'record')}; write 'with td.Recorder(...)', "
+                f"train_dynamics: {self.path} lost {pluralise(lost, 'record')}; use 'with td.Recorder(...)', "
                 "or call close()",
                 file=sys.stderr,
             )
@@ -465,14 +470,14 @@ class Recorder:
 
 
 def outputs_of(task: Task, model: Model, example: Any) -> tuple[int, ...] | None:
-    """Give the shape of a network's outputs for one example; None if they are no single array."""
+    """Return the shape of a network's outputs for one example, or None if they are not a single array."""
     variables = model.variables
     check_loss(task.loss_with(variables), model.parameters, example)
     return getattr(jax.eval_shape(task.loss_with(variables), model.parameters, example)[1], "shape", None)
 
 
 def compiled_when_called(function: Callable) -> Callable:
-    """Compile a function with our options, once for each kind of arguments."""
+    """Compile a function with our options, once for each combination of argument shapes and types."""
     programs: dict[Any, Any] = {}
 
     def call(*arguments: Any) -> Any:
@@ -487,7 +492,7 @@ def compiled_when_called(function: Callable) -> Callable:
 
 
 def _of_examples(record: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Give the arrays of a record that have a number for each example, and could be no number."""
+    """List the arrays of a record that hold floating-point numbers for each example, to check that they are finite."""
     for kind, of in sorted(record.items(), key=lambda item: item[0] != "loss"):
         if kind not in ("parameters", "variables"):
             for array in of.values() if isinstance(of, dict) else [of]:
@@ -505,7 +510,7 @@ def _over_seeds(of_seed: Callable) -> Callable:
 
 
 def _levels_to_the_loop() -> int:
-    """Count the calls between a function and the user's line that they come from, for `warnings.warn`."""
+    """Count the stack levels between the caller and the user's own line, for `warnings.warn`."""
     frames = list(stack.walk_stack(sys._getframe(1)))
     ours = [level for level, (frame, _) in enumerate(frames, 1) if frame.f_code.co_filename.startswith(PACKAGE)]
     return ours[-1] + 1
@@ -516,7 +521,7 @@ def _first(tree: Any) -> Any:
 
 
 def _config_of(loss: Callable, seeds: Sequence[int], **fields: Any) -> StudyConfig:
-    """Say of a loop what a configuration can: little of what decides a study is known."""
+    """Make the configuration of a user's own loop, as far as its settings are known."""
     return StudyConfig(
         dataset="arrays",
         model=name_of(loss),

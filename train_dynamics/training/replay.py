@@ -1,6 +1,6 @@
-"""The trained networks of a recording, run again by JAX: for `verify`, and for scores that need more than was recorded.
+"""Runs a recording's trained networks again in JAX, for `verify` and for scores that need more than was recorded.
 
-Nothing of the user's is run that the user did not name or hand over: see `networks_of`.
+User code runs only if the user names it or passes it in: see `networks_of`.
 """
 
 import contextlib
@@ -44,19 +44,19 @@ PART = 2**26  # bytes of the inputs of which ways to other classes are looked fo
 def networks_of(
     recording: Recording, model: str | None = None, loss: str | None = None, task: Task | None = None
 ) -> "Networks":
-    """Build the networks of a recording again, from the code that they were made with.
+    """Build a recording's networks again, from the code that they were made with.
 
-    Only what is named here is run, and only if its text is what it was.
+    Only the code named here is run, and only if its text has not changed.
 
     Args:
         recording: The recording.
-        model: `--model` of the recording, if that is code of the user's.
-        loss: `--loss` of the recording, if that is.
-        task: In place of both, the task that `train_dynamics.sweep` was given; or, of a loop that had a `Recorder`, a
-            task of its loss, whose `init` gives parameters of the same names and shapes.
+        model: The recording's `--model`, if it is the user's own code.
+        loss: The recording's `--loss`, if it is the user's own code.
+        task: Instead of both, the task that `train_dynamics.sweep` was given. For a recording of your own training
+            loop: a task with its loss, whose `init` returns parameters of the same names and shapes.
 
     Raises:
-        InputError: If other code than recorded is named, or not all of it, or it was changed since, or does not fit.
+        InputError: If the code named is not the recorded code, is incomplete, has changed, or does not fit.
 
     Example:
         >>> networks = networks_of(Recording("recordings/cnn"), model="configs/networks.py:cnn")
@@ -66,7 +66,7 @@ def networks_of(
     if task is None and not may_run(recording, model, loss):
         raise InputError.flag("recording", recording.path, how_to_run(recording))
     if task is not None and not made_in_python(recording):
-        raise InputError.flag("recording", recording.path, "was not made of a task in Python; name its model instead")
+        raise InputError.flag("recording", recording.path, "was not made from a task in Python; give its model instead")
     if task is None or "task" in recording.code:
         now = code_of(recording.config, task, RERUN)
     else:
@@ -74,14 +74,14 @@ def networks_of(
     for name, before in recording.code.items():
         if name in (*RERUN, "task") and before["sha256"] != now.get(name, {}).get("sha256"):
             of = f"--{name}={before['import']}" if task is None else f"the {name}"
-            raise InputError(f"{of}: has changed since {recording.path} was made, and so is not run")
+            raise InputError(f"{of}: it has changed since {recording.path} was made, so it is not run")
     if task is None:
         task = task_of(recording.config, recording.data)
     return Networks(recording, task)
 
 
 def for_command(recording: Recording, model: str | None, loss: str | None) -> "Networks":
-    """Do the same for a command, which has JAX keep what it compiles.
+    """Do the same as `networks_of` for a command, and let JAX cache what it compiles.
 
     Raises:
         InputError: As `networks_of` does.
@@ -91,14 +91,14 @@ def for_command(recording: Recording, model: str | None, loss: str | None) -> "N
 
 
 class Program:
-    """A function, compiled for each shape of its arguments with the options that training has."""
+    """A function, compiled once for each shape of its arguments, with the same options as training."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
         self._compiled: dict[Any, Callable] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run it, and give NumPy arrays."""
+        """Run it, and return NumPy arrays."""
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
         with enough_memory():
             if shapes not in self._compiled:
@@ -114,13 +114,13 @@ class Networks:
 
     Args:
         recording: The recording.
-        task: What it was made of.
+        task: The task that it was made from.
 
     Attributes:
-        precision: What `again` computes in: float64, or float32 where the network does not run in that.
+        precision: What `again` computes in: float64, or float32 if the network does not run in float64.
 
     Raises:
-        InputError: If the task has other parameters than the recording, or does not run on its examples.
+        InputError: If the task's parameters differ from the recording's, or if it does not run on its examples.
     """
 
     def __init__(self, recording: Recording, task: Task) -> None:
@@ -148,26 +148,26 @@ class Networks:
         return Program(with_weights)
 
     def weights(self, t: int) -> list[tuple[Any, Any]]:
-        """Read parameters and variables of every seed after `t` updates, as the task has them."""
+        """Read parameters and variables of every seed after `t` updates, in the task's own structure."""
         recorded = self.recording.parameters(t), self.recording.variables(t)
         both = [_restored(stored, like, self.recording) for stored, like in zip(recorded, self._like, strict=True)]
         return [jax.tree.map(lambda leaf, s=s: leaf[s], tuple(both)) for s in range(len(self.recording.seeds))]
 
     def of(self, t: int) -> list["Network"]:
-        """Give the networks of all seeds after `t` updates, for scores."""
+        """Return the networks of all seeds after `t` updates, for scores."""
         return [Network(self, weights) for weights in self.weights(t)]
 
     def again(self, s: int, t: int, examples: Int[np.ndarray, " k"]) -> Replay:
-        """Evaluate some examples by the definition, `grad`, one by one, in float64 where the network runs in it.
+        """Evaluate examples one by one by the definition, `grad`, in float64 if the network runs in it.
 
-        An example is at a kink if weights that are moved by a hundred thousandth, up and down, give gradients whose
-        mean is off from the gradient at the weights by a tenth of what `verify` tolerates: there rounding decides which
-        gradient is recorded. Its `clearance` is 0 then, and infinite elsewhere.
+        An example is at a kink if moving the weights up and down by a hundred-thousandth gives gradients whose mean
+        differs from the gradient at the weights by more than a tenth of what `verify` tolerates. There, rounding
+        decides which gradient is recorded. Its `clearance` is then 0, and infinite elsewhere.
 
         Args:
-            s: Place of the seed.
+            s: Index of the seed.
             t: Iteration.
-            examples: Which.
+            examples: Indices of the examples.
         """
         batch = jax.tree.map(lambda leaf: leaf[examples], (self.inputs, self.labels))
         with _numbers(self.precision):
@@ -177,7 +177,7 @@ class Networks:
         return Replay(outputs.astype(np.float64), loss.astype(np.float64), wide, np.where(jumps, 0.0, np.inf))
 
     def _precision(self) -> str:
-        """Try: a network that names float32 somewhere may not run in anything else, or compute in that all the same."""
+        """Find the precision by trying: code that names float32 may fail in float64, or compute in float32 anyway."""
         batch = jax.tree.map(lambda leaf: leaf[:1], (self.inputs, self.labels))
         for precision in ("float64", "float32"):
             with _numbers(precision):
@@ -192,14 +192,14 @@ class Networks:
         raise InputError.flag("model", config.model, f"does not run on the recorded examples: {reason}")
 
     def curvatures(self, weights: Any, examples: Any) -> Float[np.ndarray, " n"]:
-        """Compute the curvature of each example's loss: exactly where that is cheap, else as `of_inputs` says."""
+        """Compute the curvature of each example's loss: exactly if that is cheap, otherwise as `of_inputs` says."""
         if self._of_pieces:
             return self._curvatures_of_pieces(weights, examples)
         return self._curvatures(weights, examples, self._vectors)
 
     @functools.cached_property
     def _vectors(self) -> Float[np.ndarray, "m *input"]:
-        """Vectors for the curvature: one for each input if they are few, else random ones, always the same."""
+        """Return the vectors for the curvature: one per input if there are few, else random ones, always the same."""
         shape = self.inputs.shape[1:]
         size = int(np.prod(shape))
         if size <= FEW_INPUTS:
@@ -208,7 +208,7 @@ class Networks:
 
     @functools.cached_property
     def _of_pieces(self) -> bool:
-        """Whether the network is linear in pieces, seen at a few examples, before training and after it."""
+        """Whether the network is piecewise linear, checked on a few examples before and after training."""
         if not 1 < len(self.recording.class_names) <= FEW_CLASSES:
             return False
         few = jax.tree.map(lambda leaf: leaf[:8], (self.inputs, self.labels))
@@ -218,11 +218,11 @@ class Networks:
 
 
 class Network:
-    """The network of one seed at one iteration, as scores ask for one: `train_dynamics.dynamics.scores.score.Network`.
+    """One seed's network at one iteration, as scores use it: `train_dynamics.dynamics.scores.score.Network`.
 
     Args:
-        networks: All of them.
-        weights: Its parameters and variables.
+        networks: The networks of all seeds.
+        weights: The parameters and variables of this one.
     """
 
     def __init__(self, networks: Networks, weights: tuple[Any, Any]) -> None:
@@ -241,13 +241,13 @@ class Network:
     def curvature(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute the trace of the squared Hessian of each example's loss with respect to its input.
 
-        Exact of networks that are linear in pieces and have softmax cross-entropy, if there are no more than 64
-        classes, and of any with no more than 64 inputs; of others an estimate from ten random vectors.
+        It is exact for piecewise linear networks with softmax cross-entropy and at most 64 classes, and for any network
+        with at most 64 inputs. Otherwise it is an estimate from ten random vectors.
         """
         return self._in_slices(self._networks.curvatures, inputs, labels)
 
     def adversarial_distance(self, inputs: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
-        """Find how far each example is from where the network predicts another class; the largest where none is."""
+        """Find how far each example is from another predicted class; if there is none, the largest distance."""
         if len(self._networks.recording.class_names) == 1:
             return np.zeros(len(inputs), np.float32)  # one class has no boundary
         of, like = self._networks, self._networks.inputs
@@ -266,7 +266,7 @@ class Network:
     def _in_slices(
         self, program: Callable, inputs: Tree, labels: Int[np.ndarray, " n"], size: int | None = None
     ) -> Any:
-        """Run a program on so many examples at a time; the last one fills up what is left, so that few shapes occur."""
+        """Run a program on some examples at a time. The last slice is padded, so that there are few shapes."""
         like, found = self._networks.inputs, []
         if isinstance(like, np.ndarray):
             inputs = inputs.reshape(len(labels), *like.shape[1:])
@@ -294,7 +294,7 @@ class Network:
 def _evaluated(
     task: Task, has_outputs: bool, weights: Any, examples: Any
 ) -> tuple[Array, Array, dict[str, Array], Bool[Array, " k"]]:
-    """Give loss, outputs if they are an array, and gradients of each example, and at which of them gradients jump."""
+    """Return each example's loss, gradients and outputs (if they are an array), and where gradients jump."""
     parameters, variables = weights
 
     def at(nudge: Array, key: Array) -> Any:
@@ -326,14 +326,14 @@ def _evaluated(
 
 
 def _gradient_norms(task: Task, weights: Any, examples: Any) -> Float[Array, " n"]:
-    """Compute the L2 norm of each example's gradient at all parameters; nothing else of it is kept."""
+    """Compute the L2 norm of each example's gradient over all parameters, without keeping the gradients."""
     parameters, variables = weights
     first = next(iter(named(parameters)))
     return evaluate(task.loss_with(variables), parameters, examples, {first: "measures"}).kept[f"norm.{TOGETHER}"]
 
 
 def _fixed(task: Task, weights: Any) -> of_inputs.Loss:
-    """Give the loss of one example by a network whose parameters are fixed."""
+    """Return the loss of one example for a network with fixed parameters."""
     parameters, variables = weights
     loss = task.loss_with(variables)
     return lambda value, label: loss(parameters, (value, label))
@@ -341,13 +341,13 @@ def _fixed(task: Task, weights: Any) -> of_inputs.Loss:
 
 @contextlib.contextmanager
 def _numbers(precision: str) -> Iterator[None]:
-    """Compute in this precision, whatever the environment says, and multiply in it too."""
+    """Compute in this precision, whatever the environment says. This includes matrix products."""
     with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
         yield
 
 
 def _cast(tree: Any, precision: str) -> Any:
-    """Take all numbers with a point in a precision: those of arrays, or of what only has their shape."""
+    """Convert all floating-point arrays, or shapes of such, to a precision."""
 
     def cast(leaf: Any) -> Any:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -363,7 +363,7 @@ def _check_names(like: Any, recorded: tuple[str, ...], recording: Recording) -> 
     """Check that a task has the parameters of a recording.
 
     Raises:
-        InputError: If not.
+        InputError: If it has not.
     """
     if wrong := sorted(set(by_dots(like)) ^ set(recorded)):
         raise InputError.flag(
@@ -372,7 +372,7 @@ def _check_names(like: Any, recorded: tuple[str, ...], recording: Recording) -> 
 
 
 def _restored(stored: dict[str, Any], like: Any, recording: Recording) -> Any:
-    """Put recorded arrays, `[s, ...]`, into the tree that the task has them in.
+    """Put recorded arrays, `[s, ...]`, into the structure of the task.
 
     Raises:
         InputError: If they have other shapes.
@@ -383,6 +383,8 @@ def _restored(stored: dict[str, Any], like: Any, recording: Recording) -> Any:
     for name, leaf in by_dots(like).items():
         found = functools.reduce(lambda node, part: node[part], name.split("."), stored)
         if found.shape[1:] != leaf.shape:
-            raise InputError.flag("model", recording.config.model, f"has {name} of another shape than {recording.path}")
+            raise InputError.flag(
+                "model", recording.config.model, f"has {name} with another shape than {recording.path}"
+            )
         leaves.append(found)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,4 +1,4 @@
-"""From a configuration and its examples to what is trained and what is recorded of it."""
+"""Builds what is trained, and what is recorded of it, from a configuration and its examples."""
 
 import fnmatch
 from pathlib import Path
@@ -29,10 +29,10 @@ class Prepared(NamedTuple):
     """What a run needs to know before it starts.
 
     Attributes:
-        setup: What is trained and recorded: the steps.
-        contents: What its records hold.
+        setup: The training and recording steps.
+        contents: What each record holds.
         inputs: The inputs of all examples, as the network sees them.
-        start: Parameters that all seeds start from; None if each draws its own.
+        start: Parameters that all seeds start from. None if each seed draws its own.
     """
 
     setup: steps.Setup | TaskSetup
@@ -42,12 +42,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> Prepared:
-    """Build what a configuration names, and read the weights that it starts from.
+    """Build what a configuration names, and read the initial weights.
 
-    See `_built`, whose arguments and errors it has.
+    Arguments and errors are those of `_built`.
 
     Raises:
-        InputError: If the weights cannot be read, or are not those of this network.
+        InputError: If the weights cannot be read, or belong to another network.
     """
     prepared = _built(config, dataset, task)
     if not config.initial:
@@ -61,16 +61,16 @@ def prepare(config: StudyConfig, dataset: Dataset, task: Task | None = None) -> 
 def _built(config: StudyConfig, dataset: Dataset, task: Task | None) -> Prepared:
     """Build what a configuration names.
 
-    The default network, with the default loss and nothing recorded but kernels, has steps of its own: they take a
-    fraction of the time, because of what is known of that network.
+    The default network, with the default loss and only kernels recorded, has steps of its own, which use what is known
+    of that network and take a fraction of the time.
 
     Args:
         config: The configuration.
         dataset: The examples.
-        task: What is trained, if not what `config.model` names.
+        task: What to train, if not what `config.model` names.
 
     Raises:
-        InputError: If the model, the loss, the optimizer, a layer or a layout is none, or they do not go together.
+        InputError: If the model, loss, optimizer, a layer or a layout does not exist, or if they do not go together.
     """
     if task is None and config.model == "mlp":
         check_flat(dataset, config)
@@ -98,7 +98,7 @@ def task_of(config: StudyConfig, dataset: Dataset) -> Task:
     """Make the task that a configuration names, for examples like these.
 
     Raises:
-        InputError: If the model or the loss is none.
+        InputError: If the model or the loss does not exist.
     """
     classes = bool(dataset.class_names)
     example = jax.tree.map(
@@ -115,17 +115,17 @@ def task_of(config: StudyConfig, dataset: Dataset) -> Task:
 def set_up_task(
     config: StudyConfig, task: Task, optimizer: Any, example: Any, num_classes: int | None
 ) -> tuple[TaskSetup, Contents]:
-    """Find out what there is to record of a task.
+    """Find out what can be recorded of a task.
 
     Args:
-        config: Which layers, and what of them.
+        config: Which layers to record, and how.
         task: The task.
-        optimizer: The rule of the updates.
+        optimizer: The optimizer.
         example: Shape and type of one example.
-        num_classes: Classes that the outputs tell apart; None if they tell none.
+        num_classes: Number of classes that the outputs stand for. None if they are not classes.
 
     Raises:
-        InputError: If the task does not run on such an example, or there are no such layers.
+        InputError: If the task does not run on such an example, or if a layer does not exist.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
@@ -145,7 +145,7 @@ def set_up_task(
     shape = getattr(outputs, "shape", None)
     if num_classes is not None and shape != (num_classes,):
         right = f"one number for each of {num_classes} classes"
-        raise InputError.flag("model", config.model, f"must give {right}, and gives {_shapes(outputs)}")
+        raise InputError.flag("model", config.model, f"must output {right}, but outputs {_shapes(outputs)}")
     if config.model == "mlp":
         found = {name.removesuffix("/kernel"): layer for name, layer in found.items()}
     layers = {
@@ -169,13 +169,13 @@ def set_up_task(
 
 
 def _kept(name: str, layer: Layer, layout: str, of_inputs: bool) -> KeptLayer:
-    """Tell what is really kept of a layer: what has no smaller factors is dense."""
+    """Return what is really stored of a layer: one without smaller factors is stored dense."""
     layout = "dense" if layout == "factored" and layer.factors is None else layout
     return KeptLayer(name, layer, layout, of_inputs=of_inputs and layout == "factored")
 
 
 def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
-    """Choose layers, and of each what is kept: the first pattern of `--gradient_layout` that matches decides."""
+    """Choose layers, and how to store each. The first pattern of `--gradient_layout` that matches decides."""
     try:
         names = choose(found, config.layers)
     except InputError as error:
@@ -196,7 +196,7 @@ def _layouts(config: StudyConfig, found: dict[str, Layer]) -> dict[str, str]:
 
 
 def _why(error: Exception, inputs: Any) -> str:
-    """Say why a network does not run, in one line."""
+    """Explain in one line why a network does not run."""
     told = next(iter(str(error).strip().splitlines()), "").partition(" (https://")[0][:200]
     kind = type(error).__name__
     evaluated = f"where it is evaluated and not trained ({told}); let its __call__ take one of {', '.join(SWITCHES)}"
@@ -208,10 +208,10 @@ def _why(error: Exception, inputs: Any) -> str:
 
 
 def check_examples_apart(config: StudyConfig, prepared: Prepared, labels: np.ndarray) -> None:
-    """See whether a network that takes a whole batch gives each example the loss that it has alone.
+    """Check that a network that takes a whole batch gives each example the loss it has alone.
 
     Raises:
-        InputError: If not; then no example has a gradient of its own.
+        InputError: If it does not; then no example has a gradient of its own.
     """
     setup = prepared.setup
     if isinstance(setup, steps.Setup) or setup.task.losses is None:

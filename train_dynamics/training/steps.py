@@ -23,21 +23,21 @@ Record = dict[str, Any]
 
 
 class State(NamedTuple):
-    """All that training goes on from."""
+    """Everything that training continues from."""
 
     parameters: Parameters
     optimizer: optax.OptState
 
 
 class Examples(NamedTuple):
-    """The training set, on a device: see `place_examples`.
+    """The training set on a device; see `place_examples`.
 
     Attributes:
         images: Images, as the network sees them.
         labels: Class of each.
-        varying: The pixels that differ from image to image; the images as they are, without a copy, if all do.
-        places: Where in a flat image these are.
-        common: A flat image of the pixels that are the same in all, and zero elsewhere.
+        varying: The pixels that differ between images. If all do, the images themselves, without a copy.
+        places: Where these pixels are in a flat image.
+        common: A flat image with the pixels that are the same in all images, and zero elsewhere.
     """
 
     images: Float[Array, "n ..."]
@@ -48,17 +48,17 @@ class Examples(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What stays the same for every seed and iteration.
+    """Everything that is the same for every seed and iteration.
 
     Attributes:
         model: The network.
-        optimizer: The rule of the updates.
+        optimizer: The optimizer.
         layers: Layers whose gradients are recorded.
-        output_layer: The layer whose output is the logits; its cotangent is always recorded, because the class
+        output_layer: The layer whose output is the logits. Its cotangent is always recorded, because the class
             probabilities follow from it.
-        input_layer: The dense layer whose activation is the images themselves, flat, which are stored once.
-        dense: Whether gradients are stored as [in, out] and not as factors.
-        eval_batch_size: Examples to evaluate at a time; all at once if None.
+        input_layer: The dense layer whose activation is the flat images. It is stored only once.
+        dense: Whether gradients are stored as [in, out] rather than as factors.
+        eval_batch_size: Examples to evaluate at a time. None evaluates all at once.
     """
 
     model: nn.Module
@@ -74,25 +74,25 @@ class Setup(NamedTuple):
         return initial_state(self, seed, example[0])
 
     def place(self, inputs: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Examples:
-        """Bring the training set to the device."""
+        """Put the training set on the device."""
         return place_examples(self, inputs, labels)
 
     def traced(self, inputs: Float[Array, "n ..."], labels: Int[Array, " n"]) -> Examples:
-        """Give what `place` would, where only shapes matter."""
+        """Return what `place` would, where only shapes matter."""
         size = inputs[0].size
         return Examples(inputs, labels, inputs, jnp.arange(size), jnp.zeros(size))
 
     def updated(self, state: State, batch: Int[Array, " b"], examples: Examples) -> State:
-        """Take one optimizer step."""
+        """Make one optimizer step."""
         return update(self, state, batch, examples.images, examples.labels)
 
     def divided(self, examples: Examples, index: Int[Array, " m"]) -> Examples:
-        """Take the examples that one device evaluates."""
+        """Return the examples that one device evaluates."""
         images, labels, varying = (leaf[index] for leaf in examples[:3])
         return examples._replace(images=images, labels=labels, varying=varying)
 
     def recorded(self, state: State, examples: Examples, share: Share | None = None) -> Record:
-        """Write down what every example does to the weights as they are, the same whatever others there are."""
+        """Record every example's gradient at the current weights. The result does not depend on the other examples."""
         return record(self, state.parameters, examples)
 
 
@@ -110,15 +110,16 @@ def set_up(config: StudyConfig, num_classes: int) -> Setup:
 
 
 def initial_state(setup: Setup, seed: Int[Array, ""], image: Float[Array, "..."]) -> State:
-    """Draw the weights of a seed, a function of the seed alone."""
+    """Draw the weights of a seed. They depend on the seed alone."""
     parameters = setup.model.init(jax.random.key(seed), image[None])["params"]
     return State(parameters, setup.optimizer.init(parameters))
 
 
 def place_examples(setup: Setup, images: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Examples:
-    """Bring the training set to the device, and sort its pixels into those that vary and those that do not.
+    """Put the training set on the device, and separate pixels that vary from those that do not.
 
-    Updates take whole images and records the pixels that vary, so that most pixels are there twice if any is common.
+    Updates use whole images, and records use the pixels that vary. So if some pixels are common, most pixels are stored
+    twice.
 
     Example:
         >>> place_examples(setup, np.array([[0.0, 1.0], [0.0, 2.0]]), np.array([3, 4])).places
@@ -137,7 +138,7 @@ def place_examples(setup: Setup, images: Float[np.ndarray, "n ..."], labels: Int
 def update(
     setup: Setup, state: State, batch: Int[Array, " b"], images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> State:
-    """Take one optimizer step down the mean loss over the batch."""
+    """Make one optimizer step on the mean loss of the batch."""
 
     def mean_loss(transposed: Parameters) -> Float[Array, ""]:
         logits = per_example.forward(setup.model, _transposed(transposed), images[batch])
@@ -152,14 +153,14 @@ def update(
 def _transposed(parameters: Parameters) -> Parameters:
     """Transpose the kernels, behind a barrier that keeps XLA from undoing it.
 
-    On CPUs the gradient of a kernel with many inputs and few outputs takes a quarter of the time as [out, in].
+    On CPUs, the gradient of a kernel with many inputs and few outputs takes a quarter of the time as [out, in].
     """
     barrier = jax.lax.optimization_barrier
     return {name: {**layer, "kernel": barrier(layer["kernel"]).T} for name, layer in parameters.items()}
 
 
 def record(setup: Setup, parameters: Parameters, examples: Examples) -> Record:
-    """Write down what every example does to the weights as they are.
+    """Record every example's gradient at the current weights.
 
     Returns:
         A dict with
@@ -185,9 +186,9 @@ def record(setup: Setup, parameters: Parameters, examples: Examples) -> Record:
 
 
 def _with_common(setup: Setup, parameters: Parameters, examples: Examples) -> Parameters:
-    """Let the bias of the first layer take in the pixels that are the same in all images.
+    """Add the pixels that are the same in all images to the bias of the first layer.
 
-    The network then needs the other pixels alone. In the default study one pixel in six is black in all images.
+    The network then needs only the other pixels. In the default study, one pixel in six is black in all images.
     """
     first = parameters[setup.input_layer]
     bias = first["bias"] + jnp.matmul(examples.common, first["kernel"], precision="highest")
@@ -202,9 +203,9 @@ def step(
     examples: Any,
     share: tuple[Any, Share] | None = None,
 ) -> tuple[Any, Record]:
-    """Record the state as it is, then update it `gap` times; neither uses anything of the other.
+    """Record the state, then update it `gap` times. The two do not use each other's results.
 
-    `setup` is a `Setup`, or a `TaskSetup` of any task. Of a share, only its examples are recorded.
+    `setup` is a `Setup`, or a `TaskSetup` for any task. With a share, only its examples are recorded.
     """
 
     def update_once(k: Int[Array, ""] | int, state: Any) -> Any:
@@ -225,10 +226,10 @@ def run_block(
     examples: Any,
     share: tuple[Any, Share] | None = None,
 ) -> tuple[Any, Record]:
-    """Record, write it into row `t` of `records`, and take `gaps[t]` updates with the first of `batches[t]`; and so on.
+    """For each row `t`: record into `records[t]`, then make `gaps[t]` updates with the first of `batches[t]`.
 
-    The records are carried through the scan, and not stacked by it, so that a caller can hand in the memory of an
-    earlier block: fresh memory costs a quarter of the time of a block.
+    The records are carried through the scan rather than stacked by it, so that a caller can pass in the memory of an
+    earlier block. Allocating memory would cost a quarter of the time of a block.
 
     Returns:
         The state after the last update, and the records, with a leading axis `t`.

@@ -1,4 +1,4 @@
-"""Seeds over devices, blocks in a loop: computes one block while the one before is being stored."""
+"""Trains the seeds on the devices, block after block. One block is computed while the one before is stored."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from train_dynamics.config import InputError, StudyConfig, bytes_in_words, pluralise, time_in_words
 from train_dynamics.data.datasets import Dataset, load_dataset
 from train_dynamics.gradients.measures import Share
+from train_dynamics.progress import Progress
 from train_dynamics.recording.format import RecordingError
 from train_dynamics.recording.locks import check_writable, existing, is_begun
 from train_dynamics.recording.reader import Recording
@@ -60,7 +60,7 @@ OPTIONS_ONCE: dict[str, Any] = {  # for what hardly ever runs
 
 
 def assign_seeds(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "device s"]:
-    """Assign seeds to devices in order, as evenly as equal rows allow; the last seed fills the last row.
+    """Assign seeds to devices in order and as evenly as possible. The last seed is repeated to fill the last row.
 
     Example:
         >>> assign_seeds([0, 1, 2], 2)
@@ -75,7 +75,8 @@ def assign_seeds(seeds: Sequence[int], num_devices: int) -> Int[np.ndarray, "dev
 def collect(tree: Any, num_seeds: int | None, shares: int = 1) -> Any:
     """Bring `[device, s, ...]` arrays to the host as `[s, ...]`, without those that only filled a row.
 
-    One CPU device's memory is used as it is, without a copy. Of `shares` devices that have the same, one is asked.
+    With one CPU device, its memory is used directly, without a copy. Where `shares` devices hold the same values, only
+    one of them is read.
     """
 
     def on_host(array: jax.Array) -> np.ndarray:
@@ -90,7 +91,7 @@ def _on_host(array: jax.Array) -> list[np.ndarray]:
 
 
 def join_shares(record: steps.Record, shares: int, num_examples: int) -> steps.Record:
-    """Bring a record whose examples are divided over devices, so many to a seed, to the host as `[s, t, n, ...]`."""
+    """Bring a record to the host as `[s, t, n, ...]`, where each seed's examples are divided over several devices."""
 
     def joined(array: jax.Array) -> np.ndarray:
         parts = _on_host(array)  # [1, t, m, ...] each
@@ -114,8 +115,9 @@ class Sweep:
         config: The configuration.
         dataset: The examples.
         block_length: Records in a block.
-        devices: Devices to use. If there are seeds for half of them or fewer, examples are divided over several.
-        prepared: What `prepare` gives for this; made here if None.
+        devices: Devices to use. If there are at least twice as many devices as seeds, each seed's examples are divided
+            over several devices.
+        prepared: What `prepare` returned for this configuration. Default: it is called here.
     """
 
     def __init__(
@@ -179,9 +181,9 @@ class Sweep:
             self._initial, self._empty = of_seeds.result(), of_records.result()
 
     def _divided(self, pmap: Callable, setup: Any, here: int) -> tuple[Any, jax.Array]:
-        """Give each device the examples that it evaluates, and which of them do not only fill up its share.
+        """Give each device the examples that it evaluates, and mark those that only fill up its share.
 
-        Updates are the same on all devices of a seed: a batch is too small to be worth sending gradients around.
+        All devices of a seed compute the same updates: a batch is too small to be worth exchanging gradients.
         """
 
         def of_device(share: jax.Array, examples: Any) -> tuple[Any, jax.Array]:
@@ -196,7 +198,7 @@ class Sweep:
         return jax.lax.psum(tree, "device", axis_index_groups=groups)
 
     def initial_state(self) -> Any:
-        """Draw the weights of all seeds, or take those that `initial` names."""
+        """Draw the weights of all seeds, or read those that `initial` names."""
         state = self._initial(self.seeds, self._example)
         if self._start is None:
             return state
@@ -209,7 +211,7 @@ class Sweep:
         return self._place(jax.tree.map(lambda array: array[self.seeds - self.config.first_seed], state))
 
     def empty_records(self) -> steps.Record:
-        """Make a buffer for the records of a block, `[device, s, t, ...]`."""
+        """Allocate a buffer for the records of a block, `[device, s, t, ...]`."""
         return self._empty(np.zeros(len(self.seeds)))
 
     def batches(self, first: int) -> tuple[Int[np.ndarray, "device s t gap b"], Int[np.ndarray, " t"]]:
@@ -223,7 +225,7 @@ class Sweep:
         return found, gaps
 
     def run(self, state: Any, records: steps.Record, first: int) -> tuple[Any, steps.Record]:
-        """Run the block that begins with record `first`; the memory of `records` is used up for the new ones."""
+        """Run the block that begins with record `first`. The memory of `records` is reused for the new ones."""
         return self._run(state, records, *self.batches(first), self._examples, self._share)
 
     def _collected(self, records: steps.Record, state: Any) -> tuple[dict[str, Any], Any]:
@@ -234,15 +236,16 @@ class Sweep:
     def blocks(
         self, state: Any, firsts: Sequence[int], wait: Callable[[], object]
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
-        """Compute the blocks that begin with some records, each from where the one before ended.
+        """Compute the blocks that begin with the given records, each continuing from the one before.
 
-        The next block is computed while one is brought to the host, and both while the caller stores the one before.
+        The next block is computed while one is copied to the host and the caller stores the one before.
 
         Args:
             state: The state to begin with.
             firsts: The first record of each block; at least one.
-            wait: Returns when nothing reads a block that was handed out any more. Called on a CPU, whose memory they
-                are, before it is used again; by then, the caller has dropped its own arrays of that block.
+            wait: Returns when nothing reads a yielded block any more. On a CPU the yielded arrays share the devices'
+                memory, so `wait` is called before that memory is reused. By then the caller must have dropped its own
+                arrays of that block.
 
         Yields:
             The first record of a block, the records, and the state at its end, as NumPy arrays `[s, t, ...]` and
@@ -261,7 +264,7 @@ class Sweep:
 
 
 def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> jax.stages.Compiled:
-    """Compile a program for a platform with our options, as far as XLA has those; quickly, if it hardly ever runs."""
+    """Compile a program for a platform with our options, as far as XLA has them; quickly, if it will rarely run."""
     options = {**OPTIONS.get(platform, {}), **(OPTIONS_ONCE if once else {})}
     while True:
         try:
@@ -274,10 +277,10 @@ def compiled(program: jax.stages.Lowered, platform: str, once: bool = False) -> 
 
 
 def over_seeds(block: Callable, in_axes: tuple, setup: Any, on_cpu: bool) -> Callable:
-    """Let a block run for several seeds.
+    """Make a block run for several seeds.
 
-    Vectorized over seeds, the convolutions of a network have a group of channels for each, which CPUs are slower at:
-    small networks took 1.2 to 1.3 times as long. There any but the default one trains one seed after the other.
+    Vectorized over seeds, a network's convolutions get one group of channels per seed, which is slower on CPUs: small
+    networks took 1.2 to 1.3 times as long. So on CPUs, all networks but the default one train one seed after the other.
     """
     if isinstance(setup, steps.Setup) or not on_cpu:
         return jax.vmap(block, in_axes)
@@ -289,7 +292,7 @@ def over_seeds(block: Callable, in_axes: tuple, setup: Any, on_cpu: bool) -> Cal
 
 
 def shapes(setup: Any, inputs: Any, labels: np.ndarray) -> tuple[Any, steps.Record]:
-    """Give shape and type of everything in one seed's state and its record of one iteration."""
+    """Return shape and type of everything in one seed's state, and in its record of one iteration."""
 
     def start(inputs: Any, labels: jax.Array) -> tuple[Any, steps.Record]:
         state = setup.initial_state(jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], (inputs, labels)))
@@ -320,20 +323,20 @@ class Plan:
 
     @property
     def num_records(self) -> int:
-        """Records of each seed."""
+        """Number of records of each seed."""
         return len(self.iterations)
 
     def bytes_from(self, first: int) -> int:
-        """Bytes that the blocks from record `first` on take."""
+        """Number of bytes that the blocks from record `first` on will take."""
         records = self.num_records - first
         return records * self.record_bytes + math.ceil(records / self.block_length) * self.state_bytes
 
 
 def plan(config: StudyConfig, dataset: Dataset, prepared: Prepared | None = None) -> Plan:
-    """Divide a run into equal blocks of about an epoch, of bounded size.
+    """Divide a run into equal blocks of about an epoch each, of bounded size.
 
-    Equal blocks need one compiled program. The last one computes a few iterations beyond the end, fewer than there
-    are blocks, which are not recorded.
+    Equal blocks need only one compiled program. The last block computes a few iterations beyond the end (fewer than
+    there are blocks), which are not recorded.
     """
     num_examples = len(dataset.labels)
     prepared = prepared or prepare(config, dataset)
@@ -360,24 +363,24 @@ def train(
     dataset: Dataset | None = None,
     task: Task | None = None,
 ) -> bool:
-    """Train all seeds and record them into `path`, or go on where a recording of the same configuration ended.
+    """Train all seeds and record them into `path`, or continue an unfinished recording of the same configuration.
 
     Args:
         config: The configuration.
         path: Directory of the recording.
-        devices: Devices to use; all local ones by default.
-        log: Takes the lines to show the user.
-        stop: Asked after each block whether to end there.
-        dataset: What `load_dataset` read for this configuration; read here if None. A recording that holds its examples
-            uses those.
-        task: What is trained, if not what `config.model` names.
+        devices: Devices to use. Default: all devices of this machine.
+        log: Function that prints a line for the user.
+        stop: Called after each block. Training stops if it returns True.
+        dataset: What `load_dataset` read for this configuration. Default: it is read here. A recording that already
+            holds its examples uses those.
+        task: What to train, if not what `config.model` names.
 
     Returns:
         Whether the recording is finished.
 
     Raises:
-        InputError: If the data cannot be read, or the directory or the room on its disk will not do.
-        RecordingError: If a block cannot be stored, or what is stored is moved, removed or damaged meanwhile.
+        InputError: If the data cannot be read, the directory cannot be used, or the disk has too little room.
+        RecordingError: If a block cannot be stored, or if stored files are moved, removed or damaged during training.
     """
     check_local(path)
     began, path = time.monotonic(), Path(path)
@@ -399,7 +402,7 @@ def train(
     devices = list(devices or local_devices())
     _announce(config, dataset, prepared, devices, path, todo, done, log)
 
-    bar = tqdm(total=todo.num_records, initial=done, unit="it", disable=None, dynamic_ncols=True)
+    bar = Progress("Recording", todo.num_records, "records", initial=done)
     num_blocks = math.ceil(done / todo.block_length)
     begun = contextlib.closing(Writer(path, config, dataset, prepared.contents, todo.block_length, num_blocks, code))
     with begun as writer, bar, enough_memory():
@@ -414,7 +417,7 @@ def train(
 
 
 def _examples(recording: Recording | None, given: Dataset | None, config: StudyConfig) -> Dataset:
-    """Take the examples that are recorded already, or else those given, or else read them."""
+    """Return the examples already recorded; otherwise those given; otherwise read them."""
     if recording is not None and (recording.num_records or (recording.path / "dataset").is_dir()):
         return recording.data
     return load_dataset(config) if given is None else given
@@ -430,7 +433,7 @@ def _announce(
     done: int,
     log: Callable[[str], None],
 ) -> None:
-    """Say what will be recorded, and stop if there is no room for it."""
+    """Log what will be recorded, and stop if there is not enough disk space."""
     log(
         f"Recording {_what(config, dataset, prepared)}: "
         f"{pluralise(len(dataset.labels), 'example')} of {config.dataset}, {pluralise(config.num_seeds, 'seed')}, "
@@ -439,10 +442,10 @@ def _announce(
     if (shares := len(devices) // config.num_seeds) > 1:
         log(f"The examples of each seed are evaluated on {shares} devices")
     if dataset.num_classes == 1:
-        log("All labels are of one class: the network has no choice, and every loss and gradient is 0")
+        log("All labels are of one class, so every loss and gradient is 0")
     _check_free(config, dataset, path, todo, done, log)
     if done:
-        log(f"Going on from iteration {todo.iterations[done]}")
+        log(f"Continuing from iteration {todo.iterations[done]}")
 
 
 def _record(
@@ -451,13 +454,13 @@ def _record(
     labels: np.ndarray,
     todo: Plan,
     done: int,
-    bar: tqdm,
+    bar: Progress,
     stop: Callable[[], bool],
     log: Callable[[str], None],
 ) -> int:
-    """Compute and store one block after the other, from record `done` on, and return how many records there are then.
+    """Compute and store the blocks from record `done` on, and return the number of records there are then.
 
-    Fewer than planned if it was to stop. When two blocks are there it says how long the others will take.
+    It returns fewer than planned if it was asked to stop. After two blocks it logs how long the rest will take.
     """
     state = sweep.initial_state()
     if done:
@@ -485,7 +488,7 @@ def _record(
 
 
 def _last_of(record: dict[str, Any], labels: np.ndarray) -> dict[str, str]:
-    """Say how well the last record of a block does, averaged over seeds."""
+    """Describe how well the networks do at the last record of a block, averaged over seeds."""
     if "prediction" in record:
         return {"accuracy": f"{np.mean(record['prediction'][:, -1] == labels):.1%}"}
     return {"loss": f"{record['loss'][:, -1].mean():.3g}"}
@@ -499,24 +502,24 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     log: Callable[[str], None] = print,
 ) -> Recording:
-    """Train a task from several seeds and record what every example does to its weights, at every iteration.
+    """Train a task from several seeds, and record every example's gradient at every iteration.
 
-    The same call again goes on where an interrupted one ended.
+    Call it again with the same arguments to continue an interrupted run.
 
     Args:
-        task: What is trained.
-        data: The examples: a `Dataset`, or inputs and labels, of which `Dataset` makes one.
+        task: The network and its loss.
+        data: The examples: a `Dataset`, or a pair of inputs and labels, which becomes a `Dataset`.
         path: Directory of the recording.
-        config: How to train, and what to record of which layers; its data set and model play no part. The default
+        config: How to train, and what to record of which layers. Its data set and its model are not used. The default
             records all layers.
-        devices: Devices to use; all local ones by default.
-        log: Takes the lines to show the user.
+        devices: Devices to use. Default: all devices of this machine.
+        log: Function that prints a line for the user.
 
     Returns:
         The recording.
 
     Raises:
-        InputError: If the task, the data or the configuration will not do, or the recording was begun with other code.
+        InputError: If the task, the data or the configuration is wrong, or if the recording was begun with other code.
 
     Example:
         >>> recording = sweep(task, (inputs, labels), "recordings/mine", StudyConfig(num_seeds=3, epochs=5))
@@ -524,7 +527,7 @@ def sweep(
         (3, 6000, 64, 10)
     """
     if not isinstance(task, Task):
-        raise InputError(f"task must be a train_dynamics.Task(init, loss), and is a {type(task).__name__}")
+        raise InputError(f"task must be a train_dynamics.Task(init, loss), not a {type(task).__name__}")
     if not isinstance(data, Dataset) and not (isinstance(data, tuple | list) and len(data) == 2):
         raise InputError("data must be a train_dynamics.Dataset, or a pair (inputs, labels)")
     named = f"{task.loss.__module__}:{task.loss.__qualname__}"
@@ -536,7 +539,7 @@ def sweep(
 
 
 def peak_bytes() -> int:
-    """Tell the most memory that this process has had."""
+    """Return the largest amount of memory that this process has used."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -554,11 +557,11 @@ def local_devices() -> list[jax.Device]:
 
 
 def enable_compilation_cache() -> None:
-    """Have JAX keep what it compiles, in ~/.cache/train_dynamics, where a later run of the same shapes finds it.
+    """Have JAX keep compiled programs in ~/.cache/train_dynamics, for later runs of the same shapes.
 
-    JAX tells by program, versions and processor what is the same. `XDG_CACHE_HOME` stands for another ~/.cache,
-    `JAX_COMPILATION_CACHE_DIR` for another directory, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing; nor does
-    a user without a home.
+    JAX reuses a program only if its code, the versions and the processor are the same. `XDG_CACHE_HOME` replaces
+    ~/.cache, `JAX_COMPILATION_CACHE_DIR` sets another directory, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps
+    nothing. Nothing is kept either for a user without a home directory.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it compiles then
     if jax.config.jax_compilation_cache_dir is None:
@@ -570,7 +573,7 @@ def enable_compilation_cache() -> None:
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Say clearly where a device has too little of it."""
+    """Turn a device's out-of-memory error into a clear message."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -603,7 +606,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
-    """Say which layers of which network are recorded."""
+    """Describe which layers of which network are recorded."""
     layers = prepared.contents.described
     if config.model != "mlp":
         return f"{layers} of {config.model}"
@@ -615,10 +618,10 @@ def _what(config: StudyConfig, dataset: Dataset, prepared: Prepared) -> str:
 def _check_free(
     config: StudyConfig, dataset: Dataset, path: Path, todo: Plan, done: int, log: Callable[[str], None]
 ) -> None:
-    """Say how many bytes the recording will take, and stop if fewer are free."""
+    """Log how many bytes the recording will take, and stop if fewer are free."""
     free = shutil.disk_usage(existing(path)).free
     needed = todo.bytes_from(done)
-    log(f"It will take {bytes_in_words(needed)} in {path}, where {bytes_in_words(free)} are free")
+    log(f"It will take {bytes_in_words(needed)} in {path}; {bytes_in_words(free)} are free")
     if needed > free:
         from train_dynamics.training.planning import ways_to_fit  # which imports this
 

@@ -20,14 +20,14 @@ Record = dict[str, Any]
 
 
 class TaskState(NamedTuple):
-    """All that training goes on from.
+    """Everything that training continues from.
 
     Attributes:
         parameters: The parameters.
         optimizer: State of the optimizer.
-        variables: Whatever else the network is made of.
-        seed: The seed, of which every random draw of an update is a function.
-        updates: How many there have been.
+        variables: Everything else in the network that training changes.
+        seed: The seed. All random draws of an update depend on it.
+        updates: Number of updates so far.
     """
 
     parameters: Any
@@ -38,15 +38,15 @@ class TaskState(NamedTuple):
 
 
 class TaskSetup(NamedTuple):
-    """What stays the same for every seed and iteration.
+    """Everything that is the same for every seed and iteration.
 
     Attributes:
         task: What is trained.
-        optimizer: The rule of the updates.
-        contents: What is kept of each layer.
-        classes: Whether outputs are those of a classifier, the logits.
-        eval_batch_size: Examples to evaluate at a time; all at once if None.
-        sketch_size: Numbers in a sketch.
+        optimizer: The optimizer.
+        contents: What is stored of each layer.
+        classes: Whether the outputs are a classifier's logits.
+        eval_batch_size: Examples to evaluate at a time. None evaluates all at once.
+        sketch_size: Length of a sketch, in numbers.
     """
 
     task: Task
@@ -57,25 +57,25 @@ class TaskSetup(NamedTuple):
     sketch_size: int
 
     def initial_state(self, seed: Int[Array, ""], example: Any) -> TaskState:
-        """Draw the weights of a seed, a function of the seed alone."""
+        """Draw the weights of a seed. They depend on the seed alone."""
         key = jax.random.key(seed)
         parameters = self.task.init(key)
         variables = self.task.variables(key)
         return TaskState(parameters, self.optimizer.init(parameters), variables, jnp.int32(seed), jnp.int32(0))
 
     def place(self, inputs: Any, labels: np.ndarray) -> Any:
-        """Bring the training set to the device, as examples `(input, label)`."""
+        """Put the training set on the device, as examples `(input, label)`."""
         return jax.device_put((inputs, labels))
 
     def traced(self, inputs: Any, labels: Array) -> Any:
-        """Give what `place` would, where only shapes matter."""
+        """Return what `place` would, where only shapes matter."""
         return inputs, labels
 
     def updated(self, state: TaskState, batch: Int[Array, " b"], examples: Any) -> TaskState:
-        """Take one optimizer step down the loss of the batch; in a short one, -1 stands for no example.
+        """Make one optimizer step on the loss of the batch. In a short batch, -1 stands for no example.
 
-        Where there is no example another of the batch fills its place, with weight 0: what a network takes from a batch
-        as a whole, as its mean, then is that of these examples.
+        An empty place is filled with another example of the batch, with weight 0. So what a network computes over the
+        batch, such as its mean, comes only from examples of that batch.
         """
         count = jnp.sum(batch >= 0)
         filled = batch[jnp.arange(len(batch)) % jnp.maximum(count, 1)]
@@ -103,16 +103,16 @@ class TaskSetup(NamedTuple):
         return TaskState(parameters, optimizer, variables, state.seed, state.updates + 1)
 
     def divided(self, examples: Any, index: Int[Array, " m"]) -> Any:
-        """Take the examples that one device evaluates."""
+        """Return the examples that one device evaluates."""
         return jax.tree.map(lambda leaf: leaf[index], examples)
 
     def recorded(self, state: TaskState, examples: Any, share: Share | None = None) -> Record:
-        """Write down what every example does to the weights as they are.
+        """Record every example's gradient at the current weights.
 
         Args:
-            state: The weights.
+            state: State with the weights.
             examples: The examples, or those of them that this device evaluates.
-            share: How these belong to all.
+            share: How these examples relate to all.
 
         Returns:
             A dict with `parameters` and `variables` by dotted names, `loss` [n], `outputs` [n, ...] if they are one
@@ -139,5 +139,5 @@ class TaskSetup(NamedTuple):
 
 
 def by_dots(tree: Any) -> dict[str, Any]:
-    """Name the leaves by their paths with dots, as the arrays of a recording are."""
+    """Name the leaves by their paths with dots, like the arrays of a recording."""
     return {name.replace("/", "."): leaf for name, leaf in named(tree).items()}

@@ -1,4 +1,4 @@
-"""Weights out of somebody's checkpoint, in any of the usual formats."""
+"""Reads weights from a checkpoint in any common format."""
 
 import itertools
 from pathlib import Path
@@ -18,16 +18,16 @@ AFTER = ("", "/value")  # the latter of the variables of Flax NNX
 
 
 def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
-    """Read arrays by name, with slashes: of a file `.npz`, `.safetensors` or `.msgpack`, or of an Orbax checkpoint.
+    """Read arrays by name, with slashes, from a `.npz`, `.safetensors` or `.msgpack` file, or from Orbax.
 
-    Names with dots are taken as paths, too.
+    Dots in names are turned into slashes.
 
     Args:
-        path: The file, or the directory that Orbax wrote.
-        flag: The flag that named it, for errors.
+        path: The file, or the Orbax directory.
+        flag: The flag that named it, for error messages.
 
     Raises:
-        InputError: If there is no such file or directory, or it cannot be read.
+        InputError: If it does not exist, or cannot be read.
     """
     if not path.exists():
         raise InputError.flag(flag, path, "there is no such file or directory")
@@ -35,7 +35,7 @@ def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
         raise InputError.flag(
             flag,
             path,
-            f"must be a directory that Orbax wrote, or a file {', '.join(KNOWN)}; save weights as one of them",
+            f"must be an Orbax directory, or a file {', '.join(KNOWN)}; save the weights as one of these",
         )
     try:
         found = _read(path)
@@ -44,7 +44,7 @@ def read_weights(path: Path, flag: str) -> dict[str, np.ndarray]:
     except Exception as error:  # what libraries raise of damaged files is anything
         told = next(iter(str(error).strip().splitlines()), "")[:200]
         if path.suffix == ".npz" and "pickle" in told:  # NumPy would have one load it all the same
-            told = "it is no .npz file, or holds Python objects and no arrays"
+            told = "it is not an .npz file, or holds Python objects instead of arrays"
         raise InputError.flag(flag, path, f"cannot be read: {type(error).__name__}: {told}") from error
     return {name.replace(".", "/"): np.asarray(value) for name, value in found.items()}
 
@@ -80,16 +80,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> Any:
-    """Give a tree like `like` of these weights, which may stand below `params` and the like.
+    """Arrange weights in the structure of `like`. They may be nested below `params` or a similar name.
 
     Args:
-        weights: What `read_weights` gives.
+        weights: What `read_weights` returned.
         like: Parameters, or their shapes.
-        path: Where they are from, for errors.
-        flag: The flag that named it, for errors.
+        path: Where they come from, for error messages.
+        flag: The flag that named it, for error messages.
 
     Raises:
-        InputError: If a parameter is missing, or has another shape; more than there are is no mistake.
+        InputError: If a parameter is missing or has another shape. Additional weights are ignored.
     """
     names = named(like)
     before, after = max(
@@ -109,7 +109,7 @@ def fitted(weights: dict[str, np.ndarray], like: Any, path: Path, flag: str) -> 
 
 
 def nested(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Nest arrays by their names, without a single `params` around everything.
+    """Nest arrays by their names, and drop a single `params` around everything.
 
     Example:
         >>> nested({"params/fc1/bias": np.zeros(1)})

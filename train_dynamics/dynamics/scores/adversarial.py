@@ -1,11 +1,12 @@
-"""How far an example is from being taken for another class: the adversarial distance.
+"""Adversarial distance: how far an example is from being classified as another class.
 
 Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019), rank examples
-by how small a change of the image changes the prediction. Not checked against the published text, and so the attack is
-our choice: DeepFool (Moosavi-Dezfooli, Fawzi and Frossard 2016), which goes to the nearest boundary of the network,
-taken as linear around where it is, until it has crossed one. What it finds is crossed, so the nearest boundary is at
-most as far; of a linear model it is the distance itself. It is *not* the margin to the label, which `area_under_margin`
-has: of an example that is classified wrongly it is the distance to any other class, right or wrong.
+by the size of the smallest change to the image that changes the prediction. Not checked against the published text, so
+the attack is our choice: DeepFool (Moosavi-Dezfooli, Fawzi and Frossard 2016). It repeatedly goes to the nearest
+boundary of the network, linearised at the current point, until it has crossed one. Because the boundary it finds is
+really crossed, the nearest boundary is at most that far away; for a linear model it is the exact distance. It is *not*
+the margin to the label, which is `area_under_margin`: for a misclassified example it is the distance to any other
+class, right or wrong.
 """
 
 from collections.abc import Sequence
@@ -25,16 +26,17 @@ HALVINGS = 10
 def adversarial_distance(weights: Weights, images: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
     """Find how far each example is from where the network predicts another class.
 
-    All that the network sees of an image are the outputs of its first layer, and every step is a combination of that
-    layer's columns: so it is them that are moved, and lengths come from the columns' products with each other.
+    The network sees an image only through the outputs of its first layer, and every step is a combination of that
+    layer's columns. So the outputs are moved instead of the image, and lengths are computed from the inner products of
+    the columns.
 
     Args:
         weights: Parameters of one seed.
         images: Inputs, flattened.
 
     Returns:
-        L2 norm of the change, in units of the standardised input. Where no step leads to a boundary, for example since
-        no unit is active, the largest that another example has; 0 if no example has any.
+        L2 norm of the change, in units of the standardised input. If no step leads to a boundary, for example because
+        no unit is active: the largest distance of any other example, or 0 if there is none.
 
     Example:
         >>> weights = {"fc1": {"kernel": np.array([[3.0, 0.0], [4.0, 0.0]]), "bias": np.zeros(2)}}
@@ -61,7 +63,7 @@ def adversarial_distance(weights: Weights, images: Float[np.ndarray, "n i"]) -> 
 def _distance(
     weights: Weights, gram: Float[np.ndarray, "o o"], outputs: Float[np.ndarray, "n o"]
 ) -> Float[np.ndarray, " n"]:
-    """Find the distance of each example from its outputs of the first layer; infinite where there is no way."""
+    """Find each example's distance from its first-layer outputs. Infinite if no step leads to a boundary."""
     class_of = onward(weights, outputs)[2].argmax(axis=1)
     way = np.zeros_like(outputs)  # the change of the image, in columns of the first kernel
     going = np.arange(len(outputs))  # examples whose class is still what it was
@@ -85,7 +87,7 @@ def _distance(
     change = way @ gram
 
     def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Compute by how much the class is ahead of the next, so far along the way."""
+        """Compute by how much the class leads the next one, part of the way along."""
         return _lead(onward(weights, outputs + share[:, None] * change)[2], class_of).min(axis=1)
 
     low, high = np.zeros(len(outputs)), np.ones(len(outputs))
@@ -100,7 +102,7 @@ def _distance(
 
 
 def _lead(logits: Float[np.ndarray, "n c"], class_of: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
-    """Compute by how much a class is ahead of each other one."""
+    """Compute by how much a class leads each other one."""
     rows = np.arange(len(logits))
     lead = logits[rows, class_of][:, None] - logits
     lead[rows, class_of] = np.inf

@@ -1,10 +1,10 @@
-"""Dataset cartography: once an epoch, how sure of the label is the network, how steadily, and is it right?
+"""Dataset cartography: how confident the network is of the label, how steadily, and how often it is right.
 
-Swayamdipta et al., "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics" (2020): mean and
-standard deviation over the ends of epochs of the probability of the label, and the share of those at which the
-prediction is right. The initialisation is not among them. Hard-to-learn examples have a low confidence, and *ambiguous*
-ones a high variability: examples with a low variability are either easy or never learned, so that on its own it does
-not rank by difficulty; `high` here means ambiguous. Not checked against the published text.
+Swayamdipta et al., "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics" (2020): the mean and
+standard deviation of the label's probability over the ends of epochs, and the share of epochs whose final prediction is
+right. The initialisation does not count. Hard-to-learn examples have a low confidence, and *ambiguous* ones a high
+variability. Examples with a low variability are either easy or never learned, so variability alone does not rank by
+difficulty; `high` here means ambiguous. Not checked against the published text.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SOURCE = 'Swayamdipta et al., "Dataset Cartography: Mapping and Diagnosing Datas
 
 
 def epoch_ends(study: Study) -> Bool[np.ndarray, " t"]:
-    """Find the records that stand for the end of an epoch: each the last one up to it, the initialisation never.
+    """Find the records that stand for the end of an epoch: the last one up to it, but never the initialisation.
 
     Example:
         >>> epoch_ends(study)  # with records at 0, 2, 4, 6, 8 and an epoch of 3 updates
@@ -31,7 +31,7 @@ def epoch_ends(study: Study) -> Bool[np.ndarray, " t"]:
 
 
 class Cartography:
-    """The moments of the label's probability over the ends of epochs."""
+    """Accumulates the mean and variance of the label's probability over the ends of epochs."""
 
     def __init__(self, study: Study, statistic: Callable[["Cartography"], Float[np.ndarray, "s n"]]) -> None:
         self._ends = study.iterations[epoch_ends(study)]
@@ -50,7 +50,7 @@ class Cartography:
             self.squares += before * (probability - self.mean)
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the statistic over the epochs so far; NaN before the first has ended."""
+        """Return the statistic over the epochs so far. NaN before the first has ended."""
         return self._statistic(self) if self.count else np.full_like(self.mean, np.nan)
 
 

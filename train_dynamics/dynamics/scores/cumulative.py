@@ -1,8 +1,8 @@
-"""How well an example did over the whole of training: proxies of the C-score that one run is enough for.
+"""How well an example did over the whole of training: approximations of the C-score that need only one run.
 
 Jiang, Zhang, Talwar and Mozer, "Characterizing Structural Regularities of Labeled Data in Overparameterized Models"
-(2021), average over epochs; here it is every record. They are *not* the C-score itself, which is the accuracy on an
-example that training sets of many sizes leave out. Not checked against the published text.
+(2021), average over epochs; here it is over every record. They are *not* the C-score itself, which is the accuracy on
+an example when networks are trained without it, on training sets of many sizes. Not checked against the published text.
 """
 
 import numpy as np

@@ -1,13 +1,14 @@
-"""How sharply the loss bends around an example, as its pixels change: the input loss curvature.
+"""Input loss curvature: how strongly an example's loss bends as its pixels change.
 
 Garg and Roy, "Samples With Low Loss Curvature Improve Data Efficiency" (2023): with H the Hessian of an example's loss
-with respect to its *input*, the squared length of H v over random vectors v of +1 and -1, whose mean is the trace of
-H², estimated from differences of gradients a small step apart. The mean over checkpoints is that of Garg and Roy,
-"Memorization Through the Lens of Curvature of Loss Function Around Samples" (2023). Here it is exact: a ReLU network is
-linear around an example, so that H = J A Jᵀ with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is that of (A
-JᵀJ)². Kinks, which a step of any size may cross, are left out: nothing bends there but at single points. Of networks
-that bend otherwise it is estimated as the papers do (`train_dynamics.training.of_inputs`). It is *not* the curvature
-with respect to the weights. Not checked against the published text.
+with respect to its *input*, the squared length of H v over random vectors v of +1 and -1. Its mean is the trace of H²,
+and they estimate it from differences of gradients a small step apart. Its mean over checkpoints is the score of Garg
+and Roy, "Memorization Through the Lens of Curvature of Loss Function Around Samples" (2023). Here it is exact: a ReLU
+network is linear around an example, so that H = J A Jᵀ with J = dz/dx and A = diag(p) - p pᵀ, and the trace of H² is
+that of (A JᵀJ)². Kinks, which a step of any size may cross, are left out, because the loss bends there only at single
+points. For networks that are not piecewise linear it is estimated as in the papers
+(`train_dynamics.training.of_inputs`). It is *not* the curvature with respect to the weights. Not checked against the
+published text.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from train_dynamics.dynamics.scores.score import Network, ReplayedScore, Study, 
 def curvature(weights: Weights, images: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
     """Compute the trace of the squared Hessian of each example's loss with respect to its input.
 
-    The label plays no part: the loss is a logit, which is linear, below the logarithm of a sum that all labels share.
+    The label has no effect: the loss is the logarithm of a sum that is the same for all labels, minus a logit, which is
+    linear.
 
     Args:
         weights: Parameters of one seed.

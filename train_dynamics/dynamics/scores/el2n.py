@@ -1,9 +1,9 @@
 """The length of the error vector early in training (EL2N).
 
 Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet: Finding Important Examples Early in Training" (2021): the
-expectation over networks of |p - y|, p the class probabilities and y the one-hot label, after a few epochs; they take
-epochs 10 and 20 of 200. It is *not* the probability that the label lacks: how the rest is spread counts too. Checked
-against the code that the authors published.
+expectation over networks of |p - y| after a few epochs, with p the class probabilities and y the one-hot label; they
+take epochs 10 and 20 of 200. It is *not* only the probability missing at the label: it also depends on how the rest is
+spread. Checked against the code that the authors published.
 """
 
 from train_dynamics.dynamics.scores.score import Latest, StreamedScore

@@ -1,4 +1,4 @@
-"""What an ensemble says of an example at the end of training: does it agree, and is it confident?
+"""What an ensemble predicts for an example at the end of training: whether it agrees, and how confident it is.
 
 Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019). Not checked
 against the published text.

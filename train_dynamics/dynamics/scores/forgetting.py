@@ -1,12 +1,13 @@
-"""How often an example is forgotten, and when it is learned first.
+"""How often an example is forgotten, and when it is first learned.
 
 Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning" (2019). As published, an
-example is looked at when it is presented, which is in a batch, just before the update: once an epoch, by the network
-that the update starts from. The same is counted here at every record, under other names: between two presentations an
-example can be forgotten and learned again unseen. Checked against the code that the authors published, from which also
-comes what an example counts that is never learned: as many forgetting events as there were presentations, more than any
-other can have, in place of infinitely many. That its first right one is the number of presentations is our choice; they
-leave it open. In the plain count `forgotten` of the table an example that is always wrong has no event.
+example is checked when it is presented, that is, when it is in a batch, just before the update. This happens once an
+epoch, with the network that the update starts from. Under other names, the same is counted here at every record,
+because between two presentations an example can be forgotten and learned again unseen. Checked against the code that
+the authors published. From that code also comes the count for an example that is never learned: as many forgetting
+events as presentations, more than any other example can have, instead of infinitely many. The paper leaves open when
+such an example is first right; we use the number of presentations. In the table's plain count `forgotten`, an example
+that is always wrong has no event.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ NEVER = np.iinfo(np.int64).max
 
 
 class _InBatch:
-    """Looks at an example when it is in a batch; a last column stands for the example that fills short batches."""
+    """Checks an example when it is in a batch. A last column stands for the padding of short batches."""
 
     def __init__(self, study: Study) -> None:
         shape = (study.num_seeds, study.num_examples + 1)
@@ -46,18 +47,18 @@ class _InBatch:
 
 
 class ForgettingInBatch(_InBatch):
-    """Counts how often an example is wrong at a presentation after being right at the one before."""
+    """Counts how often an example is wrong when presented, after it was right at the presentation before."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the events so far; the number of presentations if the example was never right, NaN if there was none."""
+        """Return the events so far; the number of presentations if it was never right; NaN if never presented."""
         return _events(self.events, self.first, self.presentations)[:, :-1]
 
 
 class FirstLearnedInBatch(_InBatch):
-    """Counts the presentations of an example before the first at which it is right."""
+    """Counts an example's presentations before the first at which it is right."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give that number; the number of presentations if the example was never right, NaN if there was none."""
+        """Return that number; the number of presentations if it was never right; NaN if never presented."""
         return _first(self.first, self.presentations)[:, :-1]
 
 
@@ -75,10 +76,10 @@ class Followed:
 
 
 class ForgettingEveryRecord(Followed):
-    """Counts how often an example is wrong at a record after being right at the one before."""
+    """Counts how often an example is wrong at a record, after it was right at the record before."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the events so far; the number of records if the example was never right."""
+        """Return the events so far; the number of records if the example was never right."""
         return np.where(self.found.ever_correct, self.found.forgotten, self.records).astype(np.float64)
 
 
@@ -86,7 +87,7 @@ class FirstCorrect(Followed):
     """Finds the iteration of the first record at which an example is right."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give that iteration; the one after the last record if there is none."""
+        """Return that iteration; the one after the last record if the example was never right."""
         return self.found.first_correct.astype(np.float64)
 
 
@@ -102,7 +103,7 @@ def _first(first: Int[np.ndarray, "s n"], presentations: Int[np.ndarray, "s n"])
 
 def _needs(study: Study) -> str:
     if study.of_loop:
-        return "looks at examples when they are in a batch, and a loop of one's own does not tell its batches"
+        return "needs the examples of each batch, which a recording of your own training loop does not store"
     return "" if study.all_recorded else "batches can only be looked at if every iteration is recorded"
 
 

@@ -2,9 +2,9 @@
 
 Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet: Finding Important Examples Early in Training" (2021): the
 expectation over networks of the L2 norm of an example's loss gradient with respect to all weights, after a few epochs,
-or even at initialisation. Of the recorded layers alone it is exact from the recording; of the whole network, kernels
-and biases, it is computed again from the stored weights. Neither is `el2n`, which is the norm at the logits. Checked
-against the code that the authors published.
+or even at initialisation. For the recorded layers alone it is computed exactly from the recording. For the whole
+network, kernels and biases, it is computed again from the stored weights. Neither is `el2n`, which is the norm at the
+logits. Checked against the code that the authors published.
 """
 
 from collections.abc import Sequence

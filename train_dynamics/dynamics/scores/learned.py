@@ -1,9 +1,9 @@
-"""From when on the prediction stays: the iteration learned.
+"""Iteration learned: from which iteration on the prediction stays the same.
 
 Baldock, Maennel and Neyshabur, "Deep Learning Through the Lens of Example Difficulty" (2021): the iteration from which
 on the prediction is the final one. That is the *network's* final prediction and not the label: an example that is wrong
-from the first update to the last is learned at once. The other reading, from when on the prediction is the label, is
-here under a name of its own. Not checked against the published text.
+in the same way from the first update to the last is learned at once. The other reading, the iteration from which on the
+prediction is the label, has its own name here. Not checked against the published text.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ SOURCE = 'Baldock, Maennel and Neyshabur, "Deep Learning Through the Lens of Exa
 
 
 class IterationLearned:
-    """Finds the record from which on the prediction stays what it is at the last one."""
+    """Finds the record from which on the prediction equals that at the last record."""
 
     def __init__(self, study: Study) -> None:
         self._before = np.full((study.num_seeds, 1, study.num_examples), -1)
@@ -30,7 +30,7 @@ class IterationLearned:
         self._before = now[:, -1:]
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the iteration of that record."""
+        """Return the iteration of that record."""
         return self._since.copy()
 
 
@@ -42,13 +42,13 @@ class LearnedForGood(Followed):
         self._iterations = np.append(study.iterations, study.iterations[-1] + 1)
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the iteration of that record; of the next record to come if the example is wrong at the last so far."""
+        """Return the iteration of that record; that of the next record if the example is still wrong."""
         after = np.searchsorted(self._iterations, self.found.last_mistake, side="right")
         return self._iterations[after].astype(np.float64)
 
 
 def _put_last(place: Float[np.ndarray, "s n"], holds: Bool[np.ndarray, "s t n"], values: Int[np.ndarray, " t"]) -> None:
-    """Put in place the value of the last record at which something holds, where there is one."""
+    """Store the value of the last record at which a condition holds, if there is one."""
     last = holds.shape[1] - 1 - holds[:, ::-1].argmax(axis=1)
     np.copyto(place, values[last], where=holds.any(axis=1))
 

@@ -1,4 +1,4 @@
-"""The loss at the end of training: what is left to learn. No paper claims it; every other score should beat it."""
+"""The loss at the end of training. It is not from a paper; it is the baseline that every other score should beat."""
 
 from train_dynamics.dynamics.scores.score import Latest, StreamedScore
 

@@ -1,4 +1,4 @@
-"""A ReLU network run again from stored weights, on many examples at once, forward and back."""
+"""Runs a ReLU network again from stored weights, forward and backward, on many examples at once."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,11 +12,11 @@ SLICE_BYTES = 2**19  # of what a slice of the examples needs, so that it stays i
 
 
 class Pass(NamedTuple):
-    """What a forward pass leaves behind.
+    """The intermediate results of a forward pass.
 
     Attributes:
-        inputs: Input of each layer; the images are that of the first.
-        active: Of each hidden layer, which units are above their kink.
+        inputs: Input of each layer. The first layer's are the images.
+        active: For each hidden layer, which units are above their kink.
         probabilities: Class probabilities.
     """
 
@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
 
 def forward(weights: Weights, images: Float[np.ndarray, "n i"]) -> Pass:
-    """Run a network on flattened images, in their precision."""
+    """Run a network on flattened images, in the precision of the images."""
     first = next(iter(weights.values()))
     inputs, active, logits = onward(weights, images @ first["kernel"] + first["bias"])
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -36,7 +36,7 @@ def forward(weights: Weights, images: Float[np.ndarray, "n i"]) -> Pass:
 def onward(
     weights: Weights, outputs: Float[np.ndarray, "n o"]
 ) -> tuple[list[Float[np.ndarray, "n _"]], list[Bool[np.ndarray, "n _"]], Float[np.ndarray, "n c"]]:
-    """Run a network from the outputs of its first layer on.
+    """Run a network on from the outputs of its first layer.
 
     Returns:
         Input of each later layer, which of its units are active, and the logits.
@@ -50,7 +50,7 @@ def onward(
 
 
 def slopes(weights: Weights, active: list[Bool[np.ndarray, "n _"]], num_examples: int) -> Float[np.ndarray, "n c o"]:
-    """Compute how each logit changes with the outputs of the first layer, where these units are active."""
+    """Compute how each logit changes with the outputs of the first layer, for the given active units."""
     kernels = [layer["kernel"] for layer in weights.values()]
     if not active:
         identity = np.eye(kernels[0].shape[1], dtype=kernels[0].dtype)
@@ -76,7 +76,7 @@ def gradient_norm(
 ) -> Float[np.ndarray, " n"]:
     """Compute the L2 norm of each example's loss gradient with respect to all kernels and biases.
 
-    The gradient of a kernel is a ⊗ δ, that of its bias δ: together their square is |δ|² (|a|² + 1).
+    The gradient of a kernel is a ⊗ δ, and that of its bias is δ. Together their square is |δ|² (|a|² + 1).
 
     Args:
         weights: Parameters of one seed.

@@ -1,11 +1,11 @@
-"""How much privacy an example can be learned under.
+"""At how strong a privacy guarantee an example can still be learned.
 
 Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019): networks are
-trained by DP-SGD (Abadi et al., "Deep Learning with Differential Privacy", 2016), with gradients clipped and noise
-added, at one level of privacy after another; a typical example is learned even where no single one can make a
-difference. Here it is the share of the levels at which the network classifies the example correctly: where more noise
-never helps, the same order as the strongest noise under which it is learned. It is *not* the privacy that the example
-has lost. Not checked against the published text.
+trained by DP-SGD (Abadi et al., "Deep Learning with Differential Privacy", 2016), which clips gradients and adds noise,
+at several levels of privacy. A typical example is learned even where no single example can make a difference. The score
+is the share of the noise levels at which the network classifies the example correctly. If more noise never helps, this
+gives the same order as the strongest noise under which it is learned. It is *not* the privacy that the example has
+lost. Not checked against the published text.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""All scores, families together: one more takes a file of its own and a line here."""
+"""All scores, by families. To add a score, add a file of its own and a line here."""
 
 from train_dynamics.dynamics.scores import (
     adversarial,

@@ -1,4 +1,4 @@
-"""The default network as scores ask for one: what each score computes of a ReLU network, in NumPy."""
+"""The default network in the form that scores use, in NumPy."""
 
 import dataclasses
 

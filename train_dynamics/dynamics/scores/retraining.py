@@ -1,10 +1,10 @@
-"""How much the network changes its mind about an example when it goes on to learn others: holdout retraining.
+"""Holdout retraining: how much a network changes its prediction for an example when it goes on to learn others.
 
 Carlini, Erlingsson and Papernot, "Distribution Density, Tails, and Outliers in Machine Learning" (2019): a trained
-network is trained on, on examples held out, and what it says of an example before and after is compared by the
-symmetric Kullback-Leibler divergence: what it says of a typical one stays. It is *not* forgetting, which needs a
-prediction to change while the example itself is still trained on, and it looks at no label. Not checked against the
-published text; how long to go on, and at which learning rate, is our choice: as in the recording.
+network is trained further, on held-out examples. Its class probabilities for an example before and after are compared
+by the symmetric Kullback-Leibler divergence. For a typical example they hardly change. It is *not* forgetting, where a
+prediction changes while the example itself is still trained on, and it does not use the label. Not checked against the
+published text; how long to train, and at which learning rate, is our choice: as in the recording.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ SMALLEST = 1e-12
 def symmetric_divergence(
     p: Float[np.ndarray, "*lead c"], q: Float[np.ndarray, "*lead c"]
 ) -> Float[np.ndarray, "*lead"]:
-    """Compute the Kullback-Leibler divergence of two distributions, one way plus the other, in nats.
+    """Compute the Kullback-Leibler divergence of two distributions in both directions, added up, in nats.
 
-    A probability below 1e-12, which float32 may round to 0, counts as that.
+    Probabilities below 1e-12, which float32 may round to 0, are raised to 1e-12.
 
     Example:
         >>> symmetric_divergence(np.array([[0.5, 0.5]]), np.array([[0.2, 0.8]])).round(3)

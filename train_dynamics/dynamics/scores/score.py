@@ -1,4 +1,4 @@
-"""What a score is, what it is computed from, and what most scores are made of: a mean over records, or the last one."""
+"""What a score is, what it is computed from, and the parts of most scores: a mean over records, or the last one."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,43 +15,43 @@ Weights = Mapping[str, Mapping[str, np.ndarray]]
 
 @runtime_checkable
 class Network(Protocol):
-    """The network of one seed at one iteration, run again.
+    """One seed's network at one iteration, run again.
 
     `relu.ReluNetwork` is one, in NumPy; `train_dynamics.training.replay` has one for any classifier, in JAX. Inputs are
-    flattened to [n, i] if they are one array, and nested as they were recorded if they are several; labels are classes.
+    flattened to [n, i] if they are a single array, and nested as recorded if they are several. Labels are classes.
     """
 
     def gradient_norm(self, inputs: Tree, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute the L2 norm of each example's loss gradient with respect to all parameters together."""
 
     def input_gradient(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> np.ndarray:
-        """Compute the gradient of the label's logit with respect to each input, [n, i]: fresh memory."""
+        """Compute the gradient of the label's logit with respect to each input, [n, i], as a new array."""
 
     def curvature(self, inputs: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute the trace of the squared Hessian of each example's loss with respect to its input."""
 
     def adversarial_distance(self, inputs: Float[np.ndarray, "n i"]) -> Float[np.ndarray, " n"]:
-        """Find how far each example is from where the network predicts another class, in units of input."""
+        """Find how far each example is from another predicted class, in units of input."""
 
 
 class Study(NamedTuple):
-    """What a score may know before it sees the first record.
+    """What a score can know before it sees the first record.
 
     Attributes:
-        num_seeds: Seeds of the recording.
-        num_examples: Examples of the recording.
-        iterations: Iteration of each record, rising; the last is the end of training.
-        epoch: Updates in a pass over the examples.
-        early: Iteration of the record at which scores defined early in training are read.
-        checkpoints: Iterations of the records at which scores by replay compute, and at which all scores are looked at
-            to see what they would be had recording stopped there; the last is the end of training.
-        learning_rate: Learning rate of the updates; NaN if it is not the same in all.
-        further: Whether `train_dynamics.further` has trained on.
+        num_seeds: Number of seeds.
+        num_examples: Number of examples.
+        iterations: Iteration of each record, rising. The last is the end of training.
+        epoch: Number of updates in one pass over the examples.
+        early: Iteration of the record used by scores that are defined early in training.
+        checkpoints: Iterations at which replayed scores run the networks, and at which every score is evaluated as if
+            recording had stopped there. The last is the end of training.
+        learning_rate: Learning rate of the updates. NaN if it is not constant.
+        further: Whether `train_dynamics.further` was run.
         replayable: Whether the networks can be run again.
-        how_to_run: If not, what the user has to do so that they can.
-        of_loop: Whether training was a loop of the user's own, of whose batches nothing is known.
-        continuous: Whether the inputs are one array of numbers with a point, so that there are gradients with respect
-            to them.
+        how_to_run: If they cannot, what the user must do so that they can.
+        of_loop: Whether training was a user's own loop, whose batches are not known.
+        continuous: Whether the inputs are one array of floating-point numbers, so that gradients with respect to them
+            exist.
     """
 
     num_seeds: int
@@ -74,18 +74,18 @@ class Study(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Consecutive records as scores need them.
+    """Consecutive records in the form that scores need.
 
     Attributes:
         iterations: Iteration of each record.
         loss: Cross-entropy of each example, in nats.
-        prediction: Likeliest class.
-        correct: Whether that is the label.
-        margin: Logit of the label less the largest other logit.
-        error_norm: L2 norm of the class probabilities less the one-hot label.
+        prediction: Most likely class.
+        correct: Whether the prediction is the label.
+        margin: Label's logit minus the largest other logit.
+        error_norm: L2 norm of the class probabilities minus the one-hot label.
         gradient_norm: L2 norm of the loss gradient with respect to the kernels of all recorded layers together.
-        batch: Examples that the update after each record is computed from; -1 for none. Meaningful only if every
-            iteration is recorded.
+        batch: Examples in the batch of the update after each record; -1 for none. Meaningful only if every iteration is
+            recorded.
     """
 
     iterations: Int[np.ndarray, " t"]
@@ -98,7 +98,7 @@ class Records(NamedTuple):
     batch: Integer[np.ndarray, "s t b"]
 
     def part(self, start: int, stop: int) -> "Records":
-        """Take the records from position `start` up to `stop`, without copying."""
+        """Return the records from position `start` up to `stop`, without copying."""
         iterations, *of_seeds = self
         return Records(iterations[start:stop], *(value[:, start:stop] for value in of_seeds))
 
@@ -110,23 +110,23 @@ class Accumulator(Protocol):
     """Follows all examples of all seeds through the records."""
 
     def add(self, records: Records) -> None:
-        """Take in the next records; they come in order, at least one at a time."""
+        """Take in the next records. They come in order, at least one at a time."""
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the score as it is had recording stopped here; NaN where that says nothing yet."""
+        """Return the score as if recording had stopped here. NaN if it is not defined yet."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score: what it is called, what it means, and where it comes from.
+    """A score: its name, its meaning, and its source.
 
     Attributes:
-        name: Name of its column.
-        hard: Which end is hard: `high` or `low` values.
-        unit: Unit of its values; 1 for plain numbers.
-        formula: The formula, in a line.
+        name: Name of its column in tables.
+        hard: Which values are hard: `high` or `low`.
+        unit: Unit of its values. 1 for plain numbers.
+        formula: The formula, in one line.
         source: The paper.
-        needs: Says why the score cannot be had from a study; empty if it can.
+        needs: Function that explains why the score cannot be computed for a study. It returns an empty text if it can.
     """
 
     name: str
@@ -137,20 +137,20 @@ class Score:
     needs: Callable[[Study], str] = lambda study: ""
 
     def missing(self, study: Study) -> str:
-        """Say why the score cannot be had from a study; empty if it can."""
+        """Explain why the score cannot be computed for a study. Empty if it can."""
         return self.needs(study)
 
     def difficulty(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """Turn values so that high is hard; NaN stays NaN."""
+        """Turn values so that high means hard. NaN stays NaN."""
         return values if self.hard == "high" else -values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamedScore(Score):
-    """A score of each seed, from all records one after the other; the ensemble's is the mean over seeds.
+    """A score of each seed, computed from all records in order. The ensemble's value is the mean over seeds.
 
     Attributes:
-        start: Makes its accumulator.
+        start: Function that makes its accumulator.
     """
 
     start: Callable[[Study], Accumulator]
@@ -158,12 +158,12 @@ class StreamedScore(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayedScore(Score):
-    """A score of each seed, computed again from parameters stored at a few iterations.
+    """A score of each seed, computed from networks that are run again at a few iterations.
 
     Attributes:
-        compute: From the networks of one seed at those iterations, the inputs and the labels: the score of each
-            example, [checkpoint, n], had the last of the networks been that of that checkpoint.
-        at: Those iterations; the checkpoints of the study by default.
+        compute: Function from one seed's networks at those iterations, the inputs and the labels to the score of each
+            example, [checkpoint, n], as if each checkpoint had been the last.
+        at: Function that returns those iterations. Default: the checkpoints of the study.
         of_inputs: Whether it needs gradients with respect to the inputs.
     """
 
@@ -172,7 +172,7 @@ class ReplayedScore(Score):
     of_inputs: bool = False
 
     def missing(self, study: Study) -> str:
-        """Say why the score cannot be had from a study; empty if it can."""
+        """Explain why the score cannot be computed for a study. Empty if it can."""
         if not study.replayable:
             return f"runs the network again; {study.how_to_run}"
         if self.of_inputs and not study.continuous:
@@ -182,23 +182,24 @@ class ReplayedScore(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleScore(Score):
-    """A score of what all seeds together say of an example at one iteration; no single seed has it.
+    """A score of what all seeds together predict for an example at one iteration. A single seed has none.
 
     Attributes:
-        compute: From class probabilities [s, n, c] and how often each seed counts [draw, s], the score [draw, n].
+        compute: Function from class probabilities [s, n, c], and how often each seed counts [draw, s], to the score
+            [draw, n].
     """
 
     compute: Callable[[Float[np.ndarray, "s n c"], Float[np.ndarray, "draw s"]], Float[np.ndarray, "draw n"]]
 
 
 class Further(NamedTuple):
-    """What further training gave, beside what was recorded.
+    """What further training computed, in addition to what was recorded.
 
     Attributes:
         labels: Class of each example.
         probabilities: Class probabilities at the end of training.
-        retrained: Those of the same networks after they were trained on examples held out.
-        private: Likeliest class, by networks that were trained with less and less noise or more and more.
+        retrained: Class probabilities of the same networks after training on held-out examples.
+        private: Most likely class according to networks trained with different amounts of noise.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -215,10 +216,10 @@ def _needs_further(study: Study) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FurtherScore(Score):
-    """A score of each seed from what `train_dynamics.further` trained.
+    """A score of each seed, computed from what `train_dynamics.further` trained.
 
     Attributes:
-        compute: The score from that.
+        compute: Function from `Further` to the score.
     """
 
     compute: Callable[[Further], Float[np.ndarray, "s n"]]
@@ -243,12 +244,12 @@ class Mean:
         self.total += self._signal(records).sum(axis=1)
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the mean so far."""
+        """Return the mean so far."""
         return self.total / self._count if self._count else np.full_like(self.total, np.nan)
 
 
 class Latest:
-    """A signal at the last record so far, or at the last one up to an iteration, which then stays."""
+    """A signal at the last record so far; or at the last record up to an iteration, after which it stays the same."""
 
     def __init__(self, study: Study, signal: Signal, until: int | None = None) -> None:
         self._signal = signal
@@ -262,5 +263,5 @@ class Latest:
             self._value = self._signal(records.part(len(seen) - 1, len(seen)))[:, 0].astype(np.float64)
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the signal at that record."""
+        """Return the signal at that record."""
         return self._value

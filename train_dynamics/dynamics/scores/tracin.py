@@ -1,10 +1,10 @@
-"""How much steps taken on an example alone would lower its own loss: self-influence (TracInCP).
+"""Self-influence (TracInCP): how much steps taken on an example alone would lower its own loss.
 
 Pruthi, Liu, Sundararajan and Kale, "Estimating Training Data Influence by Tracing Gradient Descent" (2020): the sum
-over checkpoints of the learning rate times the product of two examples' loss gradients; of an example with itself, its
-squared norm. Of the recorded layers every record is a checkpoint; of the whole network, the iterations that are
-replayed. It is *not* what training did: batches, and momentum, are left out, as they are in TracInCP. The values of
-different numbers of checkpoints do not compare. Not checked against the published text.
+over checkpoints of the learning rate times the inner product of two examples' loss gradients. For an example with
+itself, that product is the squared norm. For the recorded layers every record is a checkpoint; for the whole network,
+the iterations that are replayed. It is *not* what training did: batches and momentum are ignored, as in TracInCP.
+Values from different numbers of checkpoints cannot be compared. Not checked against the published text.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class SelfInfluence(Mean):
         self._learning_rate = study.learning_rate
 
     def value(self) -> Float[np.ndarray, "s n"]:
-        """Give the learning rate times the sum so far."""
+        """Return the learning rate times the sum so far."""
         return self._learning_rate * self.total
 
 

@@ -1,11 +1,10 @@
-"""How much the pixels that matter change while training: the variance of gradients (VoG).
+"""Variance of gradients (VoG): how much the pixels that matter change during training.
 
 Agarwal, D'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients" (2022): the gradient of the
-label's logit with respect to each pixel, its standard deviation over checkpoints, averaged over the pixels, and made
-comparable between classes: less the mean of its class, over the standard deviation of its class. It is a gradient with
-respect to the *input* and not to the weights, of a logit and not of the loss. The paper's formula was not checked; the
-code that its authors published takes the standard deviation over checkpoints, with the number of these as divisor, and
-so it is here.
+label's logit with respect to each pixel, its standard deviation over checkpoints, averaged over the pixels. To compare
+classes, the mean of the class is subtracted and the result divided by the class's standard deviation. It is a gradient
+with respect to the *input* and not the weights, of a logit and not of the loss. The paper's formula was not checked.
+Like the code that the authors published, this takes the standard deviation over checkpoints, divided by their number.
 """
 
 from collections.abc import Sequence
@@ -32,8 +31,8 @@ def vog(
         labels: Class of each example.
 
     Returns:
-        In standard deviations of the class. NaN for one checkpoint alone, which varies in nothing; 0 for all examples
-        of a class in which they differ by no more than rounding.
+        In standard deviations of the class. NaN for a single checkpoint, which has no variance; 0 for all examples of a
+        class if they differ by no more than rounding.
     """
     result = np.empty((len(checkpoints), len(images)))
     for part in slices(len(images), images[0].nbytes):
