@@ -563,9 +563,11 @@ def test_a_pinned_example_shows_the_history_that_was_recorded(person, place):
 @browser_test
 def test_a_cone_is_selected_everywhere(person, monkeypatch):
     monkeypatch.setattr("train_dynamics.explorer.shown.ContentionOptions", few)
+    monkeypatch.setattr("train_dynamics.explorer.shown.MOST_COMPARED", 40)
     person.open("t=6&seeds=0,1")
     person.press("g")
     person.wait("document.querySelectorAll('.grouprows button').length > 1")
+    assert "Among 40 of the 50 examples, drawn at random." in person.run("return document.body.innerText")
     person.click(".grouprows li:first-child button")
     chosen = person.state()["selection"]
     assert len(chosen) >= 2
