@@ -13,7 +13,8 @@ from train_dynamics.config import InputError, StudyConfig
 from train_dynamics.dynamics.scores.relu import ReluNetwork
 from train_dynamics.recording.reader import Recording
 from train_dynamics.recording.verification import verify
-from train_dynamics.study import results
+from train_dynamics.report import analysis
+from train_dynamics.study import results, scores
 from train_dynamics.study.scores import ScoreOptions
 from train_dynamics.training import of_inputs, sweep
 from train_dynamics.training.replay import networks_of
@@ -190,10 +191,36 @@ def test_scores_of_the_twin_are_those_of_the_default_network(recording, networks
             np.testing.assert_allclose(values, right, rtol=rtol, atol=1e-6 * np.abs(right).max(), err_msg=f"{name} {s}")
         right = expected.adversarial_distance(inputs)
         np.testing.assert_allclose(found.adversarial_distance(inputs), right, rtol=1e-3, atol=1e-5)
-    scores = results.compute(recording, ScoreOptions(checkpoints=2), networks=networks).scores
-    assert not {*REPLAYED} & {*scores.missing}
-    np.testing.assert_array_equal(scores.of_seeds["adversarial_distance"][1], found.adversarial_distance(inputs))
+    computed = results.compute(recording, ScoreOptions(checkpoints=2), networks=networks).scores
+    assert not {*REPLAYED} & {*computed.missing}
+    np.testing.assert_array_equal(computed.of_seeds["adversarial_distance"][1], found.adversarial_distance(inputs))
     assert {*REPLAYED} <= {*results.compute(recording).scores.missing}
+
+
+def test_what_the_replay_costs_is_said_before_it_starts(recording, networks, monkeypatch):
+    said = []
+    tell = (recording, ScoreOptions(checkpoints=4), networks, said.append)
+    analysis._say_cost_of_replay(*tell)
+    assert said == []  # seconds, which take longer to reckon
+    monkeypatch.setattr(scores, "WORTH", 0)
+    monkeypatch.setattr(scores, "FEW_EXAMPLES", 8)
+    monkeypatch.setattr(analysis, "LONG", 0)
+    clock = iter(range(1000))
+    monkeypatch.setattr(scores.time, "perf_counter", lambda: float(next(clock)))  # so that each score takes a second
+    seconds = scores.replay_seconds(*tell[:3])
+    assert {*seconds} == {*REPLAYED}
+    everywhere = 50 / 8 * 4 * 2  # of 50 examples 8 were computed, at one of four iterations, of one of two seeds
+    assert seconds == {name: pytest.approx(everywhere / 4 if name == "grand" else everywhere) for name in REPLAYED}
+    analysis._say_cost_of_replay(*tell)
+    (line,) = said
+    assert line.startswith("Running the networks of 2 seeds again, at 4 iterations: about 4 min, of which ")
+    assert line.endswith(" takes 50 s; --score_checkpoints=2 takes 50% of it")
+
+
+def test_how_far_the_replay_is_is_told(recording, networks):
+    told = []
+    results.compute(recording, ScoreOptions(checkpoints=2), networks=networks, replayed=told.append)
+    assert {f"{name}: {done} of 2 seeds" for name in REPLAYED for done in (1, 2)} == {*told}
 
 
 def network(activation, rng):
@@ -220,9 +247,15 @@ def test_scores_of_a_convolutional_network_against_slow_definitions(rng, activat
     def fast(*examples):
         pieces = of_inputs.is_of_pieces(loss, examples, signs[0]), of_inputs.curvatures_of_pieces(loss, examples)
         bent = of_inputs.curvatures(loss, examples, signs), of_inputs.curvatures(loss, examples, basis)
-        return *pieces, *bent, of_inputs.logit_gradients(loss, examples), of_inputs.distances(loss, examples)
+        return *pieces, *bent, of_inputs.logit_gradients(loss, examples)
 
-    of_pieces, of_linear, estimated, traced, slopes, far = fast(images, labels)
+    def of_rows(function):
+        fast = jax.jit(lambda *rows: function(loss, rows))
+        return lambda *rows: jax.tree.map(np.asarray, fast(*rows))
+
+    of_pieces, of_linear, estimated, traced, slopes = fast(images, labels)
+    functions = (of_inputs.predictions, of_inputs.leads, of_inputs.steps)
+    far = of_inputs.distances(np.asarray(images), *map(of_rows, functions))
     assert of_pieces == (activation is jax.nn.relu)
     hessian = jax.jit(jax.hessian(lambda x, label: loss(x, label)[0]))
     jacobian = jax.jit(jax.jacobian(lambda x: loss(x, 0)[1]))

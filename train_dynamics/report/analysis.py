@@ -24,7 +24,7 @@ from train_dynamics.study.lineages import LineageOptions, Lineages, Persistence,
 from train_dynamics.study.oscillation import Oscillation, follow_oscillation
 from train_dynamics.study.ranking import Ranking
 from train_dynamics.study.results import Results, check_finished, compute
-from train_dynamics.study.scores import Networks, ScoreOptions
+from train_dynamics.study.scores import Networks, ScoreOptions, replay_seconds
 from train_dynamics.study.tables import DEFAULT_PARTS, PARTS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ OF_PAIRS = {"contention", "oscillation"}
 OF_CLASSES = ("scores", "motion")
 STEP = "{desc}: step {n_fmt} of {total_fmt}, {elapsed} so far"  # steps differ too much to say how long the others take
 MANY = 10_000  # examples of which all pairs take minutes
+LONG = 60  # seconds that a user is told of
 
 
 def analyze(
@@ -83,6 +84,8 @@ def analyze(
         check_options(recording, cone_options)
         if OF_PAIRS & set(parts):
             _say_cost(recording, contention_options, log)
+        if networks is not None and "scores" in parts:
+            _say_cost_of_replay(recording, score_options, networks, log)
         with Helpers() as helpers:
             # It needs nothing of what is computed here, and takes as long.
             fighting = helpers.submit(_pairs, recording, contention_options, parts) if OF_PAIRS & set(parts) else None
@@ -170,6 +173,22 @@ def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[s
     )
 
 
+def _say_cost_of_replay(
+    recording: Recording, options: ScoreOptions, networks: Networks, log: Callable[[str], None]
+) -> None:
+    """Say how long it may take to run networks again for scores, and what takes less."""
+    seconds = replay_seconds(recording, options, networks)
+    if (total := sum(seconds.values())) < LONG:
+        return
+    longest, count = max(seconds, key=seconds.get), options.checkpoints
+    fewer = 2 if count > 2 else 1
+    less = "" if count == 1 else f"; --score_checkpoints={fewer} takes {fewer / count:.0%} of it"
+    log(
+        f"Running the networks of {pluralise(len(recording.seeds), 'seed')} again, at {pluralise(count, 'iteration')}: "
+        f"about {time_in_words(total)}, of which {longest} takes {time_in_words(seconds[longest])}{less}"
+    )
+
+
 def _possible(recording: Recording, parts: Collection[str], log: Callable[[str], None]) -> list[str]:
     """Leave out the parts that a recording has no data for, and say so."""
     unknown = ", ".join(part for part in parts if part not in PARTS)
@@ -221,7 +240,13 @@ def _results(
     log(f"Reading {records} of {seeds} in {recording.path}")
     with Progress("Measuring", recording.num_records, "records") as bar:
         results = compute(
-            recording, options if "scores" in parts else None, "groups" in parts, bar.update, networks, given
+            recording,
+            options if "scores" in parts else None,
+            "groups" in parts,
+            bar.update,
+            networks,
+            given,
+            bar.set_postfix_str,
         )
     if results.scores and not results.scores.study.replayable:
         log(f"Left out: scores for which the network must be run again; {how_to_run(recording)}")

@@ -141,6 +141,7 @@ def compute(
     advance: Callable[[int], object] = lambda records: None,
     networks: Networks | None = None,
     given: Ranking | None = None,
+    replayed: Callable[[str], object] = lambda words: None,
 ) -> Results:
     """Compute all results, reading each block once. Memory does not grow with the number of blocks.
 
@@ -152,9 +153,10 @@ def compute(
         recording: The recording.
         options: How to compute scores. None computes no scores.
         groups: Whether to follow groups of examples.
-        advance: Called with the number of records after each block.
-        networks: Runs the networks again, for the scores that need it. Not needed for the default network.
-        given: A ranking to use instead.
+        advance: Told the number of records after each block.
+        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
+        given: What to rank the examples by instead.
+        replayed: Told in words how far scores are for which networks are run again.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has only one example, or lacks what the options ask for.
@@ -191,7 +193,7 @@ def compute(
         dead,
         gathered.forgetting,
         curves,
-        score_pass and score_pass.finish(),
+        score_pass and score_pass.finish(replayed),
         gathered.group_dynamics(),
         given.words if given else "",
     )

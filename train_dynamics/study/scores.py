@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
@@ -10,9 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from train_dynamics.config import InputError
+from train_dynamics.config import InputError, pluralise
 from train_dynamics.data.batches import batch_indices
 from train_dynamics.data.scaling import network_inputs
+from train_dynamics.data.trees import Tree
 from train_dynamics.dynamics.scores.registry import SCORES
 from train_dynamics.dynamics.scores.relu import ReluNetwork
 from train_dynamics.dynamics.scores.score import (
@@ -31,6 +33,7 @@ from train_dynamics.recording.reader import Block, Recording
 from train_dynamics.study.motion import nearest
 
 EARLY = 0.1  # of the run, as epoch 20 of 200 in the paper of EL2N and GraNd
+FEW_EXAMPLES, WORTH = 1000, 10
 
 
 @runtime_checkable
@@ -125,6 +128,33 @@ def study_of(recording: Recording, options: ScoreOptions, networks: Networks | N
     )
 
 
+def replay_seconds(recording: Recording, options: ScoreOptions, networks: Networks) -> dict[str, float]:
+    """Reckon how many seconds each score by replay will take, from those of a few examples and one network.
+
+    What is compiled for it serves the scores too. Nothing is reckoned where that would take long beside the scores.
+    """
+    study = study_of(recording, options, networks)
+    few = np.arange(min(FEW_EXAMPLES, study.num_examples))
+    if study.num_examples * study.num_seeds * len(study.checkpoints) < WORTH * len(few):
+        return {}
+    inputs, labels = network_inputs(recording.data.take(few), recording.config), recording.labels[few]
+    network, seconds = networks.of(int(study.checkpoints[len(study.checkpoints) // 2]))[0], {}
+    for score in SCORES:
+        if not isinstance(score, ReplayedScore) or score.missing(study):
+            continue
+        for _ in range(2):  # the first one compiles
+            began = time.perf_counter()
+            score.compute([network], _flat(inputs), labels, study)
+            once = time.perf_counter() - began
+        seconds[score.name] = once * study.num_examples / len(few) * len(score.at(study)) * study.num_seeds
+    return seconds
+
+
+def _flat(inputs: Tree) -> Tree:
+    """Flatten inputs that are one array, as scores take them."""
+    return inputs.reshape(len(inputs), -1) if isinstance(inputs, np.ndarray) else inputs
+
+
 class ScorePass:
     """Computes all scores from the records, in order. Memory does not grow with their number.
 
@@ -169,8 +199,11 @@ class ScorePass:
                     self._stopped[name].append(accumulator.value().mean(axis=0))
             start = stop
 
-    def finish(self) -> Scores:
-        """Compute scores that run networks again and those of the ensemble, and return all scores.
+    def finish(self, replayed: Callable[[str], object] = lambda words: None) -> Scores:
+        """Compute what is replayed and what is of the ensemble, and hand over all scores.
+
+        Args:
+            replayed: Told in words how far the replay is.
 
         Raises:
             InputError: If the recording is damaged.
@@ -179,7 +212,7 @@ class ScorePass:
         stopped = {name: np.stack(values) for name, values in self._stopped.items() if values}
         for score in self._scores:
             if isinstance(score, ReplayedScore):
-                of_seeds[score.name], stopped[score.name] = self._replay(score)
+                of_seeds[score.name], stopped[score.name] = self._replay(score, replayed)
         probabilities = [self._recording.probabilities(t) for t in self.study.checkpoints]
         if (further := self._recording.further) is not None:
             trained = Further(self._recording.labels, probabilities[-1], further.retrained, further.private)
@@ -198,14 +231,14 @@ class ScorePass:
                 values[score.name] = stopped[score.name][-1]
         return Scores(self.study, self._scores, self._missing, values, of_seeds, stopped, probabilities[-1])
 
-    def _replay(self, score: ReplayedScore) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
-        """Compute a score of each seed, and of the ensemble, as if recording had stopped at each checkpoint."""
+    def _replay(
+        self, score: ReplayedScore, replayed: Callable[[str], object]
+    ) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
+        """Compute a score of each seed, and of the ensemble had recording stopped at each checkpoint."""
         at = score.at(self.study)
         of = self._relu_networks if self._networks is None else self._networks.of
         networks = [of(int(t)) for t in at]
-        labels, inputs = self._recording.labels, self._recording.inputs()
-        if isinstance(inputs, np.ndarray):
-            inputs = inputs.reshape(len(labels), -1)
+        labels, inputs = self._recording.labels, _flat(self._recording.inputs())
 
         def of_seed(s: int) -> Float[np.ndarray, "checkpoint n"]:
             return score.compute([of_seeds[s] for of_seeds in networks], inputs, labels, self.study)
@@ -218,6 +251,7 @@ class ScorePass:
             for values in threads.map(of_seed, range(self.study.num_seeds)):
                 found += values / self.study.num_seeds
                 last.append(values[-1].astype(np.float64))
+                replayed(f"{score.name}: {len(last)} of {pluralise(self.study.num_seeds, 'seed')}")
         reached = np.searchsorted(at, self.study.checkpoints, side="right") - 1
         stopped = np.where(reached[:, None] >= 0, found[reached.clip(0)], np.nan)
         return np.stack(last), stopped

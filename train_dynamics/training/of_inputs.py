@@ -5,14 +5,18 @@ network.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Example = tuple[Array, Array]
 Loss = Callable[[Array, Array], tuple[Array, Array]]
 """`loss(input, label) -> (loss, logits)` of one example, by a network whose parameters are fixed."""
+OfRows = Callable[[np.ndarray, np.ndarray], Any]
+"""A function of inputs and labels of any number of examples, in NumPy."""
 
 STEPS = 50
 OVERSHOOT = 0.02
@@ -80,61 +84,79 @@ def is_of_pieces(loss: Loss, examples: Example, vector: Float[Array, "*input"]) 
     return jnp.abs(bent - expected).max() <= 1e-3 * jnp.abs(bent).max() + rounding
 
 
-def distances(loss: Loss, examples: Example) -> Float[Array, " n"]:
-    """Find how far each input is from one that the network gives another class, by DeepFool.
+def predictions(loss: Loss, examples: Example) -> Int[Array, " n"]:
+    """Tell the likeliest class of each example."""
+    return jax.vmap(loss)(*examples)[1].argmax(axis=1)
 
-    It takes the same steps as `train_dynamics.dynamics.scores.adversarial`.
+
+def leads(loss: Loss, examples: Example) -> Float[Array, " n"]:
+    """Compute by how much the class that stands in the place of the label is ahead of the next, in logits."""
+    values, class_of = examples
+    return jax.vmap(_lead)(jax.vmap(loss)(values, class_of)[1], class_of).min(axis=1)
+
+
+def steps(loss: Loss, examples: Example) -> tuple[Bool[Array, " n"], Float[Array, "n *input"]]:
+    """Compute the step from each input to the nearest boundary of that class, with the network taken as linear there.
+
+    Returns:
+        Whether there is a boundary, and the step.
+    """
+    values, class_of = examples
+    return jax.vmap(lambda *one: _step(loss, *one))(values, class_of)
+
+
+def distances(
+    inputs: Float[np.ndarray, "n *input"], predict: OfRows, lead: OfRows, step: OfRows
+) -> Float[np.ndarray, " n"]:
+    """Find how far each input is from one of which the network predicts another class, by DeepFool.
+
+    As `train_dynamics.dynamics.scores.adversarial` does it, step by step. Most examples are there after two or three, a
+    few go on: steps, which cost ten times as much as all else, are taken of those only that still go on.
+
+    Args:
+        inputs: The inputs.
+        predict: Gives what `predictions` does, of inputs and whatever in the place of labels.
+        lead: Gives what `leads` does, of inputs and classes.
+        step: Gives what `steps` does, of these.
 
     Returns:
         L2 norm of the change found, in units of input; infinite where no step leads to a boundary.
     """
-    inputs, labels = examples
+    class_of = predict(inputs, np.zeros(len(inputs), int))
+    change, going = np.zeros_like(inputs), np.arange(len(inputs))
+    for _ in range(STEPS):
+        if len(going):
+            going = going[lead(inputs[going] + change[going], class_of[going]) > 0]
+        if not len(going):
+            break
+        there, steps = step(inputs[going] + change[going], class_of[going])
+        going = going[there]
+        change[going] += steps[there]
 
-    def logits_at(change: Array) -> Array:
-        return jax.vmap(lambda value, label: loss(value, label)[1])(inputs + change, labels)
+    def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Compute by how much the class is ahead of the next, so far along the way."""
+        return lead(inputs + share.reshape(-1, *[1] * (inputs.ndim - 1)) * change, class_of)
 
-    nothing = jnp.zeros_like(inputs)
-    class_of = logits_at(nothing).argmax(axis=1)
-
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        change, going, count = state
-        more, move = jax.vmap(lambda *of_one: _step(loss, *of_one))(inputs + change, labels, class_of)
-        going = going & more
-        move = jnp.where(going.reshape(-1, *[1] * (inputs.ndim - 1)), move, 0)
-        return change + move, going, count + 1
-
-    start = nothing, jnp.ones(len(inputs), bool), 0
-    change = jax.lax.while_loop(lambda state: state[1].any() & (state[2] < STEPS), step, start)[0]
-
-    def ahead(share: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Compute by how much the class leads the next one, part of the way along."""
-        logits = logits_at(share.reshape(-1, *[1] * (inputs.ndim - 1)) * change)
-        return jax.vmap(_lead)(logits, class_of).min(axis=1)
-
-    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:  # back to where it crosses
-        low, high = bounds
+    low, high = np.zeros(len(inputs), inputs.dtype), np.ones(len(inputs), inputs.dtype)
+    for _ in range(HALVINGS):  # back to where it crosses
         middle = (low + high) / 2
         inside = ahead(middle) > 0
-        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
-
-    zeros = jnp.zeros(len(inputs), inputs.dtype)
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, (zeros, zeros + 1))
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     before, after = ahead(low), ahead(high)  # between kinks, a straight line
-    share = jnp.where(before > after, before / jnp.where(before > after, before - after, 1), 0)
-    length = (low + share * (high - low)) * jnp.sqrt(jnp.square(change).reshape(len(inputs), -1).sum(axis=1))
-    return jnp.where(after <= 0, length, jnp.inf)
+    share = np.divide(before, before - after, out=np.zeros_like(before), where=before > after)
+    length = (low + share * (high - low)) * np.sqrt(np.square(change).reshape(len(inputs), -1).sum(axis=1))
+    return np.where(after <= 0, length, np.inf)
 
 
-def _step(loss: Loss, value: Array, label: Array, class_of: Int[Array, ""]) -> tuple[Array, Array]:
-    """Go to the nearest boundary of the linearised network, and tell whether there was still one to cross."""
-    jacobian, logits = jax.jacrev(lambda value: (loss(value, label)[1],) * 2, has_aux=True)(value)
+def _step(loss: Loss, value: Array, class_of: Int[Array, ""]) -> tuple[Array, Array]:
+    jacobian, logits = jax.jacrev(lambda value: (loss(value, class_of)[1],) * 2, has_aux=True)(value)
     lead = _lead(logits, class_of)
     toward = (jacobian - jacobian[class_of]).reshape(len(logits), -1)
     squares = jnp.sum(jnp.square(toward), axis=1)
     there = squares > 0  # else no unit is active, and nothing changes the class
     nearest = jnp.where(there, lead / jnp.sqrt(jnp.where(there, squares, 1)), jnp.inf).argmin()
     move = (1 + OVERSHOOT) * lead[nearest] / jnp.where(there, squares, 1)[nearest] * toward[nearest]
-    return (lead.min() > 0) & there[nearest], move.reshape(value.shape)
+    return there[nearest], move.reshape(value.shape)
 
 
 def _lead(logits: Float[Array, " c"], class_of: Int[Array, ""]) -> Float[Array, " c"]:

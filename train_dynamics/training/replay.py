@@ -38,6 +38,7 @@ FEW_INPUTS = 64  # up to which a vector for each is no great cost
 FEW_CLASSES = 64  # up to which a Jacobian is none
 EXAMPLES = 1024
 ROOM = 2**27  # bytes of what a slice of the examples needs
+PART = 2**26  # bytes of the inputs of which ways to other classes are looked for at a time
 
 
 def networks_of(
@@ -134,12 +135,14 @@ class Networks:
         self._again = Program(self._evaluated)
         self.gradient_norms = Program(functools.partial(_gradient_norms, task))
         self.logit_gradients = self._of_inputs(of_inputs.logit_gradients)
-        self.distances = self._of_inputs(of_inputs.distances)
+        self.predictions = self._of_inputs(of_inputs.predictions)
+        self.leads = self._of_inputs(of_inputs.leads)
+        self.steps = self._of_inputs(of_inputs.steps)
         self._curvatures = self._of_inputs(of_inputs.curvatures)
         self._curvatures_of_pieces = self._of_inputs(of_inputs.curvatures_of_pieces)
 
     def _of_inputs(self, function: Callable) -> Program:
-        def with_weights(weights: Any, examples: Any, *rest: Any) -> Array:
+        def with_weights(weights: Any, examples: Any, *rest: Any) -> Any:
             return function(_fixed(self.task, weights), examples, *rest)
 
         return Program(with_weights)
@@ -247,22 +250,38 @@ class Network:
         """Find how far each example is from another predicted class; if there is none, the largest distance."""
         if len(self._networks.recording.class_names) == 1:
             return np.zeros(len(inputs), np.float32)  # one class has no boundary
-        labels = np.zeros(len(inputs), self._networks.labels.dtype)  # which play no part
-        found = self._in_slices(self._networks.distances, inputs, labels)
+        of, like = self._networks, self._networks.inputs
+        inputs = inputs.reshape(len(inputs), *like.shape[1:])
+        size = self._size(len(inputs))
+
+        def of_rows(program: Callable) -> of_inputs.OfRows:
+            return lambda rows, labels: self._in_slices(program, rows, labels.astype(of.labels.dtype), size)
+
+        programs = [of_rows(program) for program in (of.predictions, of.leads, of.steps)]
+        length = max(size, PART // max(inputs[0].nbytes, 1))
+        parts = [inputs[start : start + length] for start in range(0, len(inputs), length)]
+        found = np.concatenate([of_inputs.distances(part, *programs) for part in parts])
         return np.where(np.isfinite(found), found, found.max(where=np.isfinite(found), initial=0))
 
-    def _in_slices(self, program: Callable, inputs: Tree, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n ..."]:
-        """Run a program on some examples at a time. The last slice is padded, so that there are few shapes."""
+    def _in_slices(
+        self, program: Callable, inputs: Tree, labels: Int[np.ndarray, " n"], size: int | None = None
+    ) -> Any:
+        """Run a program on so many examples at a time; the last one fills up what is left, so that few shapes occur."""
         like, found = self._networks.inputs, []
         if isinstance(like, np.ndarray):
             inputs = inputs.reshape(len(labels), *like.shape[1:])
-        size = min(self._slice_length(), 1 << (len(labels) - 1).bit_length())
+        size = size or self._size(len(labels))
         with _numbers("float32"):
             for start in range(0, len(labels), size):
                 rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
                 examples = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs, labels))
-                found.append(program(self._weights, examples)[: len(labels) - start])
-        return np.concatenate(found)
+                left = slice(len(labels) - start)
+                found.append(jax.tree.map(lambda values, left=left: values[left], program(self._weights, examples)))
+        return jax.tree.map(lambda *values: np.concatenate(values), *found)
+
+    def _size(self, num_examples: int) -> int:
+        """Give how many of so many examples are taken at a time."""
+        return min(self._slice_length(), 1 << (num_examples - 1).bit_length())
 
     def _slice_length(self) -> int:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self._weights))
