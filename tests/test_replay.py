@@ -89,7 +89,7 @@ def test_nothing_is_run_that_is_not_named(place):
         ({"model": "nets.py:other"}, "--model=nets.py:other: the recording was made with --model=nets.py:twin"),
         ({"model": MODEL, "loss": "nets.py:l"}, "--loss=nets.py:l: the recording was made with the default loss"),
         ({}, "to have it run, name it: --model=nets.py:twin"),
-        ({"task": td.Task(len, len)}, "was not made of a task in Python"),
+        ({"task": td.Task(len, len)}, "was not made from a task in Python"),
     ],
 )
 def test_what_is_named_must_be_what_was_recorded(recording, named, message):
