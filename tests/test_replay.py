@@ -214,7 +214,7 @@ def test_what_the_replay_costs_is_said_before_it_starts(recording, networks, mon
     analysis._say_cost_of_replay(*tell)
     (line,) = said
     assert line.startswith("Running the networks of 2 seeds again, at 4 iterations: about 4 min, of which ")
-    assert line.endswith(" takes 50 s; --score_checkpoints=2 takes 50% of it")
+    assert line.endswith(" takes 50 s; --score_checkpoints=2 takes 50% of that")
 
 
 def test_how_far_the_replay_is_is_told(recording, networks):

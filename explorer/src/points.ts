@@ -72,8 +72,8 @@ void main() {
     float from = length(p);
     ink = max(1.0 - smoothstep(0.42, 0.42 + edge, from), 1.0 - smoothstep(0.0, edge, abs(from - 0.8) - 0.1));
   }
-  // Where others lie so close that they cover the ground, chosen ones would not be seen without a rim.
-  float rim = (shape & ${CHOSEN}u) != 0u ? smoothstep(0.35, 0.35 + 0.5 * edge, length(p)) : 0.0;
+  // Where others lie so close that they cover the ground, chosen discs would not be seen without a rim.
+  float rim = (shape & ${CHOSEN | CROSS | MARKED}u) == ${CHOSEN}u ? smoothstep(0.35, 0.35 + 0.5 * edge, length(p)) : 0.0;
   result = vec4(paint.rgb * (1.0 - 0.7 * rim) * paint.a * ink, paint.a * ink);
 }`;
 

@@ -176,13 +176,13 @@ def _say_cost(recording: Recording, options: ContentionOptions, log: Callable[[s
 def _say_cost_of_replay(
     recording: Recording, options: ScoreOptions, networks: Networks, log: Callable[[str], None]
 ) -> None:
-    """Say how long it may take to run networks again for scores, and what takes less."""
+    """Log how long it may take to run networks again for scores, and how to shorten it."""
     seconds = replay_seconds(recording, options, networks)
     if (total := sum(seconds.values())) < LONG:
         return
     longest, count = max(seconds, key=seconds.get), options.checkpoints
     fewer = 2 if count > 2 else 1
-    less = "" if count == 1 else f"; --score_checkpoints={fewer} takes {fewer / count:.0%} of it"
+    less = "" if count == 1 else f"; --score_checkpoints={fewer} takes {fewer / count:.0%} of that"
     log(
         f"Running the networks of {pluralise(len(recording.seeds), 'seed')} again, at {pluralise(count, 'iteration')}: "
         f"about {time_in_words(total)}, of which {longest} takes {time_in_words(seconds[longest])}{less}"

@@ -129,9 +129,9 @@ def study_of(recording: Recording, options: ScoreOptions, networks: Networks | N
 
 
 def replay_seconds(recording: Recording, options: ScoreOptions, networks: Networks) -> dict[str, float]:
-    """Reckon how many seconds each score by replay will take, from those of a few examples and one network.
+    """Estimate how many seconds each score that runs networks again will take, from a few examples and one network.
 
-    What is compiled for it serves the scores too. Nothing is reckoned where that would take long beside the scores.
+    The scores use what is compiled for it. Returns nothing if the estimate would take long compared with the scores.
     """
     study = study_of(recording, options, networks)
     few = np.arange(min(FEW_EXAMPLES, study.num_examples))
@@ -151,7 +151,7 @@ def replay_seconds(recording: Recording, options: ScoreOptions, networks: Networ
 
 
 def _flat(inputs: Tree) -> Tree:
-    """Flatten inputs that are one array, as scores take them."""
+    """Flatten inputs that are a single array, as scores expect."""
     return inputs.reshape(len(inputs), -1) if isinstance(inputs, np.ndarray) else inputs
 
 
@@ -203,7 +203,7 @@ class ScorePass:
         """Compute what is replayed and what is of the ensemble, and hand over all scores.
 
         Args:
-            replayed: Told in words how far the replay is.
+            replayed: Called with words on how far it is.
 
         Raises:
             InputError: If the recording is damaged.

@@ -85,18 +85,18 @@ def is_of_pieces(loss: Loss, examples: Example, vector: Float[Array, "*input"]) 
 
 
 def predictions(loss: Loss, examples: Example) -> Int[Array, " n"]:
-    """Tell the likeliest class of each example."""
+    """Return the predicted class of each example."""
     return jax.vmap(loss)(*examples)[1].argmax(axis=1)
 
 
 def leads(loss: Loss, examples: Example) -> Float[Array, " n"]:
-    """Compute by how much the class that stands in the place of the label is ahead of the next, in logits."""
+    """Compute by how much the class given as label leads the next one, in logits."""
     values, class_of = examples
     return jax.vmap(_lead)(jax.vmap(loss)(values, class_of)[1], class_of).min(axis=1)
 
 
 def steps(loss: Loss, examples: Example) -> tuple[Bool[Array, " n"], Float[Array, "n *input"]]:
-    """Compute the step from each input to the nearest boundary of that class, with the network taken as linear there.
+    """Compute the step from each input to the nearest boundary of the class given as label, of the linearised network.
 
     Returns:
         Whether there is a boundary, and the step.
@@ -108,10 +108,10 @@ def steps(loss: Loss, examples: Example) -> tuple[Bool[Array, " n"], Float[Array
 def distances(
     inputs: Float[np.ndarray, "n *input"], predict: OfRows, lead: OfRows, step: OfRows
 ) -> Float[np.ndarray, " n"]:
-    """Find how far each input is from one of which the network predicts another class, by DeepFool.
+    """Find how far each input is from one that the network gives another class, by DeepFool.
 
-    As `train_dynamics.dynamics.scores.adversarial` does it, step by step. Most examples are there after two or three, a
-    few go on: steps, which cost ten times as much as all else, are taken of those only that still go on.
+    It takes the same steps as `train_dynamics.dynamics.scores.adversarial`. Most examples need one or two, a few need
+    more. Steps cost most, so they are computed only for examples that have not crossed yet.
 
     Args:
         inputs: The inputs.
@@ -134,7 +134,7 @@ def distances(
         change[going] += steps[there]
 
     def ahead(share: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Compute by how much the class is ahead of the next, so far along the way."""
+        """Compute by how much the class leads the next one, part of the way along."""
         return lead(inputs + share.reshape(-1, *[1] * (inputs.ndim - 1)) * change, class_of)
 
     low, high = np.zeros(len(inputs), inputs.dtype), np.ones(len(inputs), inputs.dtype)
