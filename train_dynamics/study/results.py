@@ -153,10 +153,10 @@ def compute(
         recording: The recording.
         options: How to compute scores. None computes no scores.
         groups: Whether to follow groups of examples.
-        advance: Called with the number of records after each block.
-        networks: Runs the networks again, for the scores that need it. Not needed for the default network.
-        given: A ranking to use instead.
-        replayed: Called with words on how far the scores are for which networks are run again.
+        advance: Told the number of records after each block.
+        networks: Runs the networks again, for the scores that need it; of the default network it need not be given.
+        given: What to rank the examples by instead.
+        replayed: Told in words how far scores are for which networks are run again.
 
     Raises:
         InputError: If the recording is unfinished or damaged, has only one example, or lacks what the options ask for.

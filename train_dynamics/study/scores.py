@@ -200,7 +200,7 @@ class ScorePass:
             start = stop
 
     def finish(self, replayed: Callable[[str], object] = lambda words: None) -> Scores:
-        """Compute scores that run networks again and those of the ensemble, and return all scores.
+        """Compute what is replayed and what is of the ensemble, and hand over all scores.
 
         Args:
             replayed: Called with words on how far it is.
@@ -234,7 +234,7 @@ class ScorePass:
     def _replay(
         self, score: ReplayedScore, replayed: Callable[[str], object]
     ) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "checkpoint n"]]:
-        """Compute a score of each seed, and of the ensemble, as if recording had stopped at each checkpoint."""
+        """Compute a score of each seed, and of the ensemble had recording stopped at each checkpoint."""
         at = score.at(self.study)
         of = self._relu_networks if self._networks is None else self._networks.of
         networks = [of(int(t)) for t in at]

@@ -114,9 +114,9 @@ def distances(
 
     Args:
         inputs: The inputs.
-        predict: Computes `predictions` from inputs and any labels.
-        lead: Computes `leads` from inputs and classes.
-        step: Computes `steps` from inputs and classes.
+        predict: Gives what `predictions` does, of inputs and whatever in the place of labels.
+        lead: Gives what `leads` does, of inputs and classes.
+        step: Gives what `steps` does, of these.
 
     Returns:
         L2 norm of the change found, in units of input; infinite where no step leads to a boundary.

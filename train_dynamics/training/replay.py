@@ -266,7 +266,7 @@ class Network:
     def _in_slices(
         self, program: Callable, inputs: Tree, labels: Int[np.ndarray, " n"], size: int | None = None
     ) -> Any:
-        """Run a program on some examples at a time. The last slice is padded, so that there are few shapes."""
+        """Run a program on so many examples at a time; the last one fills up what is left, so that few shapes occur."""
         like, found = self._networks.inputs, []
         if isinstance(like, np.ndarray):
             inputs = inputs.reshape(len(labels), *like.shape[1:])
