@@ -336,15 +336,18 @@ def test_interrupted_it_says_so(small_path, tmp_path):
     copy = shutil.copytree(small_path, tmp_path / "copy")
     command = [sys.executable, "-u", "-m", "train_dynamics.further", f"--recording={copy}", "--holdout_epochs=100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline().startswith("Training 3 networks on")
-        second = run("further", f"--recording={copy}")
-        assert second.stderr.startswith(f"further: --recording={copy}: is being written by another run")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(300) == 130
-        assert process.stderr.read().splitlines() == [
-            "further: stopping after this epoch; a second signal stops it at once",
-            "further: interrupted; nothing was stored",
-        ]
+        try:
+            assert process.stdout.readline().startswith("Training 3 networks further")
+            second = run("further", f"--recording={copy}")
+            assert second.stderr.startswith(f"further: --recording={copy}: is being written by another run")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(300) == 130
+            assert process.stderr.read().splitlines() == [
+                "further: stopping after this epoch; a second signal stops it at once",
+                "further: interrupted; nothing was stored",
+            ]
+        finally:
+            process.kill()  # or a failure would wait for it
     assert not (copy / "further").exists() and not (copy / "further.incomplete").exists()
 
 

@@ -297,7 +297,7 @@ class Recording:
             settings, checksums = header["settings"], header["arrays"]
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordingError(
-                f"{path / 'further.json'} does not belong here, is damaged or missing ({error}); {again}"
+                f"{path / 'further.json'} does not belong here, is damaged, or is missing ({error}); {again}"
             ) from error
         try:
             return FurtherTraining(settings, *(_load(path / f"{name}.npy", checksums.get(name)) for name in FURTHER))

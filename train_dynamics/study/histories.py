@@ -176,7 +176,7 @@ def _make(part: Recording, directory: AnyPath, advance: Callable[[int], object])
     if isinstance(directory, Url):
         made = OfOne(part, directory) if (directory / "histories.json").exists() else None
         if made is None or made.num_records < _planned(part, made.span):
-            raise OSError(errno.EROFS, "it is a URL, and those are only read")
+            raise OSError(errno.EROFS, "it is a URL, and URLs can only be read")
         advance(made.num_records)
         return
     if (directory / "histories.json").exists():
