@@ -99,19 +99,20 @@ def forecast(
         each, update = _timed(few, todo)
         del few
         length = max(1, min(todo.block_length, int(SECONDS / (BLOCKS * each))))
-        in_memory = 1  # records, so far
+        last, in_memory = 0.0, 1  # records, so far
         needed = BLOCKS * (length * todo.record_bytes + todo.state_bytes)
         if each < SECONDS and needed <= shutil.disk_usage(room).free:
             with tempfile.TemporaryDirectory(prefix=".plan_", dir=room) as place:
                 sweep = Sweep(config, dataset, length, devices, prepared)
-                each = _recorded(sweep, config, dataset, prepared, todo, Path(place) / "recording", each)
+                each, last = _recorded(sweep, config, dataset, prepared, todo, Path(place) / "recording", each)
             in_memory = 2 * length
     # Two blocks are in memory, one being computed and one being stored; those of the trial are in the peak already.
     more = max(2 * todo.block_length - in_memory, 0) * todo.record_bytes
     # After each of the first records comes one update, or as many as after all others.
     further = int(todo.iterations[-1]) - todo.num_records * int(np.ptp(todo.iterations[:2]))
     each += update * max(further, 0) / todo.num_records
-    return Forecast(todo.num_records, todo.bytes_from(0), peak_bytes() + more, started + todo.num_records * each, each)
+    seconds = started + todo.num_records * each + last
+    return Forecast(todo.num_records, todo.bytes_from(0), peak_bytes() + more, seconds, each)
 
 
 def _timed(sweep: Sweep, todo: Plan) -> tuple[float, float]:
@@ -137,23 +138,24 @@ def _recorded(
     todo: Plan,
     path: Path,
     each: float,
-) -> float:
-    """Record a few blocks, and return seconds per record; as computed before, if there are too few to tell."""
+) -> tuple[float, float]:
+    """Record a few blocks, and return seconds per record, and for storing the last block, with no other computed.
+
+    Seconds per record are as computed before, if there are too few blocks to tell.
+    """
     firsts = list(range(0, todo.num_records, sweep.block_length))[:BLOCKS]
     if len(firsts) < 2 or len(firsts) * sweep.block_length > todo.num_records:
-        return each
+        return each, 0.0
     writer = Writer(path, config, dataset, prepared.contents, sweep.block_length, 0, {})
     with contextlib.closing(writer):
-        done, began = 0, 0.0
+        began = []  # of storing each block
         for first, record, ending in sweep.blocks(sweep.initial_state(), firsts, writer.wait):
-            iterations = todo.iterations[first : first + sweep.block_length]
-            if done == 1:  # the first block has no other stored beside it
-                began = time.perf_counter()
-            writer.save(int(iterations[0]), record, ending)
-            done += 1
+            began.append(time.perf_counter())
+            writer.save(int(todo.iterations[first]), record, ending)
             del record
         writer.wait()
-    return (time.perf_counter() - began) / ((done - 1) * sweep.block_length)
+    each = (began[-1] - began[0]) / ((len(began) - 1) * sweep.block_length)
+    return each, time.perf_counter() - began[-1]
 
 
 def ways_to_fit(config: StudyConfig, dataset: Dataset, free: int) -> list[Way]:
