@@ -98,6 +98,7 @@ def forecast(
         started = time.monotonic() - began
         each, update = _timed(few, todo)
         del few
+        jax.clear_caches()  # which keep its program, and with that its copy of the examples
         length = max(1, min(todo.block_length, int(SECONDS / (BLOCKS * each))))
         last, in_memory = 0.0, 1  # records, so far
         needed = BLOCKS * (length * todo.record_bytes + todo.state_bytes)
