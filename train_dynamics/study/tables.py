@@ -48,7 +48,7 @@ ABOUT = {
     "the most typical",
     "chunk": "tenth of that ranking; 0 is the most typical",
     "last_mistake": "last iteration at which the example is wrong, in updates, averaged over seeds; -1 if never",
-    "forgotten": "times wrong at a record after right at the one before, averaged over seeds; 0 if never right",
+    "forgotten": "how often wrong at a record after right at the one before, averaged over seeds; 0 if never right",
     "true_label": "class that the data set gives the example: another than label if that was flipped",
 }
 

@@ -75,7 +75,7 @@ CORRECTNESS = StreamedScore(
     name="cartography_correctness",
     hard="low",
     unit="share",
-    formula="share of the ends of epochs at which the prediction is the label",
+    formula="share of the ends of epochs at which it is right",
     source=SOURCE,
     start=lambda study: Cartography(study, lambda found: found.correct / found.count),
 )

@@ -19,7 +19,7 @@ CUMULATIVE_ACCURACY = StreamedScore(
     name="cumulative_accuracy",
     hard="low",
     unit="share",
-    formula="share of the records at which the prediction is the label",
+    formula="share of the records at which it is right",
     source=SOURCE,
     start=lambda study: Mean(study, lambda records: records.correct),
 )
@@ -37,7 +37,7 @@ CUMULATIVE_LOSS = StreamedScore(
     name="cumulative_loss",
     hard="high",
     unit="nats",
-    formula="mean over records of -ln p of the label",
+    formula="mean over records of the loss, -ln p of the label",
     source=SOURCE,
     start=lambda study: Mean(study, lambda records: records.loss),
 )

@@ -58,7 +58,7 @@ ITERATION_LEARNED = StreamedScore(
     name="iteration_learned",
     hard="high",
     unit="updates",
-    formula="iteration of the first record from which on the prediction is the final one",
+    formula="iteration of the first record from which on the prediction no longer changes",
     source=SOURCE,
     start=IterationLearned,
 )
@@ -67,7 +67,7 @@ LEARNED_FOR_GOOD = StreamedScore(
     name="learned_for_good",
     hard="high",
     unit="updates",
-    formula="iteration of the first record from which on the prediction is the label; one after the last if never",
+    formula="iteration of the first record from which on it stays right; one past the last record if never",
     source=SOURCE + ", of the label instead of the final prediction",
     start=LearnedForGood,
 )

@@ -7,7 +7,7 @@ LOSS = StreamedScore(
     name="loss",
     hard="high",
     unit="nats",
-    formula="-ln p of the label at the end",
+    formula="loss at the end, -ln p of the label",
     source="the cross-entropy that training minimises",
     start=lambda study: Latest(study, lambda records: records.loss),
 )

@@ -35,7 +35,7 @@ AREA_UNDER_MARGIN = StreamedScore(
     name="area_under_margin",
     hard="low",
     unit="logits",
-    formula="mean over records of z of the label - largest other z",
+    formula="mean over records of (z of the label - largest other z)",
     source='Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking" (2020), '
     "but at every record",
     start=lambda study: Mean(study, lambda records: records.margin),

@@ -23,7 +23,7 @@ PRIVACY = FurtherScore(
     name="privacy",
     hard="low",
     unit="share",
-    formula="share of noise levels of DP-SGD at which the network classifies the example correctly at the end",
+    formula="share of the noise levels of DP-SGD (private training) at which the trained network is right",
     source=SOURCE + ", but the share of the levels",
     compute=_privacy,
 )
