@@ -23,7 +23,7 @@ PRIVACY = FurtherScore(
     name="privacy",
     hard="low",
     unit="share",
-    formula="share of the noise levels of DP-SGD (private training) at which the trained network is right",
+    formula="share of the noise levels of DP-SGD (private training) at which it is right at the end",
     source=SOURCE + ", but the share of the levels",
     compute=_privacy,
 )
