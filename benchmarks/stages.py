@@ -130,8 +130,10 @@ def set_clocks() -> None:
     clock(Writer, "__init__", "begin")
     clock(score_agreement, "study_scores", "study_scores")
     clock(writing, "claims", "claims")
-    for name in ("compute", "find_cones", "find_contention"):
+    for name in ("compute", "find_cones", "find_contention", "make_histories"):
         clock(analysis, name, name)
+    for name in ("find_lineages", "persistence"):
+        clock(analysis, name, "lineages")
     for place, name in ((GroupStudy, "sums"), (GroupStudy, "measure"), (OpposingSignals, "add")):
         clock(place, name, "group dynamics")
     film.encode = functools.partial(encode_painted, film.encode)
@@ -169,7 +171,17 @@ def print_table() -> None:
     s["one by one"] -= s["encode floor"]
     loop = s["train"] - s["data"] - s["compile"] - s["begin"]
     rest = s["one by one"] - sum(
-        s[name] for name in ("compute", "study_scores", "find_cones", "find_contention", "claims", "film")
+        s[name]
+        for name in (
+            "compute",
+            "study_scores",
+            "find_cones",
+            "lineages",
+            "find_contention",
+            "make_histories",
+            "claims",
+            "film",
+        )
     )
     table = (
         ("imports, of both", IMPORTED, None, ""),
@@ -181,7 +193,9 @@ def print_table() -> None:
         ("  of that, group dynamics", s["group dynamics"], None, ""),
         ("analyze: correlations and stability", s["study_scores"], None, ""),
         ("analyze: cones", s["find_cones"], None, ""),
+        ("analyze: cones followed through training", s["lineages"], None, ""),
         ("analyze: contention", s["find_contention"], None, ""),
+        ("analyze: histories", s["make_histories"], None, ""),
         ("analyze: claims", s["claims"], None, ""),
         ("analyze: film", s["film"], s["encode floor"], "its pictures encoded"),
         ("analyze: figures, tables, report", rest, None, ""),

@@ -445,6 +445,8 @@ def test_gradients_that_are_no_numbers_end_it(tmp_path, examples):
     done = run("analyze", "--recording=out", cwd=tmp_path)
     assert done.returncode == 1 and "holds 0 records, but an analysis needs two or more" in done.stderr
     assert not (tmp_path / "out" / "analysis").exists()
+    done = run("verify", "--recording=out", cwd=tmp_path)
+    assert done.returncode == 1 and "holds no records: the loop ended before its first block was stored" in done.stderr
 
 
 def recorded_with(of_one, path, examples):

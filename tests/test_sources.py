@@ -334,6 +334,8 @@ def test_table_mistakes(tmp_path):
     assert "column y is empty in row 0" in refusal(path, labels="y")
     path.write_text("a,y\n1,u\n2,\n")
     assert "column y is empty in row 1" in refusal(path, labels="y")
+    path.write_text("a,y\n")
+    assert "has no examples in it, only the names of columns" in refusal(path, labels="y")
     path.write_bytes(b"\xe9,y\n1,u\n")
     assert "is not text in UTF-8" in refusal(path, labels="y")
     path.write_text("a,y\n" + "".join(f"word{n},1\n" for n in range(101)))

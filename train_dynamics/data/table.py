@@ -62,6 +62,8 @@ def _read(path: Path) -> "pa.Table":
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise DataError(f"has more than one column {min(twice)!r}")
+    if not table.num_rows:
+        raise DataError("has no examples in it, only the names of columns")
     return table
 
 

@@ -105,6 +105,8 @@ def verify(
         state = "is still being written" if recording.being_written else "is unfinished"
         there, planned = recording.num_records, recording.num_planned
         problems.append(f"{recording.path} {state} and holds {there} of {planned} records")
+    elif not recording.num_records:  # of a loop, of which nobody knows how many there should be
+        problems.append(f"{recording.path} holds no records: the loop ended before its first block was stored")
     problems += [problem for part in recording.parts for problem in part.data_problems]
     try:
         _ = recording.further
