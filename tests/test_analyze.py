@@ -223,6 +223,15 @@ def test_an_interrupted_analysis_says_what_it_left(small_path, tmp_path):
     assert process.returncode == 130
 
 
+def test_damaged_ids_are_found_before_anything_is_written(small_path, tmp_path):
+    shutil.copytree(small_path, tmp_path / "copy")
+    ids = tmp_path / "copy" / "dataset" / "ids.npy"
+    ids.write_bytes(ids.read_bytes()[:-1] + b"?")
+    done = run("analyze", "--recording=copy", "--output=results", "--parts=", cwd=tmp_path)
+    assert done.returncode == 1 and "ids.npy is damaged" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
 def test_the_command_writes_into_the_recording_or_elsewhere(analysed, tmp_path):
     lines = (analysed.parent / "said").read_text().splitlines()
     assert lines[0] == "Reading 17 records of 3 seeds in copy"

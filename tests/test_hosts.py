@@ -144,6 +144,13 @@ def test_a_part_that_is_not_there_is_named(tmp_path, small_path):
             ["--distributed", "--coordinator_address=127.0.0.1:1"],
             "train: --distributed=True: needs both --num_processes",
         ),
+        *(
+            (
+                ["--distributed", "--num_processes=2", "--process_id=0", f"--coordinator_address={address}"],
+                f"train: --coordinator_address={address}: must be HOST:PORT, with a port from 1 to 65535",
+            )
+            for address in ("127.0.0.1:99999", "127.0.0.1", ":1234", "here:port")
+        ),
     ],
 )
 def test_mistakes_get_a_line(tmp_path, flags, line):

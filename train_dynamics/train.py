@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from train_dynamics.training.hosts import Host
 
 MOST_DEVICES = 1000  # each takes memory and threads before anything is computed
+MOST_PORT = 65535
 
 RECORDING = flags.DEFINE_string(
     "recording",
@@ -151,6 +152,8 @@ def which_host() -> "Host | None":
         raise InputError.flag("num_processes", count, "must be 1 or more")
     if count is not None and not 0 <= process < count:
         raise InputError.flag("process_id", process, f"must be from 0 to {count - 1}, one less than --num_processes")
+    if address is not None and not _is_address(address):
+        raise InputError.flag("coordinator_address", address, f"must be HOST:PORT, with a port from 1 to {MOST_PORT}")
     from train_dynamics.training.hosts import Host, meet
 
     if address is None and count is not None:  # alone, as where one of them is started again
@@ -158,6 +161,11 @@ def which_host() -> "Host | None":
     print_line("Waiting for all processes to start")
     with Helpers(1) as helpers:
         return helpers.submit(meet, address, count, process).result()
+
+
+def _is_address(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and 1 <= int(port) <= MOST_PORT
 
 
 if __name__ == "__main__":

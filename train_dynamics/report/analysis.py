@@ -81,6 +81,7 @@ def analyze(
         check_output(output, recording)
         about = _about(recording, options, parts, given)
         check_finished(recording)
+        _ = recording.data  # which compares the checksums of all examples before anything is written
         check_options(recording, cone_options)
         if OF_PAIRS & set(parts):
             _say_cost(recording, contention_options, log)
