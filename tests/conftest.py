@@ -52,7 +52,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SMALL = StudyConfig(num_examples=50, batch_size=16, epochs=4, num_seeds=3, hidden_sizes=(5,))
 
 
-LONGEST = ("survival", "analyze", "tasks", "mistakes", "explore", "train", "score_study", "package", "sweep", "configs")
+LONGEST = (
+    *("survival", "analyze", "tasks", "explore", "score_study", "train", "configs", "engine", "sweep", "schedule"),
+    *("histories", "recorder", "further", "hosts", "sources", "mistakes", "package", "lineages", "engine_measures"),
+    *("scores", "verification", "remote", "planning", "commands", "gradients"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
