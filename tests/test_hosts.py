@@ -1,19 +1,25 @@
 """Several processes that share the seeds of a study, and what they write read as one recording."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tests.conftest import run
 from train_dynamics.config import StudyConfig
+from train_dynamics.recording import parts
 from train_dynamics.recording.parts import divided
 from train_dynamics.recording.reader import Recording
 
@@ -22,8 +28,11 @@ LONG = ["--num_examples=500", "--batch_size=50", "--epochs=80", "--seeds=3", "--
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A port that is free, and of those that systems give to nobody who does not ask for it: other tests run beside."""
+    for port in random.Random().sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("no port is free")
 
 
 def started(cwd, flags, count, process, port=None):
@@ -94,7 +103,8 @@ def test_one_of_three_is_killed_and_goes_on_alone(tmp_path):
     victim = tmp_path / "out" / "seeds_1-1" / "blocks"
     deadline = time.monotonic() + 120
     while not (victim.is_dir() and any(entry.name.isdigit() for entry in victim.iterdir())):
-        assert time.monotonic() < deadline and processes[1].poll() is None
+        assert processes[1].poll() is None, processes[1].communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.002)
     processes[1].send_signal(signal.SIGKILL)
     said = [process.communicate(timeout=300) for process in processes]
@@ -113,11 +123,23 @@ def test_one_of_three_is_killed_and_goes_on_alone(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_processes_that_begin_at_the_same_time_agree(tmp_path):
+    def begin(path, count):
+        together.wait()
+        parts.begin(path, config, count)
+        (path / f"seeds_{threading.get_ident()}").mkdir()  # as each does next
+
+    config, together = StudyConfig(num_seeds=8), threading.Barrier(8)
+    with ThreadPoolExecutor(8) as threads:
+        for k in range(50):
+            path = tmp_path / str(k)
+            assert [found.exception() for found in [threads.submit(begin, path, 8) for _ in range(8)]] == [None] * 8
+            assert {entry.name.split("_")[0] for entry in path.iterdir()} == {"parts.json", "seeds"}
+        errors = [found.exception() for found in [threads.submit(begin, tmp_path / "no", 2 + k % 2) for k in range(8)]]
+    assert errors.count(None) == 4 and all("num_processes" in str(error) for error in errors if error)
+
+
 def test_a_part_that_is_not_there_is_named(tmp_path, small_path):
-    import shutil
-
-    from train_dynamics.recording import parts
-
     config = dataclasses.replace(Recording(small_path).config, num_seeds=6)
     parts.begin(tmp_path / "out", config, 2)
     shutil.copytree(small_path, tmp_path / "out" / "seeds_0-2")

@@ -10,13 +10,14 @@ know about the others.
 """
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from train_dynamics.config import InputError, StudyConfig
-from train_dynamics.recording.format import RecordingError, sealed, written_whole
+from train_dynamics.recording.format import RecordingError, sealed
 from train_dynamics.recording.remote import AnyPath
 from train_dynamics.recording.storage import read_whole
 
@@ -61,16 +62,16 @@ def begin(path: Path, config: StudyConfig, num_processes: int) -> list[Part]:
         OSError: If it cannot be written.
     """
     parts = divided(config, num_processes)
+    others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(NAME)) if path.exists() else []
     if not (path / NAME).exists():
-        if path.exists() and (others := sorted({entry.name for entry in path.iterdir()} - {f"{NAME}.incomplete"})):
+        if others:
             what = "a recording of one process" if "config.json" in others else "other files"
             raise InputError.flag(
                 "recording", path, f"holds {what}; choose another directory to record with several processes"
             )
         path.mkdir(parents=True, exist_ok=True)
         header = {"format": FORMAT, "config": config.to_dict(), "num_processes": num_processes}
-        with written_whole(path / NAME) as new:
-            new.write_text(json.dumps(sealed(header), indent=2) + "\n")
+        _write_first(path / NAME, json.dumps(sealed(header), indent=2) + "\n")
     header = read(path)
     if differences := config.differences(StudyConfig.from_dict(header["config"])):
         raise InputError.flag(
@@ -81,6 +82,21 @@ def begin(path: Path, config: StudyConfig, num_processes: int) -> list[Part]:
             "num_processes", num_processes, f"must be {header['num_processes']}, as {path} was begun with"
         )
     return parts
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Write a file, unless another process has. All begin at the same time, so each writes a file of its own."""
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        own.write_text(text)
+        try:
+            path.hardlink_to(own)
+        except FileExistsError:
+            pass
+        except OSError:  # some file systems have no links; there the last one stays
+            own.replace(path)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def read(path: AnyPath) -> dict[str, Any]:
