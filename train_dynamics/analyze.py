@@ -36,7 +36,7 @@ PARTS = flags.DEFINE_list(
     "parts",
     list(analysis.DEFAULT_PARTS),
     "Parts to compute in addition to the curves, examples and claims of the study, comma separated. --parts= "
-    "computes none of them, in a quarter of the time. 'oscillation' is not on by default, because it takes as long "
+    "computes none of them, in a fifth of the time. 'oscillation' is not on by default, because it takes as long "
     "as all others together. 'histories', the measures of every example at every record, are stored inside the "
     "recording, wherever the results go.",
 )
